@@ -134,7 +134,13 @@ fn encode_frame<T: ApiMessage>(
         FRAME_PREFIX_LEN + len,
         "{api} {version}: size differs from bytes"
     );
-    Ok(frame.freeze())
+    let frame = frame.freeze();
+    // The codec writes a null also in versions whose clients do not expect one.
+    let body = frame.slice(FRAME_PREFIX_LEN + header_len..);
+    match T::SHAPE.check(&body, version) {
+        Err(Refusal::Malformed { field, cause }) => Err(refused(format!("field {field}: {cause}"))),
+        Ok(()) | Err(Refusal::TooCostly { .. }) => Ok(frame),
+    }
 }
 
 /// The length that precedes a frame of `len` bytes.
