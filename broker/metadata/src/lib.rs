@@ -5,6 +5,7 @@ pub mod image;
 pub mod names;
 pub mod problem;
 pub mod resource;
+pub mod rules;
 pub mod settings;
 mod stored;
 

@@ -319,6 +319,16 @@ impl Key {
         self.dynamic != Dynamic::Static
     }
 
+    /// The documentation, with a sentence on what the key does not do here.
+    pub fn full_documentation(&self) -> String {
+        match self.support {
+            Support::Inert(why) => {
+                format!("{} (Accepted without effect: {why}.)", self.documentation)
+            }
+            Support::Honoured | Support::Refused(_) => self.documentation.to_owned(),
+        }
+    }
+
     /// Whether DescribeConfigs and help show it.
     pub fn is_shown(&self) -> bool {
         !self.internal && !matches!(self.support, Support::Refused(_))
