@@ -1,0 +1,174 @@
+//! Zigzag varints and length-prefixed fields of the record format (KIP-98), read from a slice.
+//!
+//! Stricter than Kafka's reader in one point: bits that do not fit the type are an error there
+//! only by the number of bytes, here also in the last byte, so that a number has no two readings.
+
+/// What is left to read. Every read either moves forward or fails; none allocates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+/// Why a read failed, as a fragment of a message.
+pub(crate) type Fault = &'static str;
+
+const TRUNCATED: Fault = "it ends within a field";
+const VARINT_TOO_LONG: Fault = "a varint does not fit 32 bits";
+const VARLONG_TOO_LONG: Fault = "a varint does not fit 64 bits";
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Cursor { rest: bytes }
+    }
+
+    pub(crate) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, Fault> {
+        let (&first, rest) = self.rest.split_first().ok_or(TRUNCATED)?;
+        self.rest = rest;
+        Ok(first)
+    }
+
+    /// Zigzag varint of at most 5 bytes.
+    pub(crate) fn varint(&mut self) -> Result<i32, Fault> {
+        let first = self.u8()?;
+        let mut value = u32::from(first & 0x7f);
+        if first & 0x80 == 0 {
+            return Ok(unzigzag32(value));
+        }
+        for shift in [7, 14, 21, 28] {
+            let byte = self.u8()?;
+            if shift == 28 && byte > 0x0f {
+                return Err(VARINT_TOO_LONG);
+            }
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(unzigzag32(value));
+            }
+        }
+        Err(VARINT_TOO_LONG)
+    }
+
+    /// Zigzag varint of at most 10 bytes.
+    pub(crate) fn varlong(&mut self) -> Result<i64, Fault> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            let byte = self.u8()?;
+            if shift == 63 && byte > 0x01 {
+                return Err(VARLONG_TOO_LONG);
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(unzigzag64(value));
+            }
+        }
+        Err(VARLONG_TOO_LONG)
+    }
+
+    /// The next `len` bytes.
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(head)
+    }
+
+    /// Bytes behind a varint length; -1 means null.
+    pub(crate) fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, Fault> {
+        match self.varint()? {
+            -1 => Ok(None),
+            len => {
+                let len = usize::try_from(len).map_err(|_| "a length is below -1")?;
+                self.take(len)
+                    .ok_or("a length points past its end")
+                    .map(Some)
+            }
+        }
+    }
+}
+
+fn unzigzag32(value: u32) -> i32 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
+fn unzigzag64(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
+/// Appends a zigzag varint of up to 10 bytes; for values of 32 bits the bytes are those of a
+/// 32-bit varint.
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: i64) {
+    let mut zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while zigzag >= 0x80 {
+        out.push((zigzag & 0x7f) as u8 | 0x80);
+        zigzag >>= 7;
+    }
+    out.push(zigzag as u8);
+}
+
+/// Bytes that [`put_varint`] writes for `value`.
+pub(crate) fn varint_len(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    let bits = 64 - (zigzag | 1).leading_zeros() as usize;
+    bits.div_ceil(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(value: i64) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_varint(&mut out, value);
+        out
+    }
+
+    #[test]
+    fn known_values_of_the_protobuf_zigzag_encoding() {
+        for (value, bytes) in [
+            (0, vec![0x00]),
+            (-1, vec![0x01]),
+            (1, vec![0x02]),
+            (63, vec![0x7e]),
+            (-64, vec![0x7f]),
+            (64, vec![0x80, 0x01]),
+            (i64::from(i32::MAX), vec![0xfe, 0xff, 0xff, 0xff, 0x0f]),
+            (i64::from(i32::MIN), vec![0xff, 0xff, 0xff, 0xff, 0x0f]),
+        ] {
+            assert_eq!(encoded(value), bytes);
+            assert_eq!(Cursor::new(&bytes).varint().map(i64::from), Ok(value));
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused() {
+        let six = [0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
+        assert_eq!(Cursor::new(&six).varint(), Err(VARINT_TOO_LONG));
+        let high_bits = [0xff, 0xff, 0xff, 0xff, 0x1f];
+        assert_eq!(Cursor::new(&high_bits).varint(), Err(VARINT_TOO_LONG));
+        let eleven = [0x80; 11];
+        assert_eq!(Cursor::new(&eleven).varlong(), Err(VARLONG_TOO_LONG));
+        assert_eq!(Cursor::new(&[0x80, 0x80]).varlong(), Err(TRUNCATED));
+        assert_eq!(Cursor::new(&[]).varint(), Err(TRUNCATED));
+    }
+
+    #[test]
+    fn a_length_below_minus_one_or_past_the_end_is_refused() {
+        assert!(Cursor::new(&encoded(-2)).nullable_bytes().is_err());
+        assert!(Cursor::new(&encoded(1)).nullable_bytes().is_err());
+        assert_eq!(Cursor::new(&encoded(-1)).nullable_bytes(), Ok(None));
+        assert_eq!(Cursor::new(&encoded(0)).nullable_bytes(), Ok(Some(&[][..])));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(wide: i64, narrow: i32) {
+            let bytes = encoded(wide);
+            prop_assert_eq!(bytes.len(), varint_len(wide));
+            prop_assert_eq!(Cursor::new(&bytes).varlong(), Ok(wide));
+            prop_assert_eq!(Cursor::new(&encoded(i64::from(narrow))).varint(), Ok(narrow));
+        }
+    }
+}
