@@ -1,0 +1,358 @@
+//! Layouts of responses about records, topics and brokers, by ascending key.
+
+use crate::shape::{Shape, boolean, bytes, int8, int16, int32, int64, string, structure, uuid};
+
+pub(crate) const PRODUCE: Shape = Shape::flexible_from(
+    9,
+    &[
+        structure(
+            "Responses",
+            &[
+                string("Name").until(12),
+                uuid("TopicId").since(13),
+                structure(
+                    "PartitionResponses",
+                    &[
+                        int32("Index"),
+                        int16("ErrorCode"),
+                        int64("BaseOffset"),
+                        int64("LogAppendTimeMs"),
+                        int64("LogStartOffset").since(5),
+                        structure(
+                            "RecordErrors",
+                            &[
+                                int32("BatchIndex").since(8),
+                                string("BatchIndexErrorMessage").since(8).nullable_since(8),
+                            ],
+                        )
+                        .array()
+                        .since(8),
+                        string("ErrorMessage").since(8).nullable_since(8),
+                        structure(
+                            "CurrentLeader",
+                            &[int32("LeaderId").since(10), int32("LeaderEpoch").since(10)],
+                        )
+                        .since(10)
+                        .tagged(0),
+                    ],
+                )
+                .array(),
+            ],
+        )
+        .array(),
+        int32("ThrottleTimeMs"),
+        structure(
+            "NodeEndpoints",
+            &[
+                int32("NodeId").since(10),
+                string("Host").since(10),
+                int32("Port").since(10),
+                string("Rack").since(10).nullable_since(10),
+            ],
+        )
+        .array()
+        .since(10)
+        .tagged(0),
+    ],
+);
+
+pub(crate) const FETCH: Shape = Shape::flexible_from(
+    12,
+    &[
+        int32("ThrottleTimeMs"),
+        int16("ErrorCode").since(7),
+        int32("SessionId").since(7),
+        structure(
+            "Responses",
+            &[
+                string("Topic").until(12),
+                uuid("TopicId").since(13),
+                structure(
+                    "Partitions",
+                    &[
+                        int32("PartitionIndex"),
+                        int16("ErrorCode"),
+                        int64("HighWatermark"),
+                        int64("LastStableOffset"),
+                        int64("LogStartOffset").since(5),
+                        structure(
+                            "DivergingEpoch",
+                            &[int32("Epoch").since(12), int64("EndOffset").since(12)],
+                        )
+                        .since(12)
+                        .tagged(0),
+                        structure(
+                            "CurrentLeader",
+                            &[int32("LeaderId").since(12), int32("LeaderEpoch").since(12)],
+                        )
+                        .since(12)
+                        .tagged(1),
+                        structure("SnapshotId", &[int64("EndOffset"), int32("Epoch")])
+                            .since(12)
+                            .tagged(2),
+                        structure(
+                            "AbortedTransactions",
+                            &[int64("ProducerId"), int64("FirstOffset")],
+                        )
+                        .array()
+                        .nullable(),
+                        int32("PreferredReadReplica").since(11),
+                        bytes("Records").nullable(),
+                    ],
+                )
+                .array(),
+            ],
+        )
+        .array(),
+        structure(
+            "NodeEndpoints",
+            &[
+                int32("NodeId").since(16),
+                string("Host").since(16),
+                int32("Port").since(16),
+                string("Rack").since(16).nullable_since(16),
+            ],
+        )
+        .array()
+        .since(16)
+        .tagged(0),
+    ],
+);
+
+pub(crate) const LIST_OFFSETS: Shape = Shape::flexible_from(
+    6,
+    &[
+        int32("ThrottleTimeMs").since(2),
+        structure(
+            "Topics",
+            &[
+                string("Name"),
+                structure(
+                    "Partitions",
+                    &[
+                        int32("PartitionIndex"),
+                        int16("ErrorCode"),
+                        int64("Timestamp"),
+                        int64("Offset"),
+                        int32("LeaderEpoch").since(4),
+                    ],
+                )
+                .array(),
+            ],
+        )
+        .array(),
+    ],
+);
+
+pub(crate) const METADATA: Shape = Shape::flexible_from(
+    9,
+    &[
+        int32("ThrottleTimeMs").since(3),
+        structure(
+            "Brokers",
+            &[
+                int32("NodeId"),
+                string("Host"),
+                int32("Port"),
+                string("Rack").since(1).nullable_since(1),
+            ],
+        )
+        .array(),
+        string("ClusterId").since(2).nullable_since(2),
+        int32("ControllerId").since(1),
+        structure(
+            "Topics",
+            &[
+                int16("ErrorCode"),
+                string("Name").nullable_since(12),
+                uuid("TopicId").since(10),
+                boolean("IsInternal").since(1),
+                structure(
+                    "Partitions",
+                    &[
+                        int16("ErrorCode"),
+                        int32("PartitionIndex"),
+                        int32("LeaderId"),
+                        int32("LeaderEpoch").since(7),
+                        int32("ReplicaNodes").array(),
+                        int32("IsrNodes").array(),
+                        int32("OfflineReplicas").array().since(5),
+                    ],
+                )
+                .array(),
+                int32("TopicAuthorizedOperations").since(8),
+            ],
+        )
+        .array(),
+        int32("ClusterAuthorizedOperations").since(8).until(10),
+        int16("ErrorCode").since(13),
+    ],
+);
+
+pub(crate) const API_VERSIONS: Shape = Shape::flexible_from(
+    3,
+    &[
+        int16("ErrorCode"),
+        structure(
+            "ApiKeys",
+            &[int16("ApiKey"), int16("MinVersion"), int16("MaxVersion")],
+        )
+        .array(),
+        int32("ThrottleTimeMs").since(1),
+        structure(
+            "SupportedFeatures",
+            &[
+                string("Name").since(3),
+                int16("MinVersion").since(3),
+                int16("MaxVersion").since(3),
+            ],
+        )
+        .array()
+        .since(3)
+        .tagged(0),
+        int64("FinalizedFeaturesEpoch").since(3).tagged(1),
+        structure(
+            "FinalizedFeatures",
+            &[
+                string("Name").since(3),
+                int16("MaxVersionLevel").since(3),
+                int16("MinVersionLevel").since(3),
+            ],
+        )
+        .array()
+        .since(3)
+        .tagged(2),
+        boolean("ZkMigrationReady").since(3).tagged(3),
+    ],
+);
+
+pub(crate) const INIT_PRODUCER_ID: Shape = Shape::flexible_from(
+    2,
+    &[
+        int32("ThrottleTimeMs"),
+        int16("ErrorCode"),
+        int64("ProducerId"),
+        int16("ProducerEpoch"),
+    ],
+);
+
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: Shape = Shape::flexible_from(
+    4,
+    &[
+        int32("ThrottleTimeMs"),
+        structure(
+            "Topics",
+            &[
+                string("Topic"),
+                structure(
+                    "Partitions",
+                    &[
+                        int16("ErrorCode"),
+                        int32("Partition"),
+                        int32("LeaderEpoch"),
+                        int64("EndOffset"),
+                    ],
+                )
+                .array(),
+            ],
+        )
+        .array(),
+    ],
+);
+
+pub(crate) const DESCRIBE_CLUSTER: Shape = Shape::flexible_from(
+    0,
+    &[
+        int32("ThrottleTimeMs"),
+        int16("ErrorCode"),
+        string("ErrorMessage").nullable(),
+        int8("EndpointType").since(1),
+        string("ClusterId"),
+        int32("ControllerId"),
+        structure(
+            "Brokers",
+            &[
+                int32("BrokerId"),
+                string("Host"),
+                int32("Port"),
+                string("Rack").nullable(),
+                boolean("IsFenced").since(2),
+            ],
+        )
+        .array(),
+        int32("ClusterAuthorizedOperations"),
+    ],
+);
+
+pub(crate) const DESCRIBE_PRODUCERS: Shape = Shape::flexible_from(
+    0,
+    &[
+        int32("ThrottleTimeMs"),
+        structure(
+            "Topics",
+            &[
+                string("Name"),
+                structure(
+                    "Partitions",
+                    &[
+                        int32("PartitionIndex"),
+                        int16("ErrorCode"),
+                        string("ErrorMessage").nullable(),
+                        structure(
+                            "ActiveProducers",
+                            &[
+                                int64("ProducerId"),
+                                int32("ProducerEpoch"),
+                                int32("LastSequence"),
+                                int64("LastTimestamp"),
+                                int32("CoordinatorEpoch"),
+                                int64("CurrentTxnStartOffset"),
+                            ],
+                        )
+                        .array(),
+                    ],
+                )
+                .array(),
+            ],
+        )
+        .array(),
+    ],
+);
+
+pub(crate) const DESCRIBE_TOPIC_PARTITIONS: Shape = Shape::flexible_from(
+    0,
+    &[
+        int32("ThrottleTimeMs"),
+        structure(
+            "Topics",
+            &[
+                int16("ErrorCode"),
+                string("Name").nullable(),
+                uuid("TopicId"),
+                boolean("IsInternal"),
+                structure(
+                    "Partitions",
+                    &[
+                        int16("ErrorCode"),
+                        int32("PartitionIndex"),
+                        int32("LeaderId"),
+                        int32("LeaderEpoch"),
+                        int32("ReplicaNodes").array(),
+                        int32("IsrNodes").array(),
+                        int32("EligibleLeaderReplicas").array().nullable(),
+                        int32("LastKnownElr").array().nullable(),
+                        int32("OfflineReplicas").array(),
+                    ],
+                )
+                .array(),
+                int32("TopicAuthorizedOperations"),
+            ],
+        )
+        .array(),
+        structure(
+            "NextCursor",
+            &[string("TopicName"), int32("PartitionIndex")],
+        )
+        .nullable(),
+    ],
+);
