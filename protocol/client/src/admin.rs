@@ -5,18 +5,22 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
-use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
-use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kafka_protocol::messages::{
+use klamm_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use klamm_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use klamm_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use klamm_protocol::messages::delete_topics_request::DeleteTopicState;
+use klamm_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use klamm_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
+use klamm_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use klamm_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, TopicName,
 };
-use kafka_protocol::protocol::StrBytes;
+use klamm_protocol::{ApiRequest, ErrorCode, StrBytes};
 use klamm_records::TopicId;
 
 use crate::client::Client;
@@ -165,7 +169,9 @@ impl Client {
     ) -> Result<Vec<Result<CreatedTopic, ServerError>>, Error> {
         let creatable = topics.iter().map(|topic| {
             let configs = topic.configs.iter().map(|(key, value)| {
-                CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
+                CreatableTopicConfig::default()
+                    .with_name(text(key))
+                    .with_value(Some(text(value)))
             });
             CreatableTopic::default()
                 .with_name(topic_name(&topic.name))
@@ -177,7 +183,7 @@ impl Client {
             .with_topics(creatable.collect())
             .with_timeout_ms(OPERATION_TIMEOUT_MS)
             .with_validate_only(validate_only);
-        let codes = |response: &<CreateTopicsRequest as kafka_protocol::protocol::Request>::Response| {
+        let codes = |response: &<CreateTopicsRequest as ApiRequest>::Response| {
             all_not_controller(response.topics.iter().map(|topic| topic.error_code))
         };
         let response = self.ask_controller(&request, codes).await?;
@@ -200,23 +206,30 @@ impl Client {
     ///
     /// # Errors
     /// When no broker could be asked; the fate of each topic is in its own result.
-    pub async fn delete_topics(&self, names: &[&str]) -> Result<Vec<Result<(), ServerError>>, Error> {
-        let version = self.controller().await?.version_of::<DeleteTopicsRequest>()?;
+    pub async fn delete_topics(
+        &self,
+        names: &[&str],
+    ) -> Result<Vec<Result<(), ServerError>>, Error> {
+        let version = self
+            .controller()
+            .await?
+            .version_of::<DeleteTopicsRequest>()?;
         let request = DeleteTopicsRequest::default().with_timeout_ms(OPERATION_TIMEOUT_MS);
         let request = if version >= 6 {
-            let states =
-                names.iter().map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
+            let states = names
+                .iter()
+                .map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
             request.with_topics(states.collect())
         } else {
             request.with_topic_names(names.iter().map(|name| topic_name(name)).collect())
         };
-        let codes = |response: &<DeleteTopicsRequest as kafka_protocol::protocol::Request>::Response| {
+        let codes = |response: &<DeleteTopicsRequest as ApiRequest>::Response| {
             all_not_controller(response.responses.iter().map(|topic| topic.error_code))
         };
         let response = self.ask_controller(&request, codes).await?;
         let results = names.iter().map(|name| {
             let mut answers = response.responses.iter();
-            let named = |answer: &&kafka_protocol::messages::delete_topics_response::DeletableTopicResult| {
+            let named = |answer: &&klamm_protocol::messages::delete_topics_response::DeletableTopicResult| {
                 answer.name.as_ref().is_some_and(|answered| answered.0 == **name)
             };
             let answer = answers.find(named).ok_or_else(unanswered)?;
@@ -237,11 +250,14 @@ impl Client {
         let request = CreatePartitionsRequest::default()
             .with_topics(vec![wanted])
             .with_timeout_ms(OPERATION_TIMEOUT_MS);
-        let codes = |response: &<CreatePartitionsRequest as kafka_protocol::protocol::Request>::Response| {
+        let codes = |response: &<CreatePartitionsRequest as ApiRequest>::Response| {
             all_not_controller(response.results.iter().map(|topic| topic.error_code))
         };
         let response = self.ask_controller(&request, codes).await?;
-        let answer = response.results.iter().find(|answer| answer.name.0 == *topic);
+        let answer = response
+            .results
+            .iter()
+            .find(|answer| answer.name.0 == *topic);
         let result = match answer {
             Some(answer) => check(answer.error_code, &answer.error_message),
             None => Err(unanswered()),
@@ -262,7 +278,9 @@ impl Client {
             DescribeConfigsResource::default()
                 .with_resource_type(resource.kind())
                 .with_resource_name(resource.name())
-                .with_configuration_keys(keys.map(|keys| keys.iter().map(|key| text(key)).collect()))
+                .with_configuration_keys(
+                    keys.map(|keys| keys.iter().map(|key| text(key)).collect()),
+                )
         });
         let request = DescribeConfigsRequest::default().with_resources(wanted.collect());
         let response = self
@@ -311,16 +329,21 @@ impl Client {
             .with_resource_name(resource.name())
             .with_configs(configs.collect());
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![wanted]);
-        let codes =
-            |response: &<IncrementalAlterConfigsRequest as kafka_protocol::protocol::Request>::Response| {
-                all_not_controller(response.responses.iter().map(|resource| resource.error_code))
-            };
+        let codes = |response: &<IncrementalAlterConfigsRequest as ApiRequest>::Response| {
+            all_not_controller(
+                response
+                    .responses
+                    .iter()
+                    .map(|resource| resource.error_code),
+            )
+        };
         let response = self.ask_controller(&request, codes).await?;
         let result = match response.responses.first() {
             Some(answer) => check(answer.error_code, &answer.error_message),
             None => Err(unanswered()),
         };
-        result.map_err(|error| Error::server(format!("configuration of {}", resource.name()), error))
+        result
+            .map_err(|error| Error::server(format!("configuration of {}", resource.name()), error))
     }
 
     /// Deletes the records before an offset (-1: before the high watermark) and returns the
@@ -329,19 +352,26 @@ impl Client {
     /// # Errors
     /// What the leader refuses, as [`Error::Server`], or that it could not be asked.
     pub async fn delete_records(&self, at: &TopicPartition, before: i64) -> Result<i64, Error> {
-        let partition =
-            DeleteRecordsPartition::default().with_partition_index(at.partition).with_offset(before);
+        let partition = DeleteRecordsPartition::default()
+            .with_partition_index(at.partition)
+            .with_offset(before);
         let topic = DeleteRecordsTopic::default()
             .with_name(topic_name(&at.topic))
             .with_partitions(vec![partition]);
-        let request =
-            DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(OPERATION_TIMEOUT_MS);
+        let request = DeleteRecordsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(OPERATION_TIMEOUT_MS);
         self.retrying(async || {
             let leader = self.leader(&at.topic, at.partition).await?;
             let response = self.node(leader).await?.send(&request).await?;
-            let answer = response.topics.first().and_then(|topic| topic.partitions.first());
+            let answer = response
+                .topics
+                .first()
+                .and_then(|topic| topic.partitions.first());
             let result = match answer {
-                Some(answer) => ServerError::check(answer.error_code, None).map(|()| answer.low_watermark),
+                Some(answer) => {
+                    ServerError::check(answer.error_code, None).map(|()| answer.low_watermark)
+                }
                 None => Err(unanswered()),
             };
             if let Err(error) = &result
@@ -350,7 +380,10 @@ impl Client {
                 self.refresh_topic(&at.topic).await?;
             }
             Ok(result.map_err(|error| {
-                Error::server(format!("records of topic {} partition {}", at.topic, at.partition), error)
+                Error::server(
+                    format!("records of topic {} partition {}", at.topic, at.partition),
+                    error,
+                )
             })?)
         })
         .await
@@ -362,7 +395,9 @@ impl Client {
     /// When no broker could be asked.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, Error> {
         let request = DescribeClusterRequest::default().with_endpoint_type(1);
-        let response = self.retrying(async || Ok(self.any().await?.send(&request).await?)).await?;
+        let response = self
+            .retrying(async || Ok(self.any().await?.send(&request).await?))
+            .await?;
         check(response.error_code, &response.error_message)
             .map_err(|error| Error::server("describing the cluster", error))?;
         let nodes = response.brokers.iter().filter_map(|broker| {
@@ -396,17 +431,22 @@ fn config_entry(config: &DescribeConfigsResourceResult) -> ConfigEntry {
 fn all_not_controller(codes: impl Iterator<Item = i16>) -> Option<ServerError> {
     let mut codes = codes.peekable();
     let first = *codes.peek()?;
-    (first == NOT_CONTROLLER && codes.all(|code| code == first)).then_some(ServerError { code: first, message: None })
+    let refused = ErrorCode(first) == ErrorCode::NOT_CONTROLLER && codes.all(|code| code == first);
+    refused.then_some(ServerError {
+        code: ErrorCode(first),
+        message: None,
+    })
 }
-
-const NOT_CONTROLLER: i16 = 41;
 
 fn check(code: i16, message: &Option<StrBytes>) -> Result<(), ServerError> {
     ServerError::check(code, message.as_deref())
 }
 
 fn unanswered() -> ServerError {
-    ServerError { code: -1, message: Some("the broker's answer leaves it out".to_owned()) }
+    ServerError {
+        code: ErrorCode::UNKNOWN_SERVER_ERROR,
+        message: Some("the broker's answer leaves it out".to_owned()),
+    }
 }
 
 fn text(value: &str) -> StrBytes {

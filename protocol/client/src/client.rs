@@ -8,16 +8,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{MetadataRequest, TopicName};
-use kafka_protocol::protocol::{Request, StrBytes};
+use klamm_protocol::messages::metadata_request::MetadataRequestTopic;
+use klamm_protocol::messages::{MetadataRequest, TopicName};
+use klamm_protocol::{ApiRequest, ErrorCode, StrBytes};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, Topic};
 use crate::connection::{Connection, ConnectionOptions};
 use crate::error::{Error, ServerError};
-use crate::wire::code;
 
 /// Kafka's port, used where an address names none.
 const DEFAULT_PORT: u16 = 9092;
@@ -76,13 +75,18 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`] when none answers; addresses are tried once.
     pub async fn connect(bootstrap: &str, options: ClientOptions) -> Result<Client, Error> {
-        let bootstrap = bootstrap.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let bootstrap = bootstrap
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty());
         let inner = Inner {
             options,
             bootstrap: bootstrap.map(with_port).collect(),
             state: Mutex::new(State::default()),
         };
-        let client = Client { inner: Arc::new(inner) };
+        let client = Client {
+            inner: Arc::new(inner),
+        };
         client.fetch_metadata(Some(&[])).await?;
         Ok(client)
     }
@@ -124,7 +128,7 @@ impl Client {
             let failed = self.fetch_metadata(Some(&[name])).await?;
             if let Some((_, error)) = failed.into_iter().find(|(failed, _)| failed == name) {
                 let context = format!("topic {name}");
-                let unknown = error.code == code::UNKNOWN_TOPIC_OR_PARTITION;
+                let unknown = error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
                 let error = Error::server(context, error);
                 return if unknown && started.elapsed() >= self.inner.options.unknown_topic_timeout {
                     Err(Stop(error).into())
@@ -133,7 +137,10 @@ impl Client {
                 };
             }
             self.cached_topic(name).ok_or_else(|| {
-                let error = ServerError { code: code::UNKNOWN_TOPIC_OR_PARTITION, message: None };
+                let error = ServerError {
+                    code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                    message: None,
+                };
                 Failure::from(Stop(Error::server(format!("topic {name}"), error)))
             })
         })
@@ -169,7 +176,10 @@ impl Client {
     pub async fn connect_to(&self, node: i32) -> Result<Connection, Error> {
         let Some(address) = self.cluster().nodes.get(&node).map(|node| node.address()) else {
             let reason = "the cluster's metadata does not list it".to_owned();
-            return Err(Error::Closed { address: format!("broker {node}"), reason });
+            return Err(Error::Closed {
+                address: format!("broker {node}"),
+                reason,
+            });
         };
         Connection::connect(&address, &self.inner.options.connection).await
     }
@@ -184,7 +194,11 @@ impl Client {
             return Ok(connection);
         }
         let connection = self.connect_to(node).await?;
-        self.inner.state.lock().connections.insert(node, connection.clone());
+        self.inner
+            .state
+            .lock()
+            .connections
+            .insert(node, connection.clone());
         Ok(connection)
     }
 
@@ -194,7 +208,9 @@ impl Client {
     /// [`Error::Unreachable`] when no broker answers.
     pub async fn controller(&self) -> Result<Connection, Error> {
         let cluster = self.cluster();
-        if let Some(id) = cluster.controller.filter(|id| cluster.nodes.contains_key(id))
+        if let Some(id) = cluster
+            .controller
+            .filter(|id| cluster.nodes.contains_key(id))
             && let Ok(connection) = self.node(id).await
         {
             return Ok(connection);
@@ -209,9 +225,17 @@ impl Client {
     pub async fn any(&self) -> Result<Connection, Error> {
         let (open, nodes) = {
             let state = self.inner.state.lock();
-            let mut open = state.connections.values().chain(&state.bootstrap_connection);
-            let open = open.find(|connection| connection.closed().is_none()).cloned();
-            (open, state.cluster.nodes.keys().copied().collect::<Vec<_>>())
+            let mut open = state
+                .connections
+                .values()
+                .chain(&state.bootstrap_connection);
+            let open = open
+                .find(|connection| connection.closed().is_none())
+                .cloned();
+            (
+                open,
+                state.cluster.nodes.keys().copied().collect::<Vec<_>>(),
+            )
         };
         if let Some(connection) = open {
             return Ok(connection);
@@ -232,13 +256,18 @@ impl Client {
                 Err(error) => last = Some(error),
             }
         }
-        let nothing = || Error::Closed { address: String::new(), reason: "no address given".to_owned() };
-        Err(Error::Unreachable { last: Box::new(last.unwrap_or_else(nothing)) })
+        let nothing = || Error::Closed {
+            address: String::new(),
+            reason: "no address given".to_owned(),
+        };
+        Err(Error::Unreachable {
+            last: Box::new(last.unwrap_or_else(nothing)),
+        })
     }
 
     /// Sends a request to the controller, repeating it while brokers are away or electing.
     /// `refused` finds the error code that stands for the whole response.
-    pub(crate) async fn ask_controller<R: Request>(
+    pub(crate) async fn ask_controller<R: ApiRequest>(
         &self,
         request: &R,
         refused: impl Fn(&R::Response) -> Option<ServerError>,
@@ -247,7 +276,7 @@ impl Client {
             let connection = self.controller().await?;
             let response = connection.send(request).await?;
             if let Some(error) = refused(&response) {
-                let context = format!("{} at {}", crate::wire::api_name::<R>(), connection.address());
+                let context = format!("{} at {}", R::API.name(), connection.address());
                 // Another broker may be controller by now.
                 self.fetch_metadata(Some(&[])).await?;
                 return Err(Error::server(context, error).into());
@@ -258,7 +287,10 @@ impl Client {
     }
 
     /// Asks for some topics, or for all. Returns those answered with an error.
-    async fn fetch_metadata(&self, topics: Option<&[&str]>) -> Result<Vec<(String, ServerError)>, Error> {
+    async fn fetch_metadata(
+        &self,
+        topics: Option<&[&str]>,
+    ) -> Result<Vec<(String, ServerError)>, Error> {
         let connection = self.any().await?;
         let version = connection.version_of::<MetadataRequest>()?;
         let named = topics.map(|names| {
@@ -304,7 +336,10 @@ impl Client {
             };
             let after = started.elapsed();
             if after + pause >= self.inner.options.retry_timeout {
-                return Err(Error::Deadline { after, last: Box::new(error) });
+                return Err(Error::Deadline {
+                    after,
+                    last: Box::new(error),
+                });
             }
             tracing::debug!(%error, ?pause, "trying again");
             sleep(pause).await;
@@ -330,22 +365,37 @@ impl From<Error> for Failure {
 
 impl From<Stop> for Failure {
     fn from(stop: Stop) -> Failure {
-        Failure { error: stop.0, stop: true }
+        Failure {
+            error: stop.0,
+            stop: true,
+        }
     }
 }
 
 pub(crate) fn leader_of(topic: &Topic, partition: i32) -> Result<i32, Error> {
     let refused = |code| {
         let context = format!("topic {} partition {partition}", topic.name);
-        Error::server(context, ServerError { code, message: None })
+        Error::server(
+            context,
+            ServerError {
+                code,
+                message: None,
+            },
+        )
     };
-    let found = topic.partition(partition).ok_or_else(|| refused(code::UNKNOWN_TOPIC_OR_PARTITION))?;
-    found.leader.ok_or_else(|| refused(code::LEADER_NOT_AVAILABLE))
+    let found = topic
+        .partition(partition)
+        .ok_or_else(|| refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+    found
+        .leader
+        .ok_or_else(|| refused(ErrorCode::LEADER_NOT_AVAILABLE))
 }
 
 fn with_port(address: &str) -> String {
     let has_port = match address.rsplit_once(':') {
-        Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
+        Some((host, port)) => {
+            port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+        }
         None => false,
     };
     if has_port {

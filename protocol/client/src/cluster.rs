@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+use klamm_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
 use klamm_records::TopicId;
 
 use crate::error::ServerError;
@@ -66,13 +66,18 @@ pub struct Topic {
 impl Topic {
     /// A partition by number.
     pub fn partition(&self, index: i32) -> Option<&Partition> {
-        let at = self.partitions.binary_search_by_key(&index, |partition| partition.index).ok()?;
+        let at = self
+            .partitions
+            .binary_search_by_key(&index, |partition| partition.index)
+            .ok()?;
         self.partitions.get(at)
     }
 
     /// Whether every partition has a leader.
     pub fn has_all_leaders(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.leader.is_some())
+        self.partitions
+            .iter()
+            .all(|partition| partition.leader.is_some())
     }
 }
 
@@ -93,11 +98,23 @@ impl Cluster {
     /// This cluster with what a Metadata response says: nodes are replaced, topics that it names
     /// are replaced or, if they no longer exist, dropped. The second value is the topics that the
     /// broker answered with an error.
-    pub(crate) fn updated(&self, response: &MetadataResponse) -> (Cluster, Vec<(String, ServerError)>) {
+    pub(crate) fn updated(
+        &self,
+        response: &MetadataResponse,
+    ) -> (Cluster, Vec<(String, ServerError)>) {
         let mut cluster = Cluster {
-            id: response.cluster_id.as_ref().map(|id| id.to_string()).or_else(|| self.id.clone()),
+            id: response
+                .cluster_id
+                .as_ref()
+                .map(|id| id.to_string())
+                .or_else(|| self.id.clone()),
             controller: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
-            nodes: response.brokers.iter().filter_map(node).map(|node| (node.id, node)).collect(),
+            nodes: response
+                .brokers
+                .iter()
+                .filter_map(node)
+                .map(|node| (node.id, node))
+                .collect(),
             topics: self.topics.clone(),
         };
         let mut failed = Vec::new();
@@ -107,7 +124,9 @@ impl Cluster {
             };
             match ServerError::check(topic.error_code, None) {
                 Ok(()) => {
-                    cluster.topics.insert(name.clone(), Arc::new(read_topic(name, topic)));
+                    cluster
+                        .topics
+                        .insert(name.clone(), Arc::new(read_topic(name, topic)));
                 }
                 Err(error) => {
                     cluster.topics.remove(&name);
@@ -119,7 +138,9 @@ impl Cluster {
     }
 }
 
-fn node(broker: &kafka_protocol::messages::metadata_response::MetadataResponseBroker) -> Option<Node> {
+fn node(
+    broker: &klamm_protocol::messages::metadata_response::MetadataResponseBroker,
+) -> Option<Node> {
     Some(Node {
         id: broker.node_id.0,
         host: broker.host.to_string(),
@@ -129,7 +150,7 @@ fn node(broker: &kafka_protocol::messages::metadata_response::MetadataResponseBr
 }
 
 fn read_topic(name: String, topic: &MetadataResponseTopic) -> Topic {
-    let ids = |nodes: &[kafka_protocol::messages::BrokerId]| nodes.iter().map(|id| id.0).collect();
+    let ids = |nodes: &[klamm_protocol::messages::BrokerId]| nodes.iter().map(|id| id.0).collect();
     let mut partitions: Vec<Partition> = topic
         .partitions
         .iter()
@@ -143,5 +164,10 @@ fn read_topic(name: String, topic: &MetadataResponseTopic) -> Topic {
         })
         .collect();
     partitions.sort_by_key(|partition| partition.index);
-    Topic { name, id: TopicId(topic.topic_id), internal: topic.is_internal, partitions }
+    Topic {
+        name,
+        id: TopicId(topic.topic_id),
+        internal: topic.is_internal,
+        partitions,
+    }
 }

@@ -23,7 +23,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use kafka_protocol::protocol::{Request, StrBytes};
+use klamm_protocol::messages::ApiVersionsRequest;
+use klamm_protocol::{ApiMessage, ApiRequest, ErrorCode, FRAME_PREFIX_LEN, StrBytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,9 +33,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::Error;
+use crate::error::{Error, ServerError};
 use crate::versions::ApiRanges;
-use crate::wire::{self, SIZE_LEN};
 
 /// Frames up to this size are gathered into one write.
 const GATHER_LEN: usize = 16 * 1024;
@@ -81,7 +81,7 @@ pub struct Connection {
 
 struct Shared {
     address: String,
-    client_id: StrBytes,
+    client_id: String,
     request_timeout: Duration,
     next_correlation_id: AtomicI32,
     slots: Arc<Semaphore>,
@@ -158,7 +158,7 @@ impl Pending {
 }
 
 /// The answer to a request that was started. Dropping it does not take the request back.
-pub struct Reply<R: Request> {
+pub struct Reply<R: ApiRequest> {
     connection: Connection,
     receiver: oneshot::Receiver<Result<Bytes, Error>>,
     version: i16,
@@ -166,7 +166,7 @@ pub struct Reply<R: Request> {
     request: PhantomData<fn() -> R>,
 }
 
-impl<R: Request> Reply<R> {
+impl<R: ApiRequest> Reply<R> {
     /// Waits for the answer and decodes it.
     ///
     /// # Errors
@@ -180,17 +180,19 @@ impl<R: Request> Reply<R> {
             Err(_) => {
                 let error = Error::Timeout {
                     address: shared.address.clone(),
-                    api: wire::api_name::<R>(),
+                    api: R::API.name(),
                     after: shared.request_timeout,
                 };
                 self.connection.close_with(error.clone());
                 return Err(error);
             }
         };
-        wire::decode_response::<R>(frame, self.version).map_err(|reason| Error::Malformed {
-            address: shared.address.clone(),
-            what: wire::api_name::<R>(),
-            reason,
+        klamm_protocol::decode_response::<R>(frame, self.version).map_err(|error| {
+            Error::Malformed {
+                address: shared.address.clone(),
+                what: R::API.name(),
+                reason: error.to_string(),
+            }
         })
     }
 }
@@ -206,7 +208,10 @@ impl Connection {
             api: "connect",
             after: options.connect_timeout,
         };
-        let refused = |cause| Error::Connect { address: address.to_owned(), cause: Arc::new(cause) };
+        let refused = |cause| Error::Connect {
+            address: address.to_owned(),
+            cause: Arc::new(cause),
+        };
         let stream = timeout(options.connect_timeout, TcpStream::connect(address))
             .await
             .map_err(|_| late())?
@@ -222,7 +227,11 @@ impl Connection {
         let (read_half, write_half) = stream.into_split();
         let (queue, outgoing) = mpsc::channel(GATHER_FRAMES);
         let pending = Arc::new(Pending::default());
-        let writer = Writer { address: address.to_owned(), socket: write_half, pending: Arc::clone(&pending) };
+        let writer = Writer {
+            address: address.to_owned(),
+            socket: write_half,
+            pending: Arc::clone(&pending),
+        };
         let reader = Reader {
             address: address.to_owned(),
             socket: read_half,
@@ -236,7 +245,7 @@ impl Connection {
         ];
         let shared = Arc::new(Shared {
             address: address.to_owned(),
-            client_id: StrBytes::from_string(options.client_id.clone()),
+            client_id: options.client_id.clone(),
             request_timeout: options.request_timeout,
             next_correlation_id: AtomicI32::new(0),
             slots: Arc::new(Semaphore::new(options.max_in_flight.max(1))),
@@ -244,31 +253,31 @@ impl Connection {
             pending,
             tasks,
         });
-        Connection { shared, ranges: Arc::new(ApiRanges::default()) }
+        Connection {
+            shared,
+            ranges: Arc::new(ApiRanges::default()),
+        }
     }
 
     /// Asks in the newest version first; a broker that is older answers error 35 in the layout of
     /// version 0, from which the newest common version is taken (KIP-511).
     async fn negotiate(&self) -> Result<ApiRanges, Error> {
-        let request = wire::api_versions_request();
-        let mut version = wire::newest::<kafka_protocol::messages::ApiVersionsRequest>();
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str("klamm-client"))
+            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
+        let mut version = *ApiVersionsRequest::API.versions().end();
         loop {
-            let frame = self.encode(version, &request)?;
-            let answer = self.exchange(frame.slice(SIZE_LEN..)).await?;
-            let refused = wire::api_versions_error(&answer) == Some(wire::code::UNSUPPORTED_VERSION);
-            let layout = if refused { 0 } else { version };
-            let response =
-                wire::decode_response::<kafka_protocol::messages::ApiVersionsRequest>(answer, layout)
-                    .map_err(|reason| self.malformed("ApiVersions", reason))?;
-            if refused && version > 0 {
-                let listed = ApiRanges::new(&response);
-                let next = listed.newest_common::<kafka_protocol::messages::ApiVersionsRequest>();
-                version = next.unwrap_or(0).min(version - 1);
+            let response = self.send_version(version, &request).await?;
+            let ranges = ApiRanges::new(&response);
+            if ErrorCode(response.error_code) == ErrorCode::UNSUPPORTED_VERSION && version > 0 {
+                let common = ranges.newest_common::<ApiVersionsRequest>().unwrap_or(0);
+                version = common.min(version - 1);
                 continue;
             }
-            crate::error::ServerError::check(response.error_code, None)
-                .map_err(|error| Error::server(format!("ApiVersions at {}", self.address()), error))?;
-            return Ok(ApiRanges::new(&response));
+            ServerError::check(response.error_code, None).map_err(|error| {
+                Error::server(format!("ApiVersions at {}", self.address()), error)
+            })?;
+            return Ok(ranges);
         }
     }
 
@@ -291,16 +300,18 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::UnsupportedVersion`] when there is none.
-    pub fn version_of<R: Request>(&self) -> Result<i16, Error> {
-        self.ranges.newest_common::<R>().ok_or_else(|| Error::UnsupportedVersion {
-            address: self.shared.address.clone(),
-            api: wire::api_name::<R>(),
-            broker: match self.ranges.get(R::KEY) {
-                Some((min, max)) => format!("{min}-{max}"),
-                None => "none".to_owned(),
-            },
-            client: R::VERSIONS.to_string(),
-        })
+    pub fn version_of<R: ApiRequest>(&self) -> Result<i16, Error> {
+        self.ranges
+            .newest_common::<R>()
+            .ok_or_else(|| Error::UnsupportedVersion {
+                address: self.shared.address.clone(),
+                api: R::API.name(),
+                broker: match self.ranges.get(R::API.key()) {
+                    Some((min, max)) => format!("{min}-{max}"),
+                    None => "none".to_owned(),
+                },
+                client: format!("{}-{}", R::API.versions().start(), R::API.versions().end()),
+            })
     }
 
     /// Sends a request in the newest common version and waits for the answer.
@@ -308,7 +319,7 @@ impl Connection {
     /// # Errors
     /// Whatever [`Connection::start`] and [`Reply::wait`] return. An error code inside the
     /// response is not an error here.
-    pub async fn send<R: Request>(&self, request: &R) -> Result<R::Response, Error> {
+    pub async fn send<R: ApiRequest>(&self, request: &R) -> Result<R::Response, Error> {
         self.send_version(self.version_of::<R>()?, request).await
     }
 
@@ -316,7 +327,11 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::send`].
-    pub async fn send_version<R: Request>(&self, version: i16, request: &R) -> Result<R::Response, Error> {
+    pub async fn send_version<R: ApiRequest>(
+        &self,
+        version: i16,
+        request: &R,
+    ) -> Result<R::Response, Error> {
         self.start(version, request).await?.wait().await
     }
 
@@ -325,21 +340,38 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Encode`], or why the connection has ended.
-    pub async fn start<R: Request>(&self, version: i16, request: &R) -> Result<Reply<R>, Error> {
+    pub async fn start<R: ApiRequest>(&self, version: i16, request: &R) -> Result<Reply<R>, Error> {
         let correlation_id = self.next_correlation_id();
         let frame = self.encode_as(correlation_id, version, request)?;
         let receiver = self.enqueue(correlation_id, frame).await?;
         let deadline = Instant::now() + self.shared.request_timeout;
-        Ok(Reply { connection: self.clone(), receiver, version, deadline, request: PhantomData })
+        Ok(Reply {
+            connection: self.clone(),
+            receiver,
+            version,
+            deadline,
+            request: PhantomData,
+        })
     }
 
     /// Queues a request that the broker does not answer: Produce with acks 0.
     ///
     /// # Errors
     /// [`Error::Encode`], or why the connection has ended.
-    pub async fn start_unanswered<R: Request>(&self, version: i16, request: &R) -> Result<(), Error> {
+    pub async fn start_unanswered<R: ApiRequest>(
+        &self,
+        version: i16,
+        request: &R,
+    ) -> Result<(), Error> {
         let frame = self.encode(version, request)?;
-        let queued = self.shared.queue.send(Outgoing { frame, answer: None }).await;
+        let queued = self
+            .shared
+            .queue
+            .send(Outgoing {
+                frame,
+                answer: None,
+            })
+            .await;
         queued.map_err(|_| self.closed_error())
     }
 
@@ -350,11 +382,14 @@ impl Connection {
     /// # Errors
     /// [`Error::Encode`] for a frame too short or too long to be one, or as [`Connection::send`].
     pub async fn exchange(&self, frame: Bytes) -> Result<Bytes, Error> {
-        let unfit = |reason: &str| Error::Encode { api: "frame", reason: reason.to_owned() };
+        let unfit = |reason: &str| Error::Encode {
+            api: "frame",
+            reason: reason.to_owned(),
+        };
         let size = i32::try_from(frame.len()).map_err(|_| unfit("larger than 2 GiB"))?;
         let id = frame.get(4..8).and_then(|bytes| bytes.try_into().ok());
         let correlation_id = i32::from_be_bytes(id.ok_or_else(|| unfit("no correlation id"))?);
-        let mut whole = BytesMut::with_capacity(SIZE_LEN + frame.len());
+        let mut whole = BytesMut::with_capacity(FRAME_PREFIX_LEN + frame.len());
         whole.extend_from_slice(&size.to_be_bytes());
         whole.extend_from_slice(&frame);
         let receiver = self.enqueue(correlation_id, whole.freeze()).await?;
@@ -363,7 +398,11 @@ impl Connection {
             Ok(Err(_)) => Err(self.closed_error()),
             Err(_) => {
                 let after = self.shared.request_timeout;
-                let error = Error::Timeout { address: self.shared.address.clone(), api: "frame", after };
+                let error = Error::Timeout {
+                    address: self.shared.address.clone(),
+                    api: "frame",
+                    after,
+                };
                 self.close_with(error.clone());
                 Err(error)
             }
@@ -378,23 +417,42 @@ impl Connection {
         let slot = Arc::clone(&self.shared.slots).acquire_owned().await;
         let slot = slot.map_err(|_| self.closed_error())?;
         let (reply, receiver) = oneshot::channel();
-        let answer = Some(Waiting { correlation_id, reply, _slot: slot });
+        let answer = Some(Waiting {
+            correlation_id,
+            reply,
+            _slot: slot,
+        });
         let queued = self.shared.queue.send(Outgoing { frame, answer }).await;
         queued.map_err(|_| self.closed_error())?;
         Ok(receiver)
     }
 
-    fn encode<R: Request>(&self, version: i16, request: &R) -> Result<Bytes, Error> {
+    fn encode<R: ApiRequest>(&self, version: i16, request: &R) -> Result<Bytes, Error> {
         self.encode_as(self.next_correlation_id(), version, request)
     }
 
-    fn encode_as<R: Request>(&self, correlation_id: i32, version: i16, request: &R) -> Result<Bytes, Error> {
-        wire::encode_request(correlation_id, &self.shared.client_id, version, request)
-            .map_err(|reason| Error::Encode { api: wire::api_name::<R>(), reason })
+    fn encode_as<R: ApiRequest>(
+        &self,
+        correlation_id: i32,
+        version: i16,
+        request: &R,
+    ) -> Result<Bytes, Error> {
+        klamm_protocol::encode_request(
+            version,
+            correlation_id,
+            Some(&self.shared.client_id),
+            request,
+        )
+        .map_err(|error| Error::Encode {
+            api: R::API.name(),
+            reason: error.to_string(),
+        })
     }
 
     fn next_correlation_id(&self) -> i32 {
-        self.shared.next_correlation_id.fetch_add(1, Ordering::Relaxed)
+        self.shared
+            .next_correlation_id
+            .fetch_add(1, Ordering::Relaxed)
     }
 
     fn close_with(&self, error: Error) {
@@ -409,10 +467,6 @@ impl Connection {
             address: self.shared.address.clone(),
             reason: "by this client".to_owned(),
         })
-    }
-
-    fn malformed(&self, what: &'static str, reason: String) -> Error {
-        Error::Malformed { address: self.shared.address.clone(), what, reason }
     }
 }
 
@@ -429,7 +483,10 @@ impl Writer {
         while outgoing.recv_many(&mut taken, GATHER_FRAMES).await > 0 {
             if let Err(cause) = self.write(&mut taken, &mut gathered).await {
                 let reason = format!("writing failed: {cause}");
-                self.pending.close(Error::Closed { address: self.address.clone(), reason });
+                self.pending.close(Error::Closed {
+                    address: self.address.clone(),
+                    reason,
+                });
                 return;
             }
             if self.pending.closed().is_some() {
@@ -439,7 +496,11 @@ impl Writer {
     }
 
     /// Small frames share a write; a large one goes from where it lies.
-    async fn write(&mut self, taken: &mut Vec<Outgoing>, gathered: &mut BytesMut) -> std::io::Result<()> {
+    async fn write(
+        &mut self,
+        taken: &mut Vec<Outgoing>,
+        gathered: &mut BytesMut,
+    ) -> std::io::Result<()> {
         for Outgoing { frame, answer } in taken.drain(..) {
             if let Some(waiting) = answer
                 && !self.pending.push(waiting)
@@ -482,15 +543,21 @@ impl Reader {
                 Err(reason) => break reason,
             }
         };
-        self.pending.close(Error::Closed { address: self.address.clone(), reason });
+        self.pending.close(Error::Closed {
+            address: self.address.clone(),
+            reason,
+        });
     }
 
     async fn next_frame(&mut self) -> Result<Bytes, String> {
-        self.fill(SIZE_LEN).await?;
+        self.fill(FRAME_PREFIX_LEN).await?;
         let size = self.buffer.get_i32();
         let size = usize::try_from(size).map_err(|_| format!("response claims {size} bytes"))?;
         if size > self.max_response_bytes {
-            return Err(format!("response claims {size} bytes, more than the limit of {}", self.max_response_bytes));
+            return Err(format!(
+                "response claims {size} bytes, more than the limit of {}",
+                self.max_response_bytes
+            ));
         }
         self.fill(size).await?;
         Ok(self.buffer.split_to(size).freeze())
@@ -501,7 +568,8 @@ impl Reader {
     async fn fill(&mut self, len: usize) -> Result<(), String> {
         while self.buffer.len() < len {
             let missing = (len - self.buffer.len()).max(READ_LEN);
-            self.buffer.reserve(missing.min(self.buffer.len().max(READ_LEN)));
+            self.buffer
+                .reserve(missing.min(self.buffer.len().max(READ_LEN)));
             match self.socket.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err("by the broker".to_owned()),
                 Ok(_) => {}
@@ -514,10 +582,19 @@ impl Reader {
     fn deliver(&self, frame: Bytes) -> Result<(), String> {
         let id = frame.get(..4).and_then(|bytes| bytes.try_into().ok());
         let answered = i32::from_be_bytes(id.ok_or("response without correlation id")?);
-        let waiting = self.pending.pop().ok_or_else(|| format!("unasked response {answered}"))?;
+        let waiting = self
+            .pending
+            .pop()
+            .ok_or_else(|| format!("unasked response {answered}"))?;
         if waiting.correlation_id != answered {
-            let reason = format!("response {answered} where {} was due", waiting.correlation_id);
-            let error = Error::Closed { address: self.address.clone(), reason: reason.clone() };
+            let reason = format!(
+                "response {answered} where {} was due",
+                waiting.correlation_id
+            );
+            let error = Error::Closed {
+                address: self.address.clone(),
+                reason: reason.clone(),
+            };
             drop(waiting.reply.send(Err(error)));
             return Err(reason);
         }

@@ -5,41 +5,37 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::wire::{self, code};
+use klamm_protocol::ErrorCode;
 
 /// A broker's answer that an operation failed: Kafka's error code and the broker's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerError {
-    /// Kafka's error code, never 0.
-    pub code: i16,
+    /// Kafka's error code, never `NONE`.
+    pub code: ErrorCode,
     /// The broker's message where the API has one.
     pub message: Option<String>,
 }
 
 impl ServerError {
-    /// `Ok` for code 0, else the error.
+    /// `Ok` for `NONE`, else the error.
     pub fn check(code: i16, message: Option<&str>) -> Result<(), ServerError> {
-        if code == code::NONE {
+        let code = ErrorCode(code);
+        if code.is_none() {
             return Ok(());
         }
         let message = message.filter(|text| !text.is_empty()).map(str::to_owned);
         Err(ServerError { code, message })
     }
 
-    /// Kafka's name of the code, such as `UNKNOWN_TOPIC_OR_PARTITION`.
-    pub fn name(&self) -> String {
-        wire::error_name(self.code)
-    }
-
     /// Whether Kafka's clients repeat a request answered with this code.
     pub fn is_retriable(&self) -> bool {
-        wire::is_retriable(self.code)
+        self.code.is_retriable()
     }
 }
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), self.code)?;
+        write!(f, "{} ({})", self.code.name(), self.code.code())?;
         match &self.message {
             Some(message) => write!(f, ": {message}"),
             None => Ok(()),
@@ -80,7 +76,9 @@ pub enum Error {
         reason: String,
     },
     /// Client and broker share no version of the API.
-    #[error("{address} does not serve {api} in a version this client speaks (broker {broker}, client {client})")]
+    #[error(
+        "{address} does not serve {api} in a version this client speaks (broker {broker}, client {client})"
+    )]
     UnsupportedVersion {
         /// Address of the broker.
         address: String,
@@ -144,7 +142,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn server(context: impl Into<String>, error: ServerError) -> Error {
-        Error::Server { context: context.into(), error }
+        Error::Server {
+            context: context.into(),
+            error,
+        }
     }
 
     /// The broker's error code, looking through [`Error::Deadline`].
@@ -159,7 +160,10 @@ impl Error {
     /// Whether the same request may succeed later, perhaps at another broker.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::Timeout { .. } | Error::Closed { .. } | Error::Unreachable { .. } => true,
+            Error::Connect { .. }
+            | Error::Timeout { .. }
+            | Error::Closed { .. }
+            | Error::Unreachable { .. } => true,
             Error::Server { error, .. } => error.is_retriable(),
             Error::UnsupportedVersion { .. }
             | Error::Encode { .. }
@@ -173,7 +177,10 @@ impl Error {
     /// Whether no broker could be spoken to at all, as opposed to one that refused.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::Timeout { .. } | Error::Closed { .. } | Error::Unreachable { .. } => true,
+            Error::Connect { .. }
+            | Error::Timeout { .. }
+            | Error::Closed { .. }
+            | Error::Unreachable { .. } => true,
             Error::Deadline { last, .. } => last.is_unreachable(),
             _ => false,
         }

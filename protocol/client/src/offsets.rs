@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{BrokerId, ListOffsetsRequest, TopicName};
-use kafka_protocol::protocol::StrBytes;
+use klamm_protocol::StrBytes;
+use klamm_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use klamm_protocol::messages::{BrokerId, ListOffsetsRequest, TopicName};
 
 use crate::client::{Client, leader_of};
 use crate::error::{Error, ServerError};
@@ -70,7 +70,11 @@ impl Client {
             if let Err(error) = &round
                 && error.is_retriable()
             {
-                for (_, (at, _)) in answers.iter().zip(wanted).filter(|(answer, _)| answer.is_none()) {
+                for (_, (at, _)) in answers
+                    .iter()
+                    .zip(wanted)
+                    .filter(|(answer, _)| answer.is_none())
+                {
                     self.refresh_topic(&at.topic).await?;
                 }
             }
@@ -113,7 +117,11 @@ impl Client {
         wanted: &[(TopicPartition, OffsetSpec)],
         answers: &mut [Option<ListedOffset>],
     ) -> Result<(), Error> {
-        let questions = || indices.iter().filter_map(|&index| Some((index, wanted.get(index)?)));
+        let questions = || {
+            indices
+                .iter()
+                .filter_map(|&index| Some((index, wanted.get(index)?)))
+        };
         let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
         for (_, (at, spec)) in questions() {
             let partition = ListOffsetsPartition::default()
@@ -124,15 +132,21 @@ impl Client {
         }
         let topics = topics.into_iter().map(|(name, partitions)| {
             let name = TopicName(StrBytes::from_string(name.to_owned()));
-            ListOffsetsTopic::default().with_name(name).with_partitions(partitions)
+            ListOffsetsTopic::default()
+                .with_name(name)
+                .with_partitions(partitions)
         });
-        let request =
-            ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics.collect());
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_topics(topics.collect());
         let response = self.node(leader).await?.send(&request).await?;
 
         let mut failure = None;
         for (index, (at, _)) in questions() {
-            let topic = response.topics.iter().filter(|topic| topic.name.0 == *at.topic);
+            let topic = response
+                .topics
+                .iter()
+                .filter(|topic| topic.name.0 == *at.topic);
             let mut partitions = topic.flat_map(|topic| &topic.partitions);
             let answer = partitions.find(|partition| partition.partition_index == at.partition);
             let context = || format!("offsets of topic {} partition {}", at.topic, at.partition);

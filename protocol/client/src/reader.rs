@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::PartitionData;
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
-use kafka_protocol::protocol::StrBytes;
+use klamm_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use klamm_protocol::messages::fetch_response::PartitionData;
+use klamm_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
+use klamm_protocol::{ErrorCode, StrBytes};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +23,6 @@ use crate::connection::Connection;
 use crate::error::{Error, ServerError};
 use crate::offsets::TopicPartition;
 use crate::record::{Message, decode_batches};
-use crate::wire::code;
 
 /// First version of Fetch that names topics by id (KIP-516).
 const FETCH_BY_TOPIC_ID: i16 = 13;
@@ -143,7 +142,8 @@ impl Reader {
                     None => return Ok(Vec::new()),
                 },
             };
-            let outcome = outcome.expect("a fetch task does not panic and is not aborted while the reader lives");
+            let outcome = outcome
+                .expect("a fetch task does not panic and is not aborted while the reader lives");
             let fetched = self.finish(outcome)?;
             if !fetched.is_empty() {
                 return Ok(fetched);
@@ -176,14 +176,25 @@ impl Reader {
         for (leader, asked) in by_leader {
             self.busy.extend(asked.iter().map(|(at, _)| at.clone()));
             let connection = self.connections.remove(&leader);
-            let fetch = fetch(self.client.clone(), self.options.clone(), leader, connection, asked);
+            let fetch = fetch(
+                self.client.clone(),
+                self.options.clone(),
+                leader,
+                connection,
+                asked,
+            );
             self.fetches.spawn(fetch);
         }
         Ok(())
     }
 
     fn finish(&mut self, outcome: FetchOutcome) -> Result<Vec<Fetched>, Error> {
-        let FetchOutcome { leader, asked, topics_by_id, result } = outcome;
+        let FetchOutcome {
+            leader,
+            asked,
+            topics_by_id,
+            result,
+        } = outcome;
         for (at, _) in &asked {
             self.busy.remove(at);
         }
@@ -212,7 +223,10 @@ impl Reader {
             let by_id = topics_by_id.get(&topic.topic_id);
             let name = by_id.cloned().unwrap_or_else(|| topic.topic.to_string());
             for partition in topic.partitions {
-                let at = TopicPartition { topic: name.clone(), partition: partition.partition_index };
+                let at = TopicPartition {
+                    topic: name.clone(),
+                    partition: partition.partition_index,
+                };
                 let Some((_, offset)) = asked.iter().find(|(asked, _)| *asked == at) else {
                     continue;
                 };
@@ -242,12 +256,18 @@ impl Reader {
             return Ok(None);
         }
         if let Err(error) = ServerError::check(partition.error_code, None) {
-            let context = format!("topic {} partition {} at offset {asked}", at.topic, at.partition);
+            let context = format!(
+                "topic {} partition {} at offset {asked}",
+                at.topic, at.partition
+            );
             let error = Error::server(context, error);
             return self.failed(&at, error).map(|()| None);
         }
         let malformed = |reason| Error::Malformed {
-            address: format!("the leader of topic {} partition {}", at.topic, at.partition),
+            address: format!(
+                "the leader of topic {} partition {}",
+                at.topic, at.partition
+            ),
             what: "record batches",
             reason,
         };
@@ -278,9 +298,13 @@ impl Reader {
         let options = self.client.options();
         if now - since >= options.retry_timeout {
             self.failing_since.remove(at);
-            return Err(Error::Deadline { after: now - since, last: Box::new(error) });
+            return Err(Error::Deadline {
+                after: now - since,
+                last: Box::new(error),
+            });
         }
-        self.paused.insert(at.clone(), now + options.retry_backoff * 2);
+        self.paused
+            .insert(at.clone(), now + options.retry_backoff * 2);
         Ok(())
     }
 }
@@ -311,18 +335,32 @@ async fn fetch(
             topics.entry(&at.topic).or_default().push(partition);
         }
         // Without ids on a topic (its cluster is older than the broker asked), names still work.
-        let ids: Vec<Option<Arc<crate::cluster::Topic>>> =
-            topics.keys().map(|name| client.cached_topic(name)).collect();
-        let by_id = ids.iter().all(|topic| topic.as_ref().is_some_and(|topic| !topic.id.is_zero()));
-        let version = if by_id { version } else { version.min(FETCH_BY_TOPIC_ID - 1) };
-        let topics = topics.into_iter().zip(ids).map(|((name, partitions), known)| {
-            let id = known.map(|topic| topic.id.0).unwrap_or_default();
-            if version >= FETCH_BY_TOPIC_ID {
-                topics_by_id.insert(id, name.to_owned());
-            }
-            let topic = TopicName(StrBytes::from_string(name.to_owned()));
-            FetchTopic::default().with_topic(topic).with_topic_id(id).with_partitions(partitions)
-        });
+        let ids: Vec<Option<Arc<crate::cluster::Topic>>> = topics
+            .keys()
+            .map(|name| client.cached_topic(name))
+            .collect();
+        let by_id = ids
+            .iter()
+            .all(|topic| topic.as_ref().is_some_and(|topic| !topic.id.is_zero()));
+        let version = if by_id {
+            version
+        } else {
+            version.min(FETCH_BY_TOPIC_ID - 1)
+        };
+        let topics = topics
+            .into_iter()
+            .zip(ids)
+            .map(|((name, partitions), known)| {
+                let id = known.map(|topic| topic.id.0).unwrap_or_default();
+                if version >= FETCH_BY_TOPIC_ID {
+                    topics_by_id.insert(id, name.to_owned());
+                }
+                let topic = TopicName(StrBytes::from_string(name.to_owned()));
+                FetchTopic::default()
+                    .with_topic(topic)
+                    .with_topic_id(id)
+                    .with_partitions(partitions)
+            });
         let request = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX))
@@ -335,7 +373,12 @@ async fn fetch(
         Ok((connection, response))
     }
     .await;
-    FetchOutcome { leader, asked, topics_by_id, result }
+    FetchOutcome {
+        leader,
+        asked,
+        topics_by_id,
+        result,
+    }
 }
 
 /// Reads one partition.
@@ -346,8 +389,17 @@ pub struct PartitionReader {
 
 impl PartitionReader {
     /// Reads `topic`'s `partition` from `offset` on.
-    pub fn new(client: Client, topic: &str, partition: i32, offset: i64, options: ReaderOptions) -> Self {
-        let at = TopicPartition { topic: topic.to_owned(), partition };
+    pub fn new(
+        client: Client,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        options: ReaderOptions,
+    ) -> Self {
+        let at = TopicPartition {
+            topic: topic.to_owned(),
+            partition,
+        };
         let mut reader = Reader::new(client, options);
         reader.assign(at.clone(), offset);
         PartitionReader { reader, at }
@@ -384,11 +436,17 @@ impl PartitionReader {
 
     /// Offset that will be read next.
     pub fn position(&self) -> i64 {
-        self.reader.positions().get(&self.at).copied().unwrap_or_default()
+        self.reader
+            .positions()
+            .get(&self.at)
+            .copied()
+            .unwrap_or_default()
     }
 }
 
 /// Whether an error says that the offset asked for is not (or no longer) in the partition.
 pub fn is_offset_out_of_range(error: &Error) -> bool {
-    error.server_error().is_some_and(|error| error.code == code::OFFSET_OUT_OF_RANGE)
+    error
+        .server_error()
+        .is_some_and(|error| error.code == ErrorCode::OFFSET_OUT_OF_RANGE)
 }

@@ -66,20 +66,32 @@ pub(crate) fn encode_batch<'a>(
 ) -> Result<Bytes, Error> {
     let refused = |reason: String| Error::Batch { reason };
     let mut builder = BatchBuilder::new().compression(codec, None);
-    if let Some(Sequence { producer_id, producer_epoch, base }) = sequence {
+    if let Some(Sequence {
+        producer_id,
+        producer_epoch,
+        base,
+    }) = sequence
+    {
         builder = builder.producer(producer_id, producer_epoch, base);
     }
     let mut headers: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
     for message in messages {
         headers.clear();
-        headers.extend(message.headers.iter().map(|header| (&header.key[..], header.value.as_deref())));
+        headers.extend(
+            message
+                .headers
+                .iter()
+                .map(|header| (&header.key[..], header.value.as_deref())),
+        );
         let record = NewRecord {
             timestamp: message.timestamp.unwrap_or(klamm_records::NO_TIMESTAMP),
             key: message.key.as_deref(),
             value: message.value.as_deref(),
             headers: &headers,
         };
-        builder.push(&record).map_err(|error| refused(error.to_string()))?;
+        builder
+            .push(&record)
+            .map_err(|error| refused(error.to_string()))?;
     }
     builder.build().map_err(|error| refused(error.to_string()))
 }
@@ -97,24 +109,35 @@ pub(crate) struct Decoded {
 /// Reads the messages at or after `from`. The first batch may begin before `from`, because a
 /// broker sends whole batches, and the last may be cut. Control batches hold no messages.
 pub(crate) fn decode_batches(mut records: Bytes, from: i64) -> Result<Decoded, String> {
-    let mut decoded = Decoded { messages: Vec::new(), next_offset: from, cut: false };
+    let mut decoded = Decoded {
+        messages: Vec::new(),
+        next_offset: from,
+        cut: false,
+    };
     while !records.is_empty() {
         let Some(header) = BatchHeader::parse(&records) else {
             decoded.cut = true;
             break;
         };
         if header.magic != MAGIC_V2 {
-            return Err(format!("batch at offset {} has format {}", header.base_offset, header.magic));
+            return Err(format!(
+                "batch at offset {} has format {}",
+                header.base_offset, header.magic
+            ));
         }
         let len = header.total_len();
-        let len = len.ok_or_else(|| format!("batch at offset {} has no sound length", header.base_offset))?;
+        let len = len
+            .ok_or_else(|| format!("batch at offset {} has no sound length", header.base_offset))?;
         if len > records.len() {
             decoded.cut = true;
             break;
         }
         let batch = records.split_to(len);
         if !batch_crc_ok(&batch) {
-            return Err(format!("batch at offset {} fails its checksum", header.base_offset));
+            return Err(format!(
+                "batch at offset {} fails its checksum",
+                header.base_offset
+            ));
         }
         if !header.is_control() {
             decode_batch(&batch, &header, from, &mut decoded.messages)
@@ -139,7 +162,10 @@ fn decode_batch(
             continue;
         }
         let slice = |bytes: &[u8]| set.bytes().slice_ref(bytes);
-        let headers = record.headers.map(|(key, value)| Header { key: slice(key), value: value.map(slice) });
+        let headers = record.headers.map(|(key, value)| Header {
+            key: slice(key),
+            value: value.map(slice),
+        });
         messages.push(Message {
             offset,
             timestamp: record.timestamp(header),

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use kafka_protocol::messages::ApiVersionsResponse;
-use kafka_protocol::protocol::Request;
-
-use crate::wire;
+use klamm_protocol::ApiRequest;
+use klamm_protocol::messages::ApiVersionsResponse;
 
 /// Version ranges by API key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +14,11 @@ pub struct ApiRanges {
 impl ApiRanges {
     pub(crate) fn new(response: &ApiVersionsResponse) -> ApiRanges {
         let ranges = response.api_keys.iter();
-        ApiRanges { by_key: ranges.map(|api| (api.api_key, (api.min_version, api.max_version))).collect() }
+        ApiRanges {
+            by_key: ranges
+                .map(|api| (api.api_key, (api.min_version, api.max_version)))
+                .collect(),
+        }
     }
 
     /// Lowest and highest version of an API that the broker serves.
@@ -25,8 +27,10 @@ impl ApiRanges {
     }
 
     /// The newest version of a request that both sides speak.
-    pub fn newest_common<R: Request>(&self) -> Option<i16> {
-        let (min, max) = self.get(R::KEY)?;
-        wire::newest_common::<R>(min, max)
+    pub fn newest_common<R: ApiRequest>(&self) -> Option<i16> {
+        let (min, max) = self.get(R::API.key())?;
+        let ours = R::API.versions();
+        let version = (*ours.end()).min(max);
+        (version >= *ours.start() && version >= min).then_some(version)
     }
 }
