@@ -283,16 +283,21 @@ impl Client {
                 )
         });
         let request = DescribeConfigsRequest::default().with_resources(wanted.collect());
-        let response = self
-            .retrying(async || {
+        let mut retry = self.retry();
+        let response = loop {
+            let asked = async {
                 // A broker's own configuration is only known to itself.
                 let connection = match resources {
                     [ConfigResource::Broker(Some(id))] => self.node(*id).await?,
                     _ => self.any().await?,
                 };
-                Ok(connection.send(&request).await?)
-            })
-            .await?;
+                connection.send(&request).await
+            };
+            match asked.await {
+                Ok(response) => break response,
+                Err(error) => retry.after(error).await?,
+            }
+        };
         let results = resources.iter().map(|resource| {
             let mut answers = response.results.iter();
             let answer = answers.find(|answer| {
@@ -361,32 +366,39 @@ impl Client {
         let request = DeleteRecordsRequest::default()
             .with_topics(vec![topic])
             .with_timeout_ms(OPERATION_TIMEOUT_MS);
-        self.retrying(async || {
-            let leader = self.leader(&at.topic, at.partition).await?;
-            let response = self.node(leader).await?.send(&request).await?;
-            let answer = response
-                .topics
-                .first()
-                .and_then(|topic| topic.partitions.first());
-            let result = match answer {
-                Some(answer) => {
-                    ServerError::check(answer.error_code, None).map(|()| answer.low_watermark)
-                }
-                None => Err(unanswered()),
-            };
-            if let Err(error) = &result
-                && error.is_retriable()
-            {
-                self.refresh_topic(&at.topic).await?;
+        let mut retry = self.retry();
+        loop {
+            match self.delete_records_once(at, &request).await {
+                Ok(start) => return Ok(start),
+                Err(error) => retry.after(error).await?,
             }
-            Ok(result.map_err(|error| {
-                Error::server(
-                    format!("records of topic {} partition {}", at.topic, at.partition),
-                    error,
-                )
-            })?)
+            self.refresh_topic(&at.topic).await?;
+        }
+    }
+
+    async fn delete_records_once(
+        &self,
+        at: &TopicPartition,
+        request: &DeleteRecordsRequest,
+    ) -> Result<i64, Error> {
+        let leader = self.leader(&at.topic, at.partition).await?;
+        let response = self.node(leader).await?.send(request).await?;
+        let answer = response
+            .topics
+            .first()
+            .and_then(|topic| topic.partitions.first());
+        let result = match answer {
+            Some(answer) => {
+                ServerError::check(answer.error_code, None).map(|()| answer.low_watermark)
+            }
+            None => Err(unanswered()),
+        };
+        result.map_err(|error| {
+            Error::server(
+                format!("records of topic {} partition {}", at.topic, at.partition),
+                error,
+            )
         })
-        .await
     }
 
     /// The cluster's id, controller and live brokers.
@@ -395,9 +407,13 @@ impl Client {
     /// When no broker could be asked.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, Error> {
         let request = DescribeClusterRequest::default().with_endpoint_type(1);
-        let response = self
-            .retrying(async || Ok(self.any().await?.send(&request).await?))
-            .await?;
+        let mut retry = self.retry();
+        let response = loop {
+            match async { self.any().await?.send(&request).await }.await {
+                Ok(response) => break response,
+                Err(error) => retry.after(error).await?,
+            }
+        };
         check(response.error_code, &response.error_message)
             .map_err(|error| Error::server("describing the cluster", error))?;
         let nodes = response.brokers.iter().filter_map(|broker| {

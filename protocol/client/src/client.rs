@@ -123,28 +123,34 @@ impl Client {
     /// # Errors
     /// As [`Client::topic`].
     pub async fn refresh_topic(&self, name: &str) -> Result<Arc<Topic>, Error> {
-        let started = Instant::now();
-        self.retrying(async || {
-            let failed = self.fetch_metadata(Some(&[name])).await?;
-            if let Some((_, error)) = failed.into_iter().find(|(failed, _)| failed == name) {
-                let context = format!("topic {name}");
-                let unknown = error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-                let error = Error::server(context, error);
-                return if unknown && started.elapsed() >= self.inner.options.unknown_topic_timeout {
-                    Err(Stop(error).into())
-                } else {
-                    Err(error.into())
-                };
+        let mut retry = self.retry();
+        loop {
+            let found = match self.fetch_metadata(Some(&[name])).await {
+                Ok(failed) => match failed.into_iter().find(|(failed, _)| failed == name) {
+                    Some((_, error)) => Err(error),
+                    None => self.cached_topic(name).ok_or(ServerError {
+                        code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                        message: Some("the broker's answer leaves it out".to_owned()),
+                    }),
+                },
+                Err(error) => {
+                    retry.after(error).await?;
+                    continue;
+                }
+            };
+            match found {
+                Ok(topic) => return Ok(topic),
+                Err(error) => {
+                    let waited = retry.elapsed() >= self.inner.options.unknown_topic_timeout;
+                    let give_up = waited && error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+                    let error = Error::server(format!("topic {name}"), error);
+                    if give_up {
+                        return Err(error);
+                    }
+                    retry.after(error).await?;
+                }
             }
-            self.cached_topic(name).ok_or_else(|| {
-                let error = ServerError {
-                    code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-                    message: None,
-                };
-                Failure::from(Stop(Error::server(format!("topic {name}"), error)))
-            })
-        })
-        .await
+        }
     }
 
     /// All topics of the cluster, internal ones included.
@@ -152,11 +158,13 @@ impl Client {
     /// # Errors
     /// That no broker answers.
     pub async fn refresh_all_topics(&self) -> Result<Arc<Cluster>, Error> {
-        self.retrying(async || {
-            self.fetch_metadata(None).await?;
-            Ok(self.cluster())
-        })
-        .await
+        let mut retry = self.retry();
+        loop {
+            match self.fetch_metadata(None).await {
+                Ok(_) => return Ok(self.cluster()),
+                Err(error) => retry.after(error).await?,
+            }
+        }
     }
 
     /// The leader of a partition, asked for when it is not known.
@@ -272,18 +280,21 @@ impl Client {
         request: &R,
         refused: impl Fn(&R::Response) -> Option<ServerError>,
     ) -> Result<R::Response, Error> {
-        self.retrying(async || {
-            let connection = self.controller().await?;
-            let response = connection.send(request).await?;
-            if let Some(error) = refused(&response) {
-                let context = format!("{} at {}", R::API.name(), connection.address());
-                // Another broker may be controller by now.
-                self.fetch_metadata(Some(&[])).await?;
-                return Err(Error::server(context, error).into());
+        let mut retry = self.retry();
+        loop {
+            let asked = async { self.controller().await?.send(request).await };
+            match asked.await {
+                Ok(response) => match refused(&response) {
+                    None => return Ok(response),
+                    Some(error) => {
+                        retry.after(Error::server(R::API.name(), error)).await?;
+                        // Another broker may be controller by now.
+                        self.fetch_metadata(Some(&[])).await?;
+                    }
+                },
+                Err(error) => retry.after(error).await?,
             }
-            Ok(response)
-        })
-        .await
+        }
     }
 
     /// Asks for some topics, or for all. Returns those answered with an error.
@@ -319,56 +330,46 @@ impl Client {
         Ok(failed)
     }
 
-    /// Repeats `attempt` with growing pauses while it fails retriably, until
-    /// [`ClientOptions::retry_timeout`].
-    pub(crate) async fn retrying<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
-    ) -> Result<T, Error> {
-        let started = Instant::now();
-        let mut pause = self.inner.options.retry_backoff;
-        loop {
-            let error = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(Failure { error, stop: true }) => return Err(error),
-                Err(Failure { error, .. }) if !error.is_retriable() => return Err(error),
-                Err(Failure { error, .. }) => error,
-            };
-            let after = started.elapsed();
-            if after + pause >= self.inner.options.retry_timeout {
-                return Err(Error::Deadline {
-                    after,
-                    last: Box::new(error),
-                });
-            }
-            tracing::debug!(%error, ?pause, "trying again");
-            sleep(pause).await;
-            pause = (pause * 2).min(self.inner.options.retry_backoff * 10);
+    /// Pauses and a deadline for an operation that begins now.
+    pub(crate) fn retry(&self) -> Retry<'_> {
+        let options = &self.inner.options;
+        Retry {
+            options,
+            started: Instant::now(),
+            pause: options.retry_backoff,
         }
     }
 }
 
-/// A failed attempt; `stop` when it must not be repeated although its error is a retriable one.
-pub(crate) struct Failure {
-    error: Error,
-    stop: bool,
+/// When to try again: after pauses that grow tenfold at most, until
+/// [`ClientOptions::retry_timeout`].
+pub(crate) struct Retry<'a> {
+    options: &'a ClientOptions,
+    started: Instant,
+    pause: Duration,
 }
 
-/// An error that ends [`Client::retrying`].
-struct Stop(Error);
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { error, stop: false }
+impl Retry<'_> {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
-}
 
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Failure {
-        Failure {
-            error: stop.0,
-            stop: true,
+    /// Waits before the next try, or returns the error if there should be none.
+    pub(crate) async fn after(&mut self, error: Error) -> Result<(), Error> {
+        if !error.is_retriable() {
+            return Err(error);
         }
+        let after = self.elapsed();
+        if after + self.pause >= self.options.retry_timeout {
+            return Err(Error::Deadline {
+                after,
+                last: Box::new(error),
+            });
+        }
+        tracing::debug!(%error, pause = ?self.pause, "trying again");
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(self.options.retry_backoff * 10);
+        Ok(())
     }
 }
 

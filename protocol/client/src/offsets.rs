@@ -65,22 +65,17 @@ impl Client {
         wanted: &[(TopicPartition, OffsetSpec)],
     ) -> Result<Vec<ListedOffset>, Error> {
         let mut answers: Vec<Option<ListedOffset>> = vec![None; wanted.len()];
-        self.retrying(async || {
-            let round = self.list_offsets_once(wanted, &mut answers).await;
-            if let Err(error) = &round
-                && error.is_retriable()
+        let mut retry = self.retry();
+        while let Err(error) = self.list_offsets_once(wanted, &mut answers).await {
+            retry.after(error).await?;
+            for (_, (at, _)) in answers
+                .iter()
+                .zip(wanted)
+                .filter(|(answer, _)| answer.is_none())
             {
-                for (_, (at, _)) in answers
-                    .iter()
-                    .zip(wanted)
-                    .filter(|(answer, _)| answer.is_none())
-                {
-                    self.refresh_topic(&at.topic).await?;
-                }
+                self.refresh_topic(&at.topic).await?;
             }
-            Ok(round?)
-        })
-        .await?;
+        }
         Ok(answers.into_iter().flatten().collect())
     }
 

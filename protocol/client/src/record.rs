@@ -58,6 +58,17 @@ pub(crate) struct Sequence {
     pub(crate) base: i32,
 }
 
+impl Sequence {
+    /// The place in the sequence after `count` records. Past the largest it starts again at 0.
+    pub(crate) fn after(self, count: usize) -> Sequence {
+        let next = (self.base as i64 + count as i64) % (i64::from(i32::MAX) + 1);
+        Sequence {
+            base: i32::try_from(next).expect("below 2^31"),
+            ..self
+        }
+    }
+}
+
 /// One batch of messages, whose timestamps must be set by now.
 pub(crate) fn encode_batch<'a>(
     messages: impl Iterator<Item = &'a NewMessage>,
