@@ -1,1 +1,28 @@
 //! .
+mod admin;
+mod client;
+mod cluster;
+mod connection;
+mod error;
+mod offsets;
+mod producer;
+mod reader;
+mod record;
+mod versions;
+
+pub use admin::{
+    ClusterDescription, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, CreatedTopic,
+    NewTopic,
+};
+pub use client::{Client, ClientOptions};
+pub use cluster::{Cluster, Node, Partition, Topic};
+pub use connection::{Connection, ConnectionOptions, Reply};
+pub use error::{Error, ServerError};
+pub use klamm_records::Codec;
+pub use offsets::{ListedOffset, OffsetSpec, TopicPartition};
+pub use producer::{
+    Acknowledged, Acks, Delivery, Producer, ProducerOptions, murmur2, partition_for_key,
+};
+pub use reader::{Fetched, PartitionReader, Reader, ReaderOptions, is_offset_out_of_range};
+pub use record::{Header, Message, NewMessage};
+pub use versions::ApiRanges;

@@ -1,0 +1,409 @@
+//! A cluster seen through its bootstrap addresses: metadata, one connection per broker, routing
+//! to leaders, and repeating what may succeed later.
+//!
+//! Producers and readers open connections of their own ([`Client::connect_to`]), because a
+//! broker answers a connection in order: a long poll would hold up everything behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use klamm_protocol::messages::metadata_request::MetadataRequestTopic;
+use klamm_protocol::messages::{MetadataRequest, TopicName};
+use klamm_protocol::{ApiRequest, ErrorCode, StrBytes};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use crate::cluster::{Cluster, Topic};
+use crate::connection::{Connection, ConnectionOptions};
+use crate::error::{Error, ServerError};
+
+/// Kafka's port, used where an address names none.
+const DEFAULT_PORT: u16 = 9092;
+
+/// How a [`Client`] behaves.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// For every connection it opens.
+    pub connection: ConnectionOptions,
+    /// How long a call is repeated while it fails in a way that may pass.
+    pub retry_timeout: Duration,
+    /// How long a topic that brokers do not know is asked for again: a new topic takes a moment
+    /// to reach every broker.
+    pub unknown_topic_timeout: Duration,
+    /// First pause between two tries; doubles up to ten times this.
+    pub retry_backoff: Duration,
+    /// Whether asking for a topic may create it, if the broker is configured so.
+    pub allow_auto_topic_creation: bool,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            connection: ConnectionOptions::default(),
+            retry_timeout: Duration::from_secs(30),
+            unknown_topic_timeout: Duration::from_secs(5),
+            retry_backoff: Duration::from_millis(50),
+            allow_auto_topic_creation: false,
+        }
+    }
+}
+
+/// A handle on a cluster. Clones share metadata and connections.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: ClientOptions,
+    bootstrap: Vec<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cluster: Arc<Cluster>,
+    connections: HashMap<i32, Connection>,
+    bootstrap_connection: Option<Connection>,
+}
+
+impl Client {
+    /// Connects to the first of `bootstrap` (`host:port`, separated by commas) that answers, and
+    /// learns the cluster's nodes.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when none answers; addresses are tried once.
+    pub async fn connect(bootstrap: &str, options: ClientOptions) -> Result<Client, Error> {
+        let bootstrap = bootstrap
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty());
+        let inner = Inner {
+            options,
+            bootstrap: bootstrap.map(with_port).collect(),
+            state: Mutex::new(State::default()),
+        };
+        let client = Client {
+            inner: Arc::new(inner),
+        };
+        client.fetch_metadata(Some(&[])).await?;
+        Ok(client)
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &ClientOptions {
+        &self.inner.options
+    }
+
+    /// What is known of the cluster now.
+    pub fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.inner.state.lock().cluster)
+    }
+
+    /// A topic from what is known; `None` if nobody asked for it yet or it does not exist.
+    pub fn cached_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.inner.state.lock().cluster.topics.get(name).cloned()
+    }
+
+    /// A topic, asked for if it is not known.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_OR_PARTITION after [`ClientOptions::unknown_topic_timeout`], what else the
+    /// broker says of the topic, or that no broker answers.
+    pub async fn topic(&self, name: &str) -> Result<Arc<Topic>, Error> {
+        match self.cached_topic(name) {
+            Some(topic) => Ok(topic),
+            None => self.refresh_topic(name).await,
+        }
+    }
+
+    /// A topic as the cluster describes it now.
+    ///
+    /// # Errors
+    /// As [`Client::topic`].
+    pub async fn refresh_topic(&self, name: &str) -> Result<Arc<Topic>, Error> {
+        let mut retry = self.retry();
+        loop {
+            let found = match self.fetch_metadata(Some(&[name])).await {
+                Ok(failed) => match failed.into_iter().find(|(failed, _)| failed == name) {
+                    Some((_, error)) => Err(error),
+                    None => self.cached_topic(name).ok_or(ServerError {
+                        code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                        message: Some("the broker's answer leaves it out".to_owned()),
+                    }),
+                },
+                Err(error) => {
+                    retry.after(error).await?;
+                    continue;
+                }
+            };
+            match found {
+                Ok(topic) => return Ok(topic),
+                Err(error) => {
+                    let waited = retry.elapsed() >= self.inner.options.unknown_topic_timeout;
+                    let give_up = waited && error.code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+                    let error = Error::server(format!("topic {name}"), error);
+                    if give_up {
+                        return Err(error);
+                    }
+                    retry.after(error).await?;
+                }
+            }
+        }
+    }
+
+    /// All topics of the cluster, internal ones included.
+    ///
+    /// # Errors
+    /// That no broker answers.
+    pub async fn refresh_all_topics(&self) -> Result<Arc<Cluster>, Error> {
+        let mut retry = self.retry();
+        loop {
+            match self.fetch_metadata(None).await {
+                Ok(_) => return Ok(self.cluster()),
+                Err(error) => retry.after(error).await?,
+            }
+        }
+    }
+
+    /// The leader of a partition, asked for when it is not known.
+    ///
+    /// # Errors
+    /// As [`Client::topic`]; UNKNOWN_TOPIC_OR_PARTITION for a partition that does not exist,
+    /// LEADER_NOT_AVAILABLE when nobody leads it.
+    pub async fn leader(&self, topic: &str, partition: i32) -> Result<i32, Error> {
+        let known = self.topic(topic).await?;
+        leader_of(&known, partition)
+    }
+
+    /// A connection of the caller's own to a broker.
+    ///
+    /// # Errors
+    /// As [`Connection::connect`]; [`Error::Closed`] when metadata does not name the broker.
+    pub async fn connect_to(&self, node: i32) -> Result<Connection, Error> {
+        let Some(address) = self.cluster().nodes.get(&node).map(|node| node.address()) else {
+            let reason = "the cluster's metadata does not list it".to_owned();
+            return Err(Error::Closed {
+                address: format!("broker {node}"),
+                reason,
+            });
+        };
+        Connection::connect(&address, &self.inner.options.connection).await
+    }
+
+    /// The shared connection to a broker, opened when there is none.
+    ///
+    /// # Errors
+    /// As [`Client::connect_to`].
+    pub async fn node(&self, node: i32) -> Result<Connection, Error> {
+        let known = self.inner.state.lock().connections.get(&node).cloned();
+        if let Some(connection) = known.filter(|connection| connection.closed().is_none()) {
+            return Ok(connection);
+        }
+        let connection = self.connect_to(node).await?;
+        self.inner
+            .state
+            .lock()
+            .connections
+            .insert(node, connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection to the controller if metadata names one, else to any broker.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when no broker answers.
+    pub async fn controller(&self) -> Result<Connection, Error> {
+        let cluster = self.cluster();
+        if let Some(id) = cluster
+            .controller
+            .filter(|id| cluster.nodes.contains_key(id))
+            && let Ok(connection) = self.node(id).await
+        {
+            return Ok(connection);
+        }
+        self.any().await
+    }
+
+    /// A connection to any broker: the nodes known first, then the bootstrap addresses.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when no broker answers.
+    pub async fn any(&self) -> Result<Connection, Error> {
+        let (open, nodes) = {
+            let state = self.inner.state.lock();
+            let mut open = state
+                .connections
+                .values()
+                .chain(&state.bootstrap_connection);
+            let open = open
+                .find(|connection| connection.closed().is_none())
+                .cloned();
+            (
+                open,
+                state.cluster.nodes.keys().copied().collect::<Vec<_>>(),
+            )
+        };
+        if let Some(connection) = open {
+            return Ok(connection);
+        }
+        let mut last = None;
+        for address in &self.inner.bootstrap {
+            match Connection::connect(address, &self.inner.options.connection).await {
+                Ok(connection) => {
+                    self.inner.state.lock().bootstrap_connection = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        for node in nodes {
+            match self.node(node).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = Some(error),
+            }
+        }
+        let nothing = || Error::Closed {
+            address: String::new(),
+            reason: "no address given".to_owned(),
+        };
+        Err(Error::Unreachable {
+            last: Box::new(last.unwrap_or_else(nothing)),
+        })
+    }
+
+    /// Sends a request to the controller, repeating it while brokers are away or electing.
+    /// `refused` finds the error code that stands for the whole response.
+    pub(crate) async fn ask_controller<R: ApiRequest>(
+        &self,
+        request: &R,
+        refused: impl Fn(&R::Response) -> Option<ServerError>,
+    ) -> Result<R::Response, Error> {
+        let mut retry = self.retry();
+        loop {
+            let asked = async { self.controller().await?.send(request).await };
+            match asked.await {
+                Ok(response) => match refused(&response) {
+                    None => return Ok(response),
+                    Some(error) => {
+                        retry.after(Error::server(R::API.name(), error)).await?;
+                        // Another broker may be controller by now.
+                        self.fetch_metadata(Some(&[])).await?;
+                    }
+                },
+                Err(error) => retry.after(error).await?,
+            }
+        }
+    }
+
+    /// Asks for some topics, or for all. Returns those answered with an error.
+    async fn fetch_metadata(
+        &self,
+        topics: Option<&[&str]>,
+    ) -> Result<Vec<(String, ServerError)>, Error> {
+        let connection = self.any().await?;
+        let version = connection.version_of::<MetadataRequest>()?;
+        let named = topics.map(|names| {
+            let name = |name: &&str| {
+                let name = TopicName(StrBytes::from_string((*name).to_owned()));
+                MetadataRequestTopic::default().with_name(Some(name))
+            };
+            names.iter().map(name).collect::<Vec<_>>()
+        });
+        // Version 0 has no way to ask for no topic: there, an empty list means all.
+        let mut request = MetadataRequest::default().with_topics(named);
+        if version >= 4 {
+            request.allow_auto_topic_creation = self.inner.options.allow_auto_topic_creation;
+        } else {
+            request.allow_auto_topic_creation = true;
+        }
+        let response = connection.send_version(version, &request).await?;
+        let mut state = self.inner.state.lock();
+        let (cluster, failed) = state.cluster.updated(&response);
+        state.connections.retain(|id, open| {
+            // A broker that moved is dialled at its new address.
+            let address = cluster.nodes.get(id).map(|node| node.address());
+            open.closed().is_none() && address.as_deref() == Some(open.address())
+        });
+        state.cluster = Arc::new(cluster);
+        Ok(failed)
+    }
+
+    /// Pauses and a deadline for an operation that begins now.
+    pub(crate) fn retry(&self) -> Retry<'_> {
+        let options = &self.inner.options;
+        Retry {
+            options,
+            started: Instant::now(),
+            pause: options.retry_backoff,
+        }
+    }
+}
+
+/// When to try again: after pauses that grow tenfold at most, until
+/// [`ClientOptions::retry_timeout`].
+pub(crate) struct Retry<'a> {
+    options: &'a ClientOptions,
+    started: Instant,
+    pause: Duration,
+}
+
+impl Retry<'_> {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits before the next try, or returns the error if there should be none.
+    pub(crate) async fn after(&mut self, error: Error) -> Result<(), Error> {
+        if !error.is_retriable() {
+            return Err(error);
+        }
+        let after = self.elapsed();
+        if after + self.pause >= self.options.retry_timeout {
+            return Err(Error::Deadline {
+                after,
+                last: Box::new(error),
+            });
+        }
+        tracing::debug!(%error, pause = ?self.pause, "trying again");
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(self.options.retry_backoff * 10);
+        Ok(())
+    }
+}
+
+pub(crate) fn leader_of(topic: &Topic, partition: i32) -> Result<i32, Error> {
+    let refused = |code| {
+        let context = format!("topic {} partition {partition}", topic.name);
+        Error::server(
+            context,
+            ServerError {
+                code,
+                message: None,
+            },
+        )
+    };
+    let found = topic
+        .partition(partition)
+        .ok_or_else(|| refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+    found
+        .leader
+        .ok_or_else(|| refused(ErrorCode::LEADER_NOT_AVAILABLE))
+}
+
+fn with_port(address: &str) -> String {
+    let has_port = match address.rsplit_once(':') {
+        Some((host, port)) => {
+            port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+        }
+        None => false,
+    };
+    if has_port {
+        address.to_owned()
+    } else if address.contains(':') && !address.starts_with('[') {
+        format!("[{address}]:{DEFAULT_PORT}")
+    } else {
+        format!("{address}:{DEFAULT_PORT}")
+    }
+}

@@ -1,0 +1,173 @@
+//! The cluster as its metadata describes it: nodes, topics, leaders. A value, replaced as a whole
+//! by every refresh.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use klamm_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+use klamm_records::TopicId;
+
+use crate::error::ServerError;
+
+/// A broker as it advertises itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Broker id.
+    pub id: i32,
+    /// Advertised host.
+    pub host: String,
+    /// Advertised port.
+    pub port: u16,
+    /// Rack, if configured.
+    pub rack: Option<String>,
+}
+
+impl Node {
+    /// `host:port` as it is dialled.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// One partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Number within the topic.
+    pub index: i32,
+    /// Broker that leads it, if any does.
+    pub leader: Option<i32>,
+    /// Epoch of that leader; -1 when the broker did not say.
+    pub leader_epoch: i32,
+    /// Brokers that hold it, the preferred leader first.
+    pub replicas: Vec<i32>,
+    /// Replicas in sync.
+    pub in_sync: Vec<i32>,
+    /// Replicas that are not online.
+    pub offline: Vec<i32>,
+}
+
+/// A topic with all its partitions, sorted by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its identity; zero when the broker is too old to have one.
+    pub id: TopicId,
+    /// Whether the brokers keep it for themselves.
+    pub internal: bool,
+    /// The partitions by number.
+    pub partitions: Vec<Partition>,
+}
+
+impl Topic {
+    /// A partition by number.
+    pub fn partition(&self, index: i32) -> Option<&Partition> {
+        let at = self
+            .partitions
+            .binary_search_by_key(&index, |partition| partition.index)
+            .ok()?;
+        self.partitions.get(at)
+    }
+
+    /// Whether every partition has a leader.
+    pub fn has_all_leaders(&self) -> bool {
+        self.partitions
+            .iter()
+            .all(|partition| partition.leader.is_some())
+    }
+}
+
+/// What is known of a cluster. Topics are those that somebody asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// The cluster's id, if the broker said.
+    pub id: Option<String>,
+    /// Broker to send administrative requests to.
+    pub controller: Option<i32>,
+    /// Live brokers by id.
+    pub nodes: BTreeMap<i32, Node>,
+    /// Topics by name.
+    pub topics: BTreeMap<String, Arc<Topic>>,
+}
+
+impl Cluster {
+    /// This cluster with what a Metadata response says: nodes are replaced, topics that it names
+    /// are replaced or, if they no longer exist, dropped. The second value is the topics that the
+    /// broker answered with an error.
+    pub(crate) fn updated(
+        &self,
+        response: &MetadataResponse,
+    ) -> (Cluster, Vec<(String, ServerError)>) {
+        let mut cluster = Cluster {
+            id: response
+                .cluster_id
+                .as_ref()
+                .map(|id| id.to_string())
+                .or_else(|| self.id.clone()),
+            controller: (response.controller_id.0 >= 0).then_some(response.controller_id.0),
+            nodes: response
+                .brokers
+                .iter()
+                .filter_map(node)
+                .map(|node| (node.id, node))
+                .collect(),
+            topics: self.topics.clone(),
+        };
+        let mut failed = Vec::new();
+        for topic in &response.topics {
+            let Some(name) = topic.name.as_ref().map(|name| name.to_string()) else {
+                continue;
+            };
+            match ServerError::check(topic.error_code, None) {
+                Ok(()) => {
+                    cluster
+                        .topics
+                        .insert(name.clone(), Arc::new(read_topic(name, topic)));
+                }
+                Err(error) => {
+                    cluster.topics.remove(&name);
+                    failed.push((name, error));
+                }
+            }
+        }
+        (cluster, failed)
+    }
+}
+
+fn node(
+    broker: &klamm_protocol::messages::metadata_response::MetadataResponseBroker,
+) -> Option<Node> {
+    Some(Node {
+        id: broker.node_id.0,
+        host: broker.host.to_string(),
+        port: u16::try_from(broker.port).ok()?,
+        rack: broker.rack.as_ref().map(|rack| rack.to_string()),
+    })
+}
+
+fn read_topic(name: String, topic: &MetadataResponseTopic) -> Topic {
+    let ids = |nodes: &[klamm_protocol::messages::BrokerId]| nodes.iter().map(|id| id.0).collect();
+    let mut partitions: Vec<Partition> = topic
+        .partitions
+        .iter()
+        .map(|partition| Partition {
+            index: partition.partition_index,
+            leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
+            leader_epoch: partition.leader_epoch,
+            replicas: ids(&partition.replica_nodes),
+            in_sync: ids(&partition.isr_nodes),
+            offline: ids(&partition.offline_replicas),
+        })
+        .collect();
+    partitions.sort_by_key(|partition| partition.index);
+    Topic {
+        name,
+        id: TopicId(topic.topic_id),
+        internal: topic.is_internal,
+        partitions,
+    }
+}

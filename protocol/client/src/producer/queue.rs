@@ -1,0 +1,280 @@
+//! The records of one partition that are not yet acknowledged, in batches and in order.
+//!
+//! Invariants:
+//! - Batches are sent in the order of their ordinals. A batch that failed goes back to its place,
+//!   and from then on the partition sends one batch at a time until nothing that failed is left:
+//!   so a retry does not overtake what was sent before it.
+//! - A batch keeps the sequence number it was first sent with (KIP-98), so that the broker
+//!   recognises it when only the answer was lost.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::record::{NewMessage, Sequence};
+
+use super::{Acknowledged, Identity};
+
+/// A record and whoever waits for its fate.
+pub(super) struct Pending {
+    pub(super) message: NewMessage,
+    pub(super) size: usize,
+    pub(super) reply: oneshot::Sender<Result<Acknowledged, Error>>,
+}
+
+/// Records of one partition that travel together.
+pub(super) struct Batch {
+    /// Grows with age over all partitions of the producer.
+    pub(super) ordinal: u64,
+    pub(super) records: Vec<Pending>,
+    pub(super) bytes: usize,
+    pub(super) created: Instant,
+    pub(super) sequence: Option<Sequence>,
+    pub(super) attempts: u32,
+    /// Whether a broker may have appended it without this producer knowing.
+    pub(super) maybe_appended: bool,
+    pub(super) last_error: Option<Error>,
+}
+
+impl Batch {
+    pub(super) fn new(ordinal: u64) -> Batch {
+        Batch {
+            ordinal,
+            records: Vec::new(),
+            bytes: 0,
+            created: Instant::now(),
+            sequence: None,
+            attempts: 0,
+            maybe_appended: false,
+            last_error: None,
+        }
+    }
+
+    fn push(&mut self, record: Pending) {
+        self.bytes += record.size;
+        self.records.push(record);
+    }
+
+    /// Tells every waiter the offset of its record; -1 stands for an unknown one.
+    pub(super) fn succeed(self, partition: i32, base_offset: i64, append_time: i64) -> usize {
+        for (index, record) in self.records.into_iter().enumerate() {
+            let index = i64::try_from(index).expect("a batch is counted in 32 bits");
+            let created = record.message.timestamp.unwrap_or(-1);
+            let acknowledged = Acknowledged {
+                partition,
+                offset: if base_offset < 0 {
+                    -1
+                } else {
+                    base_offset + index
+                },
+                timestamp: if append_time < 0 {
+                    created
+                } else {
+                    append_time
+                },
+            };
+            // The receiver may be gone: not everybody wants to know.
+            drop(record.reply.send(Ok(acknowledged)));
+        }
+        self.bytes
+    }
+
+    /// Tells every waiter that its record is lost.
+    pub(super) fn fail(self, error: &Error) -> usize {
+        for record in self.records {
+            drop(record.reply.send(Err(error.clone())));
+        }
+        self.bytes
+    }
+
+    /// Cuts a batch that is too large for the broker in two; sequence numbers stay contiguous.
+    /// `ordinal` is the second half's and must lie between this one's and the next batch's.
+    fn split(mut self) -> (Batch, Batch) {
+        let second = self.records.split_off(self.records.len() / 2);
+        let size = |records: &[Pending]| records.iter().map(|record| record.size).sum();
+        let half = Batch {
+            ordinal: self.ordinal,
+            bytes: size(&second),
+            records: second,
+            created: self.created,
+            sequence: self
+                .sequence
+                .map(|sequence| sequence.after(self.records.len())),
+            attempts: self.attempts,
+            maybe_appended: self.maybe_appended,
+            last_error: self.last_error.clone(),
+        };
+        self.bytes = size(&self.records);
+        (self, half)
+    }
+}
+
+/// When a batch is worth sending.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) batch_bytes: usize,
+    pub(super) linger: Duration,
+}
+
+/// Whether a partition has something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Nothing, until a record or an answer comes.
+    Blocked,
+    /// Not before that time.
+    At(Instant),
+    /// Yes.
+    Now,
+}
+
+/// Unacknowledged batches of one partition.
+#[derive(Default)]
+pub(super) struct PartitionQueue {
+    /// Waiting to be sent, oldest first; the last may still be filling.
+    waiting: VecDeque<Batch>,
+    in_flight: usize,
+    next_sequence: i32,
+    /// Not sent before that time: the last try failed.
+    pub(super) paused_until: Option<Instant>,
+}
+
+impl PartitionQueue {
+    /// Adds a record to the newest batch, or to a new one if it is full or was sent before. `true`
+    /// if a batch was opened, which then uses up `ordinal`.
+    pub(super) fn push(&mut self, record: Pending, batch_bytes: usize, ordinal: u64) -> bool {
+        if let Some(last) = self.waiting.back_mut()
+            && last.attempts == 0
+            && last.bytes + record.size <= batch_bytes
+        {
+            last.push(record);
+            return false;
+        }
+        let mut batch = Batch::new(ordinal);
+        batch.push(record);
+        self.waiting.push_back(batch);
+        true
+    }
+
+    /// When the oldest waiting batch may be sent: at once if it is full or was sent before or is
+    /// asked for (`flush_below`), else when it has lingered.
+    pub(super) fn readiness(&self, now: Instant, limits: &Limits, flush_below: u64) -> Readiness {
+        let Some(oldest) = self.waiting.front() else {
+            return Readiness::Blocked;
+        };
+        let retried = oldest.attempts > 0;
+        if retried && self.in_flight > 0 {
+            return Readiness::Blocked;
+        }
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return Readiness::At(until);
+        }
+        let full = self.waiting.len() > 1 || oldest.bytes >= limits.batch_bytes;
+        let lingered = oldest.created + limits.linger;
+        if full || retried || oldest.ordinal < flush_below || lingered <= now {
+            Readiness::Now
+        } else {
+            Readiness::At(lingered)
+        }
+    }
+
+    /// Bytes of the oldest waiting batch.
+    pub(super) fn next_bytes(&self) -> usize {
+        self.waiting.front().map_or(0, |batch| batch.bytes)
+    }
+
+    /// Takes the oldest batch to be sent, with a sequence number if the producer is idempotent.
+    pub(super) fn take(&mut self, identity: Option<Identity>) -> Option<Batch> {
+        let mut batch = self.waiting.pop_front()?;
+        if let Some(Identity {
+            producer_id,
+            producer_epoch,
+        }) = identity
+            && batch.sequence.is_none()
+        {
+            let sequence = Sequence {
+                producer_id,
+                producer_epoch,
+                base: self.next_sequence,
+            };
+            self.next_sequence = sequence.after(batch.records.len()).base;
+            batch.sequence = Some(sequence);
+        }
+        batch.attempts += 1;
+        self.in_flight += 1;
+        Some(batch)
+    }
+
+    /// A batch that was taken is answered, for good or ill.
+    pub(super) fn answered(&mut self) {
+        self.in_flight = self
+            .in_flight
+            .checked_sub(1)
+            .expect("only what was taken is answered");
+    }
+
+    /// Puts a batch that failed back to its place.
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        let at = self
+            .waiting
+            .partition_point(|waiting| waiting.ordinal < batch.ordinal);
+        self.waiting.insert(at, batch);
+    }
+
+    /// Puts a batch back as two halves.
+    pub(super) fn put_back_split(&mut self, batch: Batch) {
+        let (first, second) = batch.split();
+        self.put_back(second);
+        self.put_back(first);
+    }
+
+    /// Takes out a batch that nobody should wait for any longer.
+    pub(super) fn take_expired(
+        &mut self,
+        now: Instant,
+        delivery_timeout: Duration,
+    ) -> Option<Batch> {
+        self.waiting
+            .pop_front_if(|oldest| oldest.created + delivery_timeout <= now)
+    }
+
+    /// When the oldest waiting batch expires.
+    pub(super) fn expiry(&self, delivery_timeout: Duration) -> Option<Instant> {
+        Some(self.waiting.front()?.created + delivery_timeout)
+    }
+
+    /// Whether a batch older than `ordinal` waits, or any batch is in flight.
+    pub(super) fn has_others_before(&self, ordinal: u64) -> bool {
+        self.in_flight > 0
+            || self
+                .waiting
+                .front()
+                .is_some_and(|oldest| oldest.ordinal < ordinal)
+    }
+
+    /// Takes out everything that waits.
+    pub(super) fn take_all(&mut self) -> VecDeque<Batch> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Starts the sequence anew, for a new producer identity. Takes out the batches that the old
+    /// identity may have appended: nobody could tell a duplicate any more.
+    pub(super) fn restart_sequence(&mut self) -> Vec<Batch> {
+        assert_eq!(
+            self.in_flight, 0,
+            "an identity changes when nothing is in flight"
+        );
+        self.next_sequence = 0;
+        let (doubtful, mut kept): (Vec<Batch>, Vec<Batch>) = self
+            .waiting
+            .drain(..)
+            .partition(|batch| batch.maybe_appended);
+        for batch in &mut kept {
+            batch.sequence = None;
+        }
+        self.waiting = kept.into();
+        doubtful
+    }
+}
