@@ -23,7 +23,9 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock whose monotonic origin is now.
     pub fn new() -> SystemClock {
-        SystemClock { origin: Instant::now() }
+        SystemClock {
+            origin: Instant::now(),
+        }
     }
 }
 
@@ -36,7 +38,9 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
         // A machine whose clock stands before 1970 gets the epoch: no timestamp is negative.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -55,7 +59,10 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock whose wall time is `now_ms` and whose monotonic time is zero.
     pub fn at(now_ms: i64) -> ManualClock {
-        ManualClock { now_ms: AtomicI64::new(now_ms), monotonic_ns: AtomicU64::new(0) }
+        ManualClock {
+            now_ms: AtomicI64::new(now_ms),
+            monotonic_ns: AtomicU64::new(0),
+        }
     }
 
     /// Lets `by` pass on both clocks.
@@ -91,9 +98,15 @@ mod tests {
         let clock = ManualClock::at(1_000);
         assert_eq!((clock.now_ms(), clock.monotonic()), (1_000, Duration::ZERO));
         clock.advance(Duration::from_millis(250));
-        assert_eq!((clock.now_ms(), clock.monotonic()), (1_250, Duration::from_millis(250)));
+        assert_eq!(
+            (clock.now_ms(), clock.monotonic()),
+            (1_250, Duration::from_millis(250))
+        );
         clock.set_wall(7);
-        assert_eq!((clock.now_ms(), clock.monotonic()), (7, Duration::from_millis(250)));
+        assert_eq!(
+            (clock.now_ms(), clock.monotonic()),
+            (7, Duration::from_millis(250))
+        );
     }
 
     #[test]

@@ -11,11 +11,11 @@ pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
 pub use index::{Index, IndexBatch, IndexStore, MemoryIndexStore, RocksIndexStore};
 pub use producers::{ProducerStates, SequenceCheck};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use klamm_records::{BatchHeader, EntryId, GroupId, STAMP_LEN};
+use klamm_records::{BatchHeader, EntryId, GroupId};
 
 /// One entry of a group's Raft log.
 #[derive(Clone, Debug)]

@@ -117,7 +117,10 @@ fn sequence_after(sequence: i32, steps: i32) -> i32 {
 /// count: both agree when a batch is produced, but compaction removes records and not sequences.
 fn sequences(header: &BatchHeader) -> (i32, i32) {
     let first = header.base_sequence;
-    (first, sequence_after(first, header.last_offset_delta.max(0)))
+    (
+        first,
+        sequence_after(first, header.last_offset_delta.max(0)),
+    )
 }
 
 impl ProducerState {
@@ -158,7 +161,9 @@ impl ProducerState {
 
     fn duplicate_of(&self, header: &BatchHeader) -> Option<&SequencedBatch> {
         let wanted = sequences(header);
-        self.batches().iter().find(|batch| (batch.first_sequence, batch.last_sequence) == wanted)
+        self.batches()
+            .iter()
+            .find(|batch| (batch.first_sequence, batch.last_sequence) == wanted)
     }
 
     fn check(&self, header: &BatchHeader) -> SequenceCheck {
@@ -174,7 +179,9 @@ impl ProducerState {
             // A new epoch, or one that so far only a transaction marker has named.
             None => 0,
         };
-        if found == current && let Some(batch) = self.duplicate_of(header) {
+        if found == current
+            && let Some(batch) = self.duplicate_of(header)
+        {
             return SequenceCheck::Duplicate {
                 base_offset: batch.base_offset,
                 last_offset: batch.last_offset,
@@ -184,7 +191,10 @@ impl ProducerState {
         if header.base_sequence == expected {
             SequenceCheck::Append
         } else {
-            SequenceCheck::OutOfOrder { expected, found: header.base_sequence }
+            SequenceCheck::OutOfOrder {
+                expected,
+                found: header.base_sequence,
+            }
         }
     }
 }
@@ -248,20 +258,23 @@ impl ProducerStates {
     pub fn expire(&mut self, now_ms: i64, ttl_ms: u64) -> usize {
         let before = self.producers.len();
         let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-        self.producers.retain(|_, p| now_ms.saturating_sub(p.last_activity_ms) < ttl_ms);
+        self.producers
+            .retain(|_, p| now_ms.saturating_sub(p.last_activity_ms) < ttl_ms);
         before - self.producers.len()
     }
 
     /// All producers by ascending id.
     pub fn iter(&self) -> impl Iterator<Item = ProducerInfo> + '_ {
-        self.producers.iter().map(|(&producer_id, producer)| ProducerInfo {
-            producer_id,
-            producer_epoch: producer.epoch,
-            last_sequence: producer.last().map_or(-1, |batch| batch.last_sequence),
-            last_offset: producer.last().map_or(-1, |batch| batch.last_offset),
-            last_timestamp: producer.last_timestamp,
-            last_activity_ms: producer.last_activity_ms,
-        })
+        self.producers
+            .iter()
+            .map(|(&producer_id, producer)| ProducerInfo {
+                producer_id,
+                producer_epoch: producer.epoch,
+                last_sequence: producer.last().map_or(-1, |batch| batch.last_sequence),
+                last_offset: producer.last().map_or(-1, |batch| batch.last_offset),
+                last_timestamp: producer.last_timestamp,
+                last_activity_ms: producer.last_activity_ms,
+            })
     }
 
     /// The state as bytes. Version 1, all numbers little-endian: version u8, producers u32; per
@@ -302,7 +315,12 @@ impl ProducerStates {
             let id = i64::from_le_bytes(input.take()?);
             let producer = input.producer()?;
             // Ascending and never negative, as written; anything else is not what we wrote.
-            if id < 0 || states.producers.last_key_value().is_some_and(|(&last, _)| last >= id) {
+            if id < 0
+                || states
+                    .producers
+                    .last_key_value()
+                    .is_some_and(|(&last, _)| last >= id)
+            {
                 return Err(ProducersError::Corrupt("producer ids do not ascend"));
             }
             states.producers.insert(id, producer);
@@ -320,8 +338,10 @@ struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], ProducersError> {
-        let (head, rest) =
-            self.0.split_first_chunk().ok_or(ProducersError::Corrupt("ends too early"))?;
+        let (head, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(ProducersError::Corrupt("ends too early"))?;
         self.0 = rest;
         Ok(*head)
     }

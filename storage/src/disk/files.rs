@@ -65,10 +65,18 @@ impl OpenFiles {
     fn insert(&mut self, key: FileKey, file: Arc<dyn DiskFile>, max: usize) -> Vec<Slot> {
         let mut closed: Vec<Slot> = self.take(key).into_iter().collect();
         self.tick += 1;
-        self.files.insert(key, Slot { file, used: self.tick });
+        self.files.insert(
+            key,
+            Slot {
+                file,
+                used: self.tick,
+            },
+        );
         self.by_use.insert(self.tick, key);
         while self.files.len() > max {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            let Some((_, oldest)) = self.by_use.pop_first() else {
+                break;
+            };
             closed.extend(self.files.remove(&oldest));
         }
         closed
@@ -84,7 +92,11 @@ impl OpenFiles {
 impl FileCache {
     /// A cache of at most `max` files (at least one).
     pub fn new(disk: Arc<dyn Disk>, max: usize) -> FileCache {
-        FileCache { disk, max: max.max(1), open: Mutex::default() }
+        FileCache {
+            disk,
+            max: max.max(1),
+            open: Mutex::default(),
+        }
     }
 
     /// The file of `key` for reading and writing; `path` names it if it has to be opened.
@@ -148,7 +160,12 @@ impl FileCache {
     pub fn remove_group(&self, group: GroupId) {
         let mut open = self.open.lock();
         open.removals += 1;
-        let keys: Vec<FileKey> = open.files.keys().filter(|k| k.group == group).copied().collect();
+        let keys: Vec<FileKey> = open
+            .files
+            .keys()
+            .filter(|k| k.group == group)
+            .copied()
+            .collect();
         let closed: Vec<Slot> = keys.into_iter().filter_map(|key| open.take(key)).collect();
         drop(open);
         drop(closed);

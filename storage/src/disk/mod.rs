@@ -131,7 +131,10 @@ pub trait DiskFile: Send + Sync {
         if self.read_at(buffer, position)? == buffer.len() {
             return Ok(());
         }
-        let what = format!("{} bytes from {position} reach past the end of the file", buffer.len());
+        let what = format!(
+            "{} bytes from {position} reach past the end of the file",
+            buffer.len()
+        );
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, what))
     }
 }
@@ -143,5 +146,8 @@ fn total_len(slices: &[io::IoSlice<'_>]) -> u64 {
 
 /// An error that says what was tried on which path; kind is kept (`StorageFull` stays that).
 fn context(operation: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{operation} {}: {error}", path.display()))
+    io::Error::new(
+        error.kind(),
+        format!("{operation} {}: {error}", path.display()),
+    )
 }

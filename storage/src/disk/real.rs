@@ -9,15 +9,13 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::{
-    DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, total_len,
-};
+use super::{DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, total_len};
 
 /// Slices that one `pwritev` takes at most (Linux's UIO_MAXIOV).
 const MAX_SLICES: usize = 1024;
 
 /// Zeros written at a time where the file system cannot reserve space.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Files through the operating system's page cache.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +28,11 @@ struct RealFile {
 
 /// `Path::parent` of a relative name is the empty path, which the system does not open.
 fn openable(dir: &Path) -> &Path {
-    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
+    if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    }
 }
 
 impl Disk for RealDisk {
@@ -52,7 +54,10 @@ impl Disk for RealDisk {
                 return Err(context("open", path, &what));
             }
         }
-        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+        Ok(Arc::new(RealFile {
+            file,
+            path: path.to_owned(),
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -77,7 +82,10 @@ impl Disk for RealDisk {
             for entry in fs::read_dir(openable(dir))? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+                entries.push(DirEntry {
+                    name,
+                    is_dir: entry.file_type()?.is_dir(),
+                });
             }
             entries.sort();
             Ok(entries)
@@ -116,7 +124,9 @@ impl Disk for RealDisk {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = Vec::new();
-                file.take(512).read_to_end(&mut text).map_err(|e| context("read", path, &e))?;
+                file.take(512)
+                    .read_to_end(&mut text)
+                    .map_err(|e| context("read", path, &e))?;
                 let owner = String::from_utf8_lossy(&text).trim().to_owned();
                 return Err(LockError::Held { owner });
             }
@@ -127,7 +137,9 @@ impl Disk for RealDisk {
             file.write_all(owner.as_bytes())
         };
         write().map_err(|e| context("write", path, &e))?;
-        Ok(DiskLock { held: Box::new(file) })
+        Ok(DiskLock {
+            held: Box::new(file),
+        })
     }
 }
 
@@ -161,7 +173,9 @@ impl RealFile {
 
     fn fill_with_zeros(&self, mut from: u64, to: u64) -> io::Result<()> {
         while from < to {
-            let piece = usize::try_from(to - from).unwrap_or(usize::MAX).min(ZEROS.len());
+            let piece = usize::try_from(to - from)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
             self.file.write_all_at(&ZEROS[..piece], from)?;
             from += piece as u64;
         }
@@ -197,7 +211,8 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         let mut slices = slices.to_vec();
-        self.write_all(&mut slices, position).map_err(|e| self.failed("write", &e))
+        self.write_all(&mut slices, position)
+            .map_err(|e| self.failed("write", &e))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -205,14 +220,21 @@ impl DiskFile for RealFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata().map_err(|e| self.failed("stat", &e))?.len())
+        Ok(self
+            .file
+            .metadata()
+            .map_err(|e| self.failed("stat", &e))?
+            .len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).map_err(|e| self.failed("set the length of", &e))
+        self.file
+            .set_len(len)
+            .map_err(|e| self.failed("set the length of", &e))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.reserve(len).map_err(|e| self.failed("reserve space for", &e))
+        self.reserve(len)
+            .map_err(|e| self.failed("reserve space for", &e))
     }
 }

@@ -81,12 +81,17 @@ pub(super) fn offset(offset: i64) -> u64 {
 
 /// The offset of a key's number.
 pub(super) fn offset_of(number: u64) -> Result<i64, IndexError> {
-    i64::try_from(number)
-        .map_err(|_| IndexError::Corrupt { table: "segments", what: "negative offset" })
+    i64::try_from(number).map_err(|_| IndexError::Corrupt {
+        table: "segments",
+        what: "negative offset",
+    })
 }
 
 fn key_of(numbers: &[u64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+    numbers
+        .iter()
+        .flat_map(|number| number.to_be_bytes())
+        .collect()
 }
 
 /// Behind every key that starts with `prefix`.
@@ -127,9 +132,10 @@ pub(super) fn offset_key(group: GroupId, segment_base: i64, base_offset: i64) ->
 
 /// The group of a row in `groups`.
 pub(super) fn decode_group(key: &[u8]) -> Result<GroupId, IndexError> {
-    let bytes = key
-        .try_into()
-        .map_err(|_| IndexError::Corrupt { table: "groups", what: "key is not one number" })?;
+    let bytes = key.try_into().map_err(|_| IndexError::Corrupt {
+        table: "groups",
+        what: "key is not one number",
+    })?;
     Ok(GroupId(u64::from_be_bytes(bytes)))
 }
 
@@ -137,7 +143,10 @@ pub(super) fn decode_group(key: &[u8]) -> Result<GroupId, IndexError> {
 pub(super) fn decode_number(table: Table, key: &[u8]) -> Result<u64, IndexError> {
     key.get(8..)
         .and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)))
-        .ok_or(IndexError::Corrupt { table: table.name(), what: "key is not two numbers" })
+        .ok_or(IndexError::Corrupt {
+            table: table.name(),
+            what: "key is not two numbers",
+        })
 }
 
 pub(super) fn encode_sparse(entry: &SparseEntry) -> Vec<u8> {
@@ -152,14 +161,19 @@ pub(super) fn encode_sparse(entry: &SparseEntry) -> Vec<u8> {
 }
 
 pub(super) fn decode_sparse(row: &[u8]) -> Result<SparseEntry, IndexError> {
-    let corrupt = |what| IndexError::Corrupt { table: "offsets", what };
+    let corrupt = |what| IndexError::Corrupt {
+        table: "offsets",
+        what,
+    };
     match row.first() {
         Some(&SPARSE_VERSION) if row.len() == SPARSE_LEN => {}
         Some(&SPARSE_VERSION) => return Err(corrupt("wrong length")),
         _ => return Err(corrupt("unknown version")),
     }
     let number = |at: usize| -> Result<[u8; 8], IndexError> {
-        let field = row.get(1 + at * 8..9 + at * 8).and_then(|bytes| bytes.try_into().ok());
+        let field = row
+            .get(1 + at * 8..9 + at * 8)
+            .and_then(|bytes| bytes.try_into().ok());
         field.ok_or(corrupt("wrong length"))
     };
     let entry = SparseEntry {
@@ -177,12 +191,16 @@ pub(super) fn decode_sparse(row: &[u8]) -> Result<SparseEntry, IndexError> {
 
 /// The format number of a row in `meta`, refused if this program is too old for it.
 pub(super) fn check_format(row: &[u8]) -> Result<(), IndexError> {
-    let bytes = row
-        .try_into()
-        .map_err(|_| IndexError::Corrupt { table: "meta", what: "format is not a number" })?;
+    let bytes = row.try_into().map_err(|_| IndexError::Corrupt {
+        table: "meta",
+        what: "format is not a number",
+    })?;
     let found = u32::from_le_bytes(bytes);
     if found > FORMAT {
-        return Err(IndexError::NewerFormat { found, known: FORMAT });
+        return Err(IndexError::NewerFormat {
+            found,
+            known: FORMAT,
+        });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! promise, that a commit happens whole or not at all and survives a crash once it happened.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::keys::Table;
-use super::{Change, Index, IndexError, IndexStore, Row, Rows};
+use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 use crate::disk::FaultDisk;
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Bytes>>;
@@ -32,21 +32,32 @@ impl MemoryIndexStore {
     /// An empty index on the machine of `disk`: each commit counts as one sync of a file named
     /// `index` there, so that it fails or finds the power cut like any other.
     pub fn on(disk: FaultDisk) -> MemoryIndexStore {
-        MemoryIndexStore { committed: Arc::default(), disk: Some(disk) }
+        MemoryIndexStore {
+            committed: Arc::default(),
+            disk: Some(disk),
+        }
     }
 
     /// What is found after the crash that turned the machine into `disk`: every finished commit.
     /// The former handles do not reach it any more.
     pub fn after_crash(&self, disk: FaultDisk) -> MemoryIndexStore {
         let committed = self.committed.read().clone();
-        MemoryIndexStore { committed: Arc::new(RwLock::new(committed)), disk: Some(disk) }
+        MemoryIndexStore {
+            committed: Arc::new(RwLock::new(committed)),
+            disk: Some(disk),
+        }
     }
 }
 
 impl IndexStore for MemoryIndexStore {
     fn open(&self, _dir: &Path) -> Result<Index, IndexError> {
-        let rows = MemoryRows { committed: Arc::clone(&self.committed), disk: self.disk.clone() };
-        Ok(Index { rows: Box::new(rows) })
+        let rows = MemoryRows {
+            committed: Arc::clone(&self.committed),
+            disk: self.disk.clone(),
+        };
+        Ok(Index {
+            rows: Box::new(rows),
+        })
     }
 
     fn exists(&self, _dir: &Path) -> bool {
@@ -66,18 +77,27 @@ struct MemoryRows {
 
 impl Rows for MemoryRows {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
-        Ok(self.committed.read().get(&table).and_then(|rows| rows.get(key)).cloned())
+        Ok(self
+            .committed
+            .read()
+            .get(&table)
+            .and_then(|rows| rows.get(key))
+            .cloned())
     }
 
     fn first(&self, table: Table, from: &[u8], below: &[u8]) -> Result<Option<Row>, IndexError> {
         let tables = self.committed.read();
-        let found = tables.get(&table).and_then(|rows| range(rows, from, below).next());
+        let found = tables
+            .get(&table)
+            .and_then(|rows| range(rows, from, below).next());
         Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn last(&self, table: Table, from: &[u8], below: &[u8]) -> Result<Option<Row>, IndexError> {
         let tables = self.committed.read();
-        let found = tables.get(&table).and_then(|rows| range(rows, from, below).next_back());
+        let found = tables
+            .get(&table)
+            .and_then(|rows| range(rows, from, below).next_back());
         Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
 
@@ -86,10 +106,14 @@ impl Rows for MemoryRows {
         table: Table,
         from: &[u8],
         below: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError> {
         let tables = self.committed.read();
-        for (key, value) in tables.get(&table).into_iter().flat_map(|r| range(r, from, below)) {
+        for (key, value) in tables
+            .get(&table)
+            .into_iter()
+            .flat_map(|r| range(r, from, below))
+        {
             if visit(key, value).is_break() {
                 break;
             }
@@ -100,23 +124,28 @@ impl Rows for MemoryRows {
     fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError> {
         let mut tables = self.committed.write();
         if let Some(disk) = &self.disk {
-            disk.sync_elsewhere(Path::new("index")).map_err(|e| IndexError::Failed {
-                operation: "commit",
-                cause: e.to_string().into(),
-            })?;
+            disk.sync_elsewhere(Path::new("index"))
+                .map_err(|e| IndexError::Failed {
+                    operation: "commit",
+                    cause: e.to_string().into(),
+                })?;
         }
         for change in changes {
             match change {
                 Change::Put { table, key, value } => {
-                    tables.entry(table).or_default().insert(key, Bytes::from(value));
+                    tables
+                        .entry(table)
+                        .or_default()
+                        .insert(key, Bytes::from(value));
                 }
                 Change::Delete { table, key } => {
                     tables.entry(table).or_default().remove(&key);
                 }
                 Change::DeleteRange { table, from, below } => {
                     let rows = tables.entry(table).or_default();
-                    let gone: Vec<Vec<u8>> =
-                        range(rows, &from, &below).map(|(key, _)| key.clone()).collect();
+                    let gone: Vec<Vec<u8>> = range(rows, &from, &below)
+                        .map(|(key, _)| key.clone())
+                        .collect();
                     for key in gone {
                         rows.remove(&key);
                     }

@@ -85,13 +85,26 @@ pub trait IndexStore: Send + Sync {
 /// One change to the rows.
 #[derive(Clone, Debug)]
 enum Change {
-    Put { table: Table, key: Vec<u8>, value: Vec<u8> },
-    Delete { table: Table, key: Vec<u8> },
+    Put {
+        table: Table,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+    },
     /// Every key in `from..below`.
-    DeleteRange { table: Table, from: Vec<u8>, below: Vec<u8> },
+    DeleteRange {
+        table: Table,
+        from: Vec<u8>,
+        below: Vec<u8>,
+    },
 }
 
 type Row = (Vec<u8>, Bytes);
+/// Takes a key and its value.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Ordered rows by table: what RocksDB and memory have in common.
 trait Rows: Send + Sync {
@@ -106,7 +119,7 @@ trait Rows: Send + Sync {
         table: Table,
         from: &[u8],
         below: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError>;
     /// Makes the changes, which take effect in their order, durable: all or none.
     fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError>;
@@ -140,7 +153,8 @@ impl IndexBatch {
     }
 
     fn delete_range(&mut self, table: Table, from: Vec<u8>, below: Vec<u8>) {
-        self.changes.push(Change::DeleteRange { table, from, below });
+        self.changes
+            .push(Change::DeleteRange { table, from, below });
     }
 
     /// Sets the store-wide marker (from which journal file a start has to replay).
@@ -155,7 +169,11 @@ impl IndexBatch {
 
     /// Sets what is known of a segment.
     pub fn put_segment(&mut self, group: GroupId, base_offset: i64, row: Vec<u8>) {
-        self.put(Table::Segments, numbered_key(group, keys::offset(base_offset)), row);
+        self.put(
+            Table::Segments,
+            numbered_key(group, keys::offset(base_offset)),
+            row,
+        );
     }
 
     /// Indexes a batch, by offset and by Raft index.
@@ -163,7 +181,11 @@ impl IndexBatch {
         let row = keys::encode_sparse(entry);
         let by_offset = offset_key(group, entry.segment_base, entry.base_offset);
         self.put(Table::Offsets, by_offset, row.clone());
-        self.put(Table::RaftPositions, numbered_key(group, entry.raft_index), row);
+        self.put(
+            Table::RaftPositions,
+            numbered_key(group, entry.raft_index),
+            row,
+        );
     }
 
     /// Stores a Raft entry that is not a batch (blank, membership, command).
@@ -179,9 +201,17 @@ impl IndexBatch {
     /// Removes everything about a group.
     pub fn delete_group(&mut self, group: GroupId) {
         for table in [Table::Groups, Table::Producers] {
-            self.changes.push(Change::Delete { table, key: group_key(group) });
+            self.changes.push(Change::Delete {
+                table,
+                key: group_key(group),
+            });
         }
-        for table in [Table::Segments, Table::Offsets, Table::RaftPositions, Table::RaftEntries] {
+        for table in [
+            Table::Segments,
+            Table::Offsets,
+            Table::RaftPositions,
+            Table::RaftEntries,
+        ] {
             self.delete_range(table, group_key(group), group_end(group));
         }
     }
@@ -192,7 +222,10 @@ impl IndexBatch {
         let key = numbered_key(group, keys::offset(base_offset));
         let below = segment_end(group, base_offset);
         self.delete_range(Table::Offsets, key.clone(), below);
-        self.changes.push(Change::Delete { table: Table::Segments, key });
+        self.changes.push(Change::Delete {
+            table: Table::Segments,
+            key,
+        });
     }
 
     /// Removes what lies at and behind `offset`, which is in the segment `segment_base` or its
@@ -235,13 +268,18 @@ impl Index {
     pub fn groups(&self) -> Result<Vec<(GroupId, Bytes)>, IndexError> {
         let mut groups = Vec::new();
         let mut bad = None;
-        self.rows.scan(Table::Groups, &[], &keys::TABLE_END, &mut |key, value| {
-            match keys::decode_group(key) {
-                Ok(group) => groups.push((group, Bytes::copy_from_slice(value))),
-                Err(e) => bad = Some(e),
-            }
-            if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        self.rows
+            .scan(Table::Groups, &[], &keys::TABLE_END, &mut |key, value| {
+                match keys::decode_group(key) {
+                    Ok(group) => groups.push((group, Bytes::copy_from_slice(value))),
+                    Err(e) => bad = Some(e),
+                }
+                if bad.is_some() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
         bad.map_or(Ok(groups), Err)
     }
 
@@ -252,9 +290,15 @@ impl Index {
 
     /// A group's segments, by base offset, ascending.
     pub fn segments(&self, group: GroupId) -> Result<Vec<(i64, Bytes)>, IndexError> {
-        let rows =
-            self.numbered(Table::Segments, &group_key(group), &group_end(group), usize::MAX)?;
-        rows.into_iter().map(|(base, row)| Ok((keys::offset_of(base)?, row))).collect()
+        let rows = self.numbered(
+            Table::Segments,
+            &group_key(group),
+            &group_end(group),
+            usize::MAX,
+        )?;
+        rows.into_iter()
+            .map(|(base, row)| Ok((keys::offset_of(base)?, row)))
+            .collect()
     }
 
     /// A group's producer state.
@@ -300,8 +344,9 @@ impl Index {
         timestamp: i64,
     ) -> Result<Option<SparseEntry>, IndexError> {
         let earlier = |entry: &SparseEntry| entry.max_timestamp < timestamp;
-        let Some(mut low) =
-            self.at_or_above_offset(group, segment_base, segment_base)?.filter(earlier)
+        let Some(mut low) = self
+            .at_or_above_offset(group, segment_base, segment_base)?
+            .filter(earlier)
         else {
             return Ok(None);
         };
@@ -330,12 +375,16 @@ impl Index {
         index: u64,
     ) -> Result<Option<SparseEntry>, IndexError> {
         let below = keys::after_index(group, index);
-        self.sparse(self.rows.last(Table::RaftPositions, &group_key(group), &below)?)
+        self.sparse(
+            self.rows
+                .last(Table::RaftPositions, &group_key(group), &below)?,
+        )
     }
 
     /// A Raft entry that is not a batch.
     pub fn raft_entry(&self, group: GroupId, index: u64) -> Result<Option<Bytes>, IndexError> {
-        self.rows.get(Table::RaftEntries, &numbered_key(group, index))
+        self.rows
+            .get(Table::RaftEntries, &numbered_key(group, index))
     }
 
     /// At most `limit` Raft entries that are not batches, with `range.start <= index < range.end`.
@@ -345,7 +394,10 @@ impl Index {
         range: std::ops::Range<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, Bytes)>, IndexError> {
-        let (from, below) = (numbered_key(group, range.start), numbered_key(group, range.end));
+        let (from, below) = (
+            numbered_key(group, range.start),
+            numbered_key(group, range.end),
+        );
         self.numbered(Table::RaftEntries, &from, &below, limit)
     }
 
@@ -356,18 +408,25 @@ impl Index {
         index: u64,
     ) -> Result<Option<(u64, Bytes)>, IndexError> {
         let below = keys::after_index(group, index);
-        let row = self.rows.last(Table::RaftEntries, &group_key(group), &below)?;
+        let row = self
+            .rows
+            .last(Table::RaftEntries, &group_key(group), &below)?;
         row.map(|(key, value)| Ok((keys::decode_number(Table::RaftEntries, &key)?, value)))
             .transpose()
     }
 
     /// Makes a batch durable, all of it or nothing. Blocks for as long as the disk takes.
     pub fn commit(&self, batch: IndexBatch) -> Result<(), IndexError> {
-        if batch.is_empty() { Ok(()) } else { self.rows.commit(batch.changes) }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            self.rows.commit(batch.changes)
+        }
     }
 
     fn sparse(&self, row: Option<Row>) -> Result<Option<SparseEntry>, IndexError> {
-        row.map(|(_, value)| keys::decode_sparse(&value)).transpose()
+        row.map(|(_, value)| keys::decode_sparse(&value))
+            .transpose()
     }
 
     fn numbered(

@@ -17,7 +17,7 @@ use rocksdb::{
 };
 
 use super::keys::{self, FORMAT, Table};
-use super::{Change, Index, IndexError, IndexStore, Row, Rows};
+use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 
 /// Memtable size per column family. Small: only a commit's own rows are ever in it.
 const WRITE_BUFFER_BYTES: usize = 2 << 20;
@@ -33,11 +33,17 @@ const MAX_SINGLE_DELETES: usize = 32;
 pub struct RocksIndexStore;
 
 fn failed(operation: &'static str) -> impl Fn(rocksdb::Error) -> IndexError {
-    move |error| IndexError::Failed { operation, cause: error.into_string().into() }
+    move |error| IndexError::Failed {
+        operation,
+        cause: error.into_string().into(),
+    }
 }
 
 fn failed_io(operation: &'static str) -> impl Fn(io::Error) -> IndexError {
-    move |error| IndexError::Failed { operation, cause: error.to_string().into() }
+    move |error| IndexError::Failed {
+        operation,
+        cause: error.to_string().into(),
+    }
 }
 
 fn database_options() -> Options {
@@ -85,7 +91,9 @@ impl IndexStore for RocksIndexStore {
                 value: FORMAT.to_le_bytes().to_vec(),
             }])?,
         }
-        Ok(Index { rows: Box::new(rows) })
+        Ok(Index {
+            rows: Box::new(rows),
+        })
     }
 
     fn exists(&self, dir: &Path) -> bool {
@@ -107,7 +115,9 @@ struct RocksRows {
 
 impl RocksRows {
     fn family(&self, table: Table) -> &ColumnFamily {
-        self.database.cf_handle(table.name()).expect("opened with every table")
+        self.database
+            .cf_handle(table.name())
+            .expect("opened with every table")
     }
 
     fn iterator(&self, table: Table, from: &[u8], below: &[u8]) -> DBRawIterator<'_> {
@@ -115,7 +125,8 @@ impl RocksRows {
         // Bounds let RocksDB stop at them instead of walking over another group's tombstones.
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(below.max(from));
-        self.database.raw_iterator_cf_opt(self.family(table), options)
+        self.database
+            .raw_iterator_cf_opt(self.family(table), options)
     }
 
     fn row_at(iterator: &DBRawIterator<'_>) -> Result<Option<Row>, IndexError> {
@@ -180,7 +191,10 @@ impl RocksRows {
 
 impl Rows for RocksRows {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
-        let value = self.database.get_cf(self.family(table), key).map_err(failed("read"))?;
+        let value = self
+            .database
+            .get_cf(self.family(table), key)
+            .map_err(failed("read"))?;
         Ok(value.map(Bytes::from))
     }
 
@@ -201,7 +215,7 @@ impl Rows for RocksRows {
         table: Table,
         from: &[u8],
         below: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), IndexError> {
         let mut iterator = self.iterator(table, from, below);
         iterator.seek_to_first();
@@ -218,10 +232,14 @@ impl Rows for RocksRows {
         let batch = self.write_batch(changes)?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.database.write_opt(&batch, &options).map_err(failed("commit"))?;
+        self.database
+            .write_opt(batch, &options)
+            .map_err(failed("commit"))?;
         let families: Vec<&ColumnFamily> = Table::ALL.map(|table| self.family(table)).to_vec();
         let mut flush = FlushOptions::default();
         flush.set_wait(true);
-        self.database.flush_cfs_opt(&families, &flush).map_err(failed("flush"))
+        self.database
+            .flush_cfs_opt(&families, &flush)
+            .map_err(failed("flush"))
     }
 }

@@ -71,7 +71,8 @@ impl Contents {
 
     pub(super) fn fail_sync(&mut self) {
         for (sector, versions) in std::mem::take(&mut self.unsynced) {
-            self.lost.extend(versions.into_iter().next().map(|durable| (sector, durable)));
+            self.lost
+                .extend(versions.into_iter().next().map(|durable| (sector, durable)));
         }
     }
 
@@ -83,19 +84,27 @@ impl Contents {
         for (&sector, versions) in &self.unsynced {
             if !survival.toss(chance) {
                 let pick = chance.below(versions.len() as u64);
-                let version = usize::try_from(pick).ok().and_then(|pick| versions.get(pick));
+                let version = usize::try_from(pick)
+                    .ok()
+                    .and_then(|pick| versions.get(pick));
                 put_sector(&mut bytes, sector, version.expect("drawn below the length"));
             }
         }
         for (&sector, durable) in &self.lost {
             put_sector(&mut bytes, sector, durable);
         }
-        Contents { durable_len: bytes.len() as u64, bytes, ..Contents::default() }
+        Contents {
+            durable_len: bytes.len() as u64,
+            bytes,
+            ..Contents::default()
+        }
     }
 
     fn len_after_crash(&self, survival: Survival, chance: &mut Chance) -> usize {
-        let (short, long) =
-            (self.durable_len.min(self.len()), self.durable_len.max(self.len()));
+        let (short, long) = (
+            self.durable_len.min(self.len()),
+            self.durable_len.max(self.len()),
+        );
         let len = match chance.below(3) {
             0 if long > short => short + chance.below(long - short),
             _ if survival.toss(chance) => self.len(),

@@ -69,17 +69,29 @@ pub struct FaultRule {
 impl FaultRule {
     /// The next operation other than a read fails with `fault`, once.
     pub fn new(fault: Fault) -> FaultRule {
-        FaultRule { fault, operation: None, path: None, skip: 0, repeated: false }
+        FaultRule {
+            fault,
+            operation: None,
+            path: None,
+            skip: 0,
+            repeated: false,
+        }
     }
 
     /// Only operations of this kind count.
     pub fn on(self, operation: Operation) -> FaultRule {
-        FaultRule { operation: Some(operation), ..self }
+        FaultRule {
+            operation: Some(operation),
+            ..self
+        }
     }
 
     /// Only operations on paths that contain `text` count.
     pub fn path(self, text: &str) -> FaultRule {
-        FaultRule { path: Some(text.to_owned()), ..self }
+        FaultRule {
+            path: Some(text.to_owned()),
+            ..self
+        }
     }
 
     /// Lets `skip` operations that would count pass first.
@@ -89,7 +101,10 @@ impl FaultRule {
 
     /// Every operation that counts fails from then on.
     pub fn repeated(self) -> FaultRule {
-        FaultRule { repeated: true, ..self }
+        FaultRule {
+            repeated: true,
+            ..self
+        }
     }
 
     fn counts(&self, operation: Operation, path: &Path) -> bool {
@@ -97,7 +112,10 @@ impl FaultRule {
             Some(kind) => kind == operation,
             None => operation != Operation::Read,
         };
-        kind && self.path.as_ref().is_none_or(|text| path.to_string_lossy().contains(text))
+        kind && self
+            .path
+            .as_ref()
+            .is_none_or(|text| path.to_string_lossy().contains(text))
     }
 }
 
@@ -166,8 +184,17 @@ impl FaultDisk {
 
     fn with(tree: Tree, capacity: u64) -> FaultDisk {
         let (rules, locks) = (Vec::new(), BTreeMap::new());
-        let machine = Machine { powered: true, tree, rules, operations: 0, capacity, locks };
-        FaultDisk { machine: Arc::new(Mutex::new(machine)) }
+        let machine = Machine {
+            powered: true,
+            tree,
+            rules,
+            operations: 0,
+            capacity,
+            locks,
+        };
+        FaultDisk {
+            machine: Arc::new(Mutex::new(machine)),
+        }
     }
 
     /// Makes operations fail. Rules are asked in the order they were given.
@@ -189,7 +216,10 @@ impl FaultDisk {
     pub fn crash(&self, seed: u64) -> FaultDisk {
         let mut machine = self.machine.lock();
         machine.powered = false;
-        FaultDisk::with(machine.tree.after_crash(&mut Chance(seed)), machine.capacity)
+        FaultDisk::with(
+            machine.tree.after_crash(&mut Chance(seed)),
+            machine.capacity,
+        )
     }
 
     /// Ends the process but not the machine: what was written is still there, durable or not.
@@ -221,9 +251,10 @@ impl FaultDisk {
 
     /// Counts as a sync of `path`, for stores that are on this machine but not in its files.
     pub(crate) fn sync_elsewhere(&self, path: &Path) -> io::Result<()> {
-        self.machine.lock().begin(Operation::Sync, path, "sync")?.map_or(Ok(()), |fault| {
-            Err(failure(fault, "sync", path))
-        })
+        self.machine
+            .lock()
+            .begin(Operation::Sync, path, "sync")?
+            .map_or(Ok(()), |fault| Err(failure(fault, "sync", path)))
     }
 }
 
@@ -316,23 +347,36 @@ impl Disk for FaultDisk {
         drop(machine);
         let writable = mode != OpenMode::Read;
         let path = path.to_owned();
-        Ok(Arc::new(FaultFile { machine: Arc::clone(&self.machine), contents, path, writable }))
+        Ok(Arc::new(FaultFile {
+            machine: Arc::clone(&self.machine),
+            contents,
+            path,
+            writable,
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.machine.lock().change(path, "create directory", |tree| tree.create_dirs(path))
+        self.machine
+            .lock()
+            .change(path, "create directory", |tree| tree.create_dirs(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.machine.lock().change(from, "rename", |tree| tree.rename(from, to))
+        self.machine
+            .lock()
+            .change(from, "rename", |tree| tree.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.machine.lock().change(path, "remove", |tree| tree.remove_file(path))
+        self.machine
+            .lock()
+            .change(path, "remove", |tree| tree.remove_file(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.machine.lock().change(path, "remove directory", |tree| tree.remove_dir(path))
+        self.machine
+            .lock()
+            .change(path, "remove directory", |tree| tree.remove_dir(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -340,13 +384,18 @@ impl Disk for FaultDisk {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.machine.lock().look(path, "stat", |tree| Ok(tree.find(path)?.is_some()))
+        self.machine
+            .lock()
+            .look(path, "stat", |tree| Ok(tree.find(path)?.is_some()))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut machine = self.machine.lock();
         match machine.begin(Operation::Sync, dir, "sync directory")? {
-            None => machine.tree.sync(dir).map_err(|e| context("sync directory", dir, &e)),
+            None => machine
+                .tree
+                .sync(dir)
+                .map_err(|e| context("sync directory", dir, &e)),
             Some(fault) => Err(failure(fault, "sync directory", dir)),
         }
     }
@@ -355,7 +404,10 @@ impl Disk for FaultDisk {
         let mut machine = self.machine.lock();
         let total = machine.capacity;
         machine.look(path, "read free space of", |tree| {
-            Ok(Space { free: total.saturating_sub(tree.used()), total })
+            Ok(Space {
+                free: total.saturating_sub(tree.used()),
+                total,
+            })
         })
     }
 
@@ -363,11 +415,18 @@ impl Disk for FaultDisk {
         let mut machine = self.machine.lock();
         machine.look(path, "lock", |_| Ok(()))?;
         if let Some(owner) = machine.locks.get(path) {
-            return Err(LockError::Held { owner: owner.clone() });
+            return Err(LockError::Held {
+                owner: owner.clone(),
+            });
         }
         machine.locks.insert(path.to_owned(), owner.to_owned());
-        let held = HeldLock { machine: Arc::clone(&self.machine), path: path.to_owned() };
-        Ok(DiskLock { held: Box::new(held) })
+        let held = HeldLock {
+            machine: Arc::clone(&self.machine),
+            path: path.to_owned(),
+        };
+        Ok(DiskLock {
+            held: Box::new(held),
+        })
     }
 }
 
@@ -397,7 +456,11 @@ impl FaultFile {
     /// Permission, power, rules and space for a change that brings the file to `len` at least.
     fn begin_write(&self, what: &str, len: u64) -> io::Result<Option<Fault>> {
         if !self.writable {
-            return Err(context(what, &self.path, &io::ErrorKind::PermissionDenied.into()));
+            return Err(context(
+                what,
+                &self.path,
+                &io::ErrorKind::PermissionDenied.into(),
+            ));
         }
         let mut machine = self.machine.lock();
         let fault = machine.begin(Operation::Write, &self.path, what)?;
@@ -426,7 +489,10 @@ impl FaultFile {
 
 impl DiskFile for FaultFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let fault = self.machine.lock().begin(Operation::Read, &self.path, "read")?;
+        let fault = self
+            .machine
+            .lock()
+            .begin(Operation::Read, &self.path, "read")?;
         match fault {
             Some(fault) => Err(self.failure(fault, "read")),
             None => Ok(self.contents.lock().read(buffer, position)),
@@ -436,7 +502,10 @@ impl DiskFile for FaultFile {
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         let len = total_len(slices);
         let fault = self.begin_write("write", position.saturating_add(len))?;
-        let bytes = slices.concat();
+        let bytes: Vec<u8> = slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
         let written = match fault {
             None | Some(Fault::PowerOff) => &bytes[..],
             Some(Fault::ShortWrite) => &bytes[..bytes.len() / 2],
@@ -447,7 +516,10 @@ impl DiskFile for FaultFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let fault = self.machine.lock().begin(Operation::Sync, &self.path, "sync")?;
+        let fault = self
+            .machine
+            .lock()
+            .begin(Operation::Sync, &self.path, "sync")?;
         let mut contents = self.contents.lock();
         match fault {
             None => contents.sync(),
@@ -461,7 +533,10 @@ impl DiskFile for FaultFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        let fault = self.machine.lock().begin(Operation::Read, &self.path, "stat")?;
+        let fault = self
+            .machine
+            .lock()
+            .begin(Operation::Read, &self.path, "stat")?;
         match fault {
             Some(fault) => Err(self.failure(fault, "stat")),
             None => Ok(self.contents.lock().len()),

@@ -54,7 +54,9 @@ impl Change {
 
     fn apply(&self, dirs: &mut BTreeMap<DirId, Directory>, entries: Which) {
         let mut set = |at: &Place, node: Option<&Node>| {
-            let Some(dir) = dirs.get_mut(&at.dir) else { return };
+            let Some(dir) = dirs.get_mut(&at.dir) else {
+                return;
+            };
             let entries = match entries {
                 Which::Visible => &mut dir.visible,
                 Which::Durable => &mut dir.durable,
@@ -97,14 +99,20 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new() -> Tree {
         let dirs = BTreeMap::from([(ROOT, Directory::default())]);
-        Tree { dirs, next_dir: ROOT + 1, pending: Vec::new() }
+        Tree {
+            dirs,
+            next_dir: ROOT + 1,
+            pending: Vec::new(),
+        }
     }
 
     /// The node at `path`, if its directory and itself are there.
     pub(super) fn find(&self, path: &Path) -> io::Result<Option<Node>> {
         let mut node = Node::Dir(ROOT);
         for name in names(path)? {
-            let Node::Dir(dir) = node else { return Err(io::ErrorKind::NotADirectory.into()) };
+            let Node::Dir(dir) = node else {
+                return Err(io::ErrorKind::NotADirectory.into());
+            };
             match self.entries(dir).get(name) {
                 Some(next) => node = next.clone(),
                 None => return Ok(None),
@@ -124,7 +132,10 @@ impl Tree {
     pub(super) fn create_file(&mut self, path: &Path) -> io::Result<File> {
         let at = self.place(path)?;
         let file = File::default();
-        self.change(Change::Link { at, node: Node::File(Arc::clone(&file)) });
+        self.change(Change::Link {
+            at,
+            node: Node::File(Arc::clone(&file)),
+        });
         Ok(file)
     }
 
@@ -138,8 +149,14 @@ impl Tree {
                     let new = self.next_dir;
                     self.next_dir += 1;
                     self.dirs.insert(new, Directory::default());
-                    let at = Place { dir, name: name.to_owned() };
-                    self.change(Change::Link { at, node: Node::Dir(new) });
+                    let at = Place {
+                        dir,
+                        name: name.to_owned(),
+                    };
+                    self.change(Change::Link {
+                        at,
+                        node: Node::Dir(new),
+                    });
                     dir = new;
                 }
             }
@@ -171,12 +188,17 @@ impl Tree {
         let Some(Node::Dir(dir)) = self.find(path)? else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let children: Vec<(OsString, Node)> =
-            self.entries(dir).iter().map(|(name, node)| (name.clone(), node.clone())).collect();
+        let children: Vec<(OsString, Node)> = self
+            .entries(dir)
+            .iter()
+            .map(|(name, node)| (name.clone(), node.clone()))
+            .collect();
         for (name, node) in children {
             match node {
                 Node::Dir(_) => self.remove_dir(&path.join(name))?,
-                Node::File(_) => self.change(Change::Unlink { at: Place { dir, name } }),
+                Node::File(_) => self.change(Change::Unlink {
+                    at: Place { dir, name },
+                }),
             }
         }
         let at = self.place(path)?;
@@ -242,7 +264,11 @@ impl Tree {
             dir.visible = dir.durable.clone();
         }
         let survival = Survival::pick(chance);
-        let survivors = Tree { dirs, next_dir: self.next_dir, pending: Vec::new() };
+        let survivors = Tree {
+            dirs,
+            next_dir: self.next_dir,
+            pending: Vec::new(),
+        };
         survivors.copy(|contents| contents.after_crash(survival, chance))
     }
 
@@ -276,9 +302,10 @@ impl Tree {
             .iter()
             .map(|change| match change {
                 Change::Unlink { at } => Change::Unlink { at: at.clone() },
-                Change::Link { at, node } => {
-                    Change::Link { at: at.clone(), node: copy_node(node, &mut reached) }
-                }
+                Change::Link { at, node } => Change::Link {
+                    at: at.clone(),
+                    node: copy_node(node, &mut reached),
+                },
                 Change::Move { from, to, node } => Change::Move {
                     from: from.clone(),
                     to: to.clone(),
@@ -290,7 +317,9 @@ impl Tree {
             if copied.contains_key(&id) {
                 continue;
             }
-            let Some(dir) = self.dirs.get(&id) else { continue };
+            let Some(dir) = self.dirs.get(&id) else {
+                continue;
+            };
             let mut copy_all = |entries: &Entries| -> Entries {
                 let node_of = |(name, node): (&OsString, &Node)| {
                     (name.clone(), copy_node(node, &mut reached))
@@ -300,7 +329,11 @@ impl Tree {
             let (visible, durable) = (copy_all(&dir.visible), copy_all(&dir.durable));
             copied.insert(id, Directory { visible, durable });
         }
-        Tree { dirs: copied, next_dir: self.next_dir, pending }
+        Tree {
+            dirs: copied,
+            next_dir: self.next_dir,
+            pending,
+        }
     }
 
     fn change(&mut self, change: Change) {
@@ -309,7 +342,11 @@ impl Tree {
     }
 
     fn entries(&self, dir: DirId) -> &Entries {
-        &self.dirs.get(&dir).expect("directories are never dropped while a node names them").visible
+        &self
+            .dirs
+            .get(&dir)
+            .expect("directories are never dropped while a node names them")
+            .visible
     }
 
     fn dir(&self, path: &Path) -> io::Result<DirId> {
@@ -321,8 +358,14 @@ impl Tree {
     }
 
     fn place(&self, path: &Path) -> io::Result<Place> {
-        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        Ok(Place { dir: self.dir(path.parent().unwrap_or(Path::new("")))?, name })
+        let name = path
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .to_owned();
+        Ok(Place {
+            dir: self.dir(path.parent().unwrap_or(Path::new("")))?,
+            name,
+        })
     }
 }
 
