@@ -11,8 +11,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use klamm_metadata::settings::{Listeners, Settings};
-use klamm_metadata::{Broker, BrokerRegistration, Command, Endpoint, Image, Topic, TopicSettings};
+use klamm_metadata::rules::initial_features;
+use klamm_metadata::settings::{Listeners, Settings, TopicSettings};
+use klamm_metadata::{Broker, BrokerRegistration, Command, Endpoint, Image, Topic};
 use klamm_protocol::Features;
 use klamm_raft::{Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
@@ -274,7 +275,9 @@ impl Node {
             if image.cluster_id().is_none() {
                 commands.push(Command::Found { cluster_id: crate::identity::new_cluster_id() });
             }
-            commands.extend(crate::features::initial(image));
+            if image.features().next().is_none() {
+                commands.extend(initial_features());
+            }
             commands.push(Command::RegisterBroker(registration));
             (commands, ())
         });
@@ -405,7 +408,7 @@ async fn open_metadata(
         None => {
             let settings = klamm_storage::LogSettings {
                 segment_bytes: METADATA_SEGMENT_BYTES,
-                ..log_settings(&TopicSettings::metadata(), GroupId::METADATA)
+                ..log_settings(&Settings::default().topic(&Default::default()), GroupId::METADATA)
             };
             store.create_group(GroupId::METADATA, METADATA_DIR, settings)?
         }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use klamm_metadata::TopicSettings;
+use klamm_metadata::settings::TopicSettings;
 use klamm_storage::{Clock, SegmentInfo};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -145,7 +145,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use klamm_metadata::TopicSettings;
+    use klamm_metadata::settings::TopicSettings;
     use klamm_metadata::settings::Settings;
     use klamm_storage::{ManualClock, SegmentInfo};
 

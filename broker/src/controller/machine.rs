@@ -9,13 +9,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use klamm_metadata::{Command, Image, Outcome};
 use klamm_raft::{Applied, Leadership, StateMachine};
-use klamm_records::{Codec, RecordIter};
+use klamm_records::RecordSet;
 use klamm_storage::{Batch, GroupLog, Payload, StorageError};
 use tokio::sync::watch;
 use tracing::warn;
 
 /// Read at once when the image is rebuilt from the log.
 const REBUILD_CHUNK: usize = 1 << 20;
+/// Records of one batch of commands are far smaller.
+const MAX_BATCH_BYTES: usize = 64 << 20;
 
 /// Holds the image and tells who waits for it how far it has come.
 pub struct MetadataMachine {
@@ -86,11 +88,13 @@ impl MetadataMachine {
     }
 }
 
-/// Values of the records of a metadata batch, which this program wrote uncompressed.
+/// Values of the records of a metadata batch.
 fn values(batch: &Batch) -> Vec<Vec<u8>> {
     let at = batch.header.base_offset;
-    assert_eq!(batch.header.codec().ok(), Some(Codec::None), "metadata batch at {at} is compressed");
-    RecordIter::new(&batch.header, batch.bytes.slice(klamm_records::BATCH_HEADER_LEN..))
+    let records = RecordSet::open(&batch.bytes, &batch.header, MAX_BATCH_BYTES)
+        .unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
+    records
+        .iter()
         .map(|record| {
             let record = record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
             record.value.map(<[u8]>::to_vec).unwrap_or_default()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use klamm_metadata::{Command, Image};
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal};
-use klamm_records::{BatchBuilder, BatchHeader};
+use klamm_records::{BatchBuilder, BatchHeader, NewRecord};
 use klamm_storage::{Batch, Clock, GroupLog};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
@@ -180,7 +180,8 @@ fn batches(commands: &[Command], now_ms: i64) -> Vec<Batch> {
             size = 0;
         }
         size += value.len();
-        builder.push(now_ms, None, Some(&value));
+        let record = NewRecord { timestamp: now_ms, key: None, value: Some(&value), headers: &[] };
+        builder.push(&record).expect("a metadata command fits a batch");
     }
     batches.push(finish(builder));
     batches

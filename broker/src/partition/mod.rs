@@ -14,7 +14,7 @@ mod replica;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use klamm_metadata::TopicSettings;
+use klamm_metadata::settings::TopicSettings;
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal, ProposeError};
 use klamm_records::{GroupId, TopicId};
@@ -22,7 +22,7 @@ use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use append::{AppendError, Appended};
+pub use append::{AppendError, Appended, Handover};
 pub use read::{EpochEnd, Isolation, Read, ReadRequest};
 pub use registry::Partitions;
 pub use replica::{Replica, Watch};

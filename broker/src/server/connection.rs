@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use klamm_protocol::frame::{self, Sniffed};
+use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, next_frame, sniff};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -181,7 +181,7 @@ impl Connection {
     fn overdue(&self, last_read: Instant, timer: Pin<&mut Sleep>) -> Option<Ended> {
         let now = Instant::now();
         if let Some(began) = self.frame_began {
-            let expected = frame::peek_len(&self.input).unwrap_or(0);
+            let expected = claimed_len(&self.input);
             let allowed = self.limits.frame_timeout
                 + Duration::from_secs((expected.min(self.limits.max_frame) / SLOWEST_RATE) as u64);
             // Waiting for memory is our delay, not the client's.
@@ -208,8 +208,7 @@ impl Connection {
 
     /// Takes what the socket has, at most up to the end of the frame plus one chunk.
     fn read(&mut self) -> io::Result<usize> {
-        let missing = frame::peek_len(&self.input)
-            .map_or(0, |len| (len + frame::PREFIX_LEN).saturating_sub(self.input.len()));
+        let missing = (claimed_len(&self.input) + FRAME_PREFIX_LEN).saturating_sub(self.input.len());
         // Doubling: the buffer is never more than twice what was received.
         let room = missing.clamp(READ_CHUNK, self.input.len().max(READ_CHUNK));
         self.input.reserve(room);
@@ -239,7 +238,7 @@ impl Connection {
                     }
                 }
             }
-            let frame = match frame::take(&mut self.input, self.limits.max_frame) {
+            let frame = match next_frame(&mut self.input, self.limits.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -277,13 +276,14 @@ impl Connection {
 
     /// Looks at the first bytes for a client that speaks something else. False: more are needed.
     async fn sniff(&mut self) -> Result<bool, Ended> {
-        match frame::sniff(&self.input) {
-            Sniffed::NeedMore => Ok(false),
-            Sniffed::Kafka => {
+        match sniff(&self.input, self.limits.max_frame) {
+            None => Ok(false),
+            // A bad length is the frame decoder's to refuse.
+            Some(Sniffed::Kafka | Sniffed::Other) => {
                 self.sniffed = true;
                 Ok(true)
             }
-            other => {
+            Some(other) => {
                 let (kind, answer) = rejection::of(other, &self.shared);
                 self.shared.metrics.rejected(kind);
                 if let Some(answer) = answer {
@@ -357,6 +357,14 @@ fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) {
         written -= first.len();
         chunks.pop_front();
     }
+}
+
+/// Length of the frame that is coming in, as its first bytes claim; 0 while that is unknown.
+fn claimed_len(input: &[u8]) -> usize {
+    input
+        .first_chunk::<FRAME_PREFIX_LEN>()
+        .and_then(|prefix| usize::try_from(i32::from_be_bytes(*prefix)).ok())
+        .unwrap_or(0)
 }
 
 async fn next_reply(in_flight: &mut VecDeque<InFlight>) -> Reply {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use klamm_protocol::frame::Sniffed;
+use klamm_protocol::Sniffed;
 use tracing::warn;
 
 use crate::node::Shared;
@@ -41,7 +41,7 @@ pub(super) fn of(sniffed: Sniffed, shared: &Shared) -> (&'static str, Option<Str
             }
             ("tls", None)
         }
-        Sniffed::Kafka | Sniffed::NeedMore => ("kafka", None),
+        Sniffed::Kafka | Sniffed::Other => ("other", None),
     }
 }
 
