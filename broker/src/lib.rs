@@ -1,5 +1,6 @@
 //! Klamm: a broker that speaks Apache Kafka's wire protocol.
 
+pub mod cli;
 pub mod context;
 pub mod controller;
 mod features;

@@ -41,6 +41,9 @@ use crate::telemetry::{LogControl, Metrics};
 const METADATA_DIR: &str = "metadata-0";
 /// Commands are small: segments of this size keep the metadata log in few files.
 const METADATA_SEGMENT_BYTES: u64 = 64 << 20;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// A leader without word from a majority for so long takes no writes; voters wait as long.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a start waits for its own metadata group to elect its only voter.
 const METADATA_WAIT: Duration = Duration::from_secs(30);
 
@@ -162,6 +165,15 @@ impl Shared {
     }
 }
 
+/// Waits until the node stops, which it does at the latest when the sender is gone.
+pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -219,10 +231,10 @@ impl Node {
             None => None,
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let (store, recovery) = open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
         let identity = Identity::load_or_create(&options.data_dir, settings.node_id())?;
-        let groups = groups(&settings, identity.replica_id());
+        let groups = groups(identity.replica_id());
         let controller = open_metadata(&store, &groups, &identity, clock.clone()).await?;
         let limits = Limits {
             fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
@@ -230,7 +242,7 @@ impl Node {
         };
         let slots = usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
         let budget = MemoryBudget::new(
-            usize::try_from(settings.long("queued.max.request.bytes")).unwrap_or(usize::MAX),
+            usize::try_from(settings.long("klamm.request.memory.bytes")).unwrap_or(usize::MAX),
         );
         let shared = Arc::new(Shared {
             node_id: identity.node_id,
@@ -338,9 +350,6 @@ impl Node {
     pub async fn stop(self) -> Result<(), StorageError> {
         self.shared.ready.store(false, Ordering::Release);
         self.stopping.send_replace(true);
-        for task in &self.tasks {
-            task.abort_handle();
-        }
         let until = Instant::now() + Duration::from_millis(1200);
         for mut task in self.tasks {
             if tokio::time::timeout_at(until, &mut task).await.is_err() {
@@ -365,6 +374,10 @@ async fn open_store(
 ) -> Result<(Store, RecoveryReport), StartError> {
     let options = StoreOptions {
         reserve_bytes: u64::try_from(settings.long("klamm.disk.reserve.bytes")).unwrap_or(0),
+        checkpoint_bytes: u64::try_from(settings.long("klamm.checkpoint.bytes")).unwrap_or(u64::MAX),
+        checkpoint_interval: millis(settings.long("klamm.checkpoint.interval.ms")),
+        bypass_bytes: usize::try_from(settings.int("klamm.bypass.bytes")).unwrap_or(usize::MAX),
+        max_open_files: usize::try_from(settings.int("klamm.max.open.files")).unwrap_or(usize::MAX),
         ..StoreOptions::new(dir)
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;
@@ -381,12 +394,11 @@ async fn open_store(
     Ok((store, report))
 }
 
-fn groups(settings: &Settings, node: NodeId) -> Groups {
-    let millis = |key| Duration::from_millis(u64::try_from(settings.int(key)).unwrap_or(1));
+fn groups(node: NodeId) -> Groups {
     let options = GroupsOptions {
         node,
-        heartbeat_interval: millis("klamm.raft.heartbeat.interval.ms"),
-        election_timeout: millis("klamm.raft.election.timeout.ms"),
+        heartbeat_interval: HEARTBEAT_INTERVAL,
+        election_timeout: ELECTION_TIMEOUT,
     };
     let on_fatal = Arc::new(|group: GroupId, cause: String| {
         // There is no dead group on a live node.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::node::Shared;
+use crate::node::{Shared, stopped};
 use crate::partition::Partition;
 
 /// How far wall and monotonic time may drift apart before deletion pauses.
@@ -30,7 +30,7 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
         let interval = shared.settings().long("log.retention.check.interval.ms");
         let interval = Duration::from_millis(u64::try_from(interval).unwrap_or(1).max(1));
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(interval) => {}
         }
         let jumped_ms = jump.jumped_ms(&*shared.clock);

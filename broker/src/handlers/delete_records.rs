@@ -57,7 +57,7 @@ async fn delete(
 ) -> Result<i64, ErrorCode> {
     let topic = topic.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
     let partition = super::open_partition(ctx, topic, asked.partition_index)?;
-    if !partition.settings().deletes() {
+    if !partition.settings().delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }
     partition.delete_records(asked.offset, deadline).await

@@ -94,7 +94,7 @@ fn asked(ctx: &RequestContext, request: MetadataRequest) -> Asked {
 
 /// Auto creation (behaviours 16, 17): done before the answer, so that clients find the topic.
 async fn create_missing(ctx: &RequestContext, asked: &[Name]) {
-    if !ctx.shared.settings().auto_create_topics() {
+    if !ctx.shared.settings().boolean("auto.create.topics.enable") {
         return;
     }
     let image = ctx.shared.controller.image();

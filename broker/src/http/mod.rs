@@ -11,7 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::node::Shared;
+use crate::node::{Shared, stopped};
 use crate::telemetry::{self, LogControl};
 
 #[derive(Clone)]
@@ -34,12 +34,8 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/log-levels", get(log_levels).put(set_log_levels))
         .with_state(Context { shared, logs });
-    let stopped = async move {
-        // The node is gone as well when the sender is.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    };
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(stopped)
+        .with_graceful_shutdown(async move { stopped(&mut stopping).await })
         .await
 }
 

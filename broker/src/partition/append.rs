@@ -73,13 +73,12 @@ impl Partition {
         };
         match view.producers.check(&header) {
             SequenceCheck::Append => {}
-            SequenceCheck::Duplicate { base_offset, timestamp } => {
+            SequenceCheck::Duplicate { base_offset, last_offset, timestamp } => {
                 let appended = Appended {
                     base_offset,
                     log_append_time: if log_append_time == -1 { -1 } else { timestamp },
                 };
-                let end_offset = base_offset + i64::from(header.last_offset_delta) + 1;
-                return Ok(Handover::Duplicate { appended, end_offset });
+                return Ok(Handover::Duplicate { appended, end_offset: last_offset + 1 });
             }
             SequenceCheck::OutOfOrder { expected, found } => {
                 return Err(AppendError::new(

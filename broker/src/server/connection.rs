@@ -31,7 +31,7 @@ use super::budget::{Charge, MemoryBudget};
 use super::dispatch::{self, Reply, Started};
 use super::rejection;
 use crate::context::ConnectionInfo;
-use crate::node::Shared;
+use crate::node::{Shared, stopped};
 
 /// Limits of one connection.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ impl Connection {
             let may_read = self.may_read();
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => return self.drain().await,
+                () = stopped(&mut stopping) => return self.drain().await,
                 reply = next_reply(&mut self.in_flight), if !self.in_flight.is_empty() => {
                     if let Err(ended) = self.answer(reply).await {
                         return ended;

@@ -15,14 +15,10 @@ use tracing::{debug, error, warn};
 use super::bind::BindError;
 use super::connection::{Connection, Ended, Limits};
 use crate::context::ConnectionInfo;
-use crate::node::Shared;
+use crate::node::{Shared, stopped};
 
 /// Pause after a failed accept (out of file descriptors): others may end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Requests of one connection that may be unanswered; clients keep at most a few.
-const MAX_IN_FLIGHT: usize = 256;
-/// Bytes of unanswered requests of one connection after which it is not read.
-const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -61,8 +57,8 @@ impl Bound {
             socket,
             limits: Limits {
                 max_frame: count("socket.request.max.bytes"),
-                max_in_flight: MAX_IN_FLIGHT,
-                max_in_flight_bytes: MAX_IN_FLIGHT_BYTES,
+                max_in_flight: count("klamm.connection.inflight.requests"),
+                max_in_flight_bytes: usize::try_from(settings.long("klamm.connection.inflight.bytes")).unwrap_or(usize::MAX),
                 idle: Duration::from_millis(u64::try_from(settings.long("connections.max.idle.ms")).unwrap_or(u64::MAX)),
                 frame_timeout: FRAME_TIMEOUT,
                 write_timeout: WRITE_TIMEOUT,
@@ -79,7 +75,7 @@ impl Bound {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stopping) => break,
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {

@@ -19,7 +19,7 @@ pub enum LogFormat {
 }
 
 /// Changes log levels while the program runs.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct LogControl {
     handle: reload::Handle<EnvFilter, Registry>,
 }

@@ -69,8 +69,8 @@ metric_docs! {
     MEMORY: "klamm_memory_resident_bytes", "gauge", [], "Resident memory of the process";
     CPU: "klamm_cpu_seconds_total", "counter", [], "CPU time of the process, user and system";
     FILES: "klamm_open_file_descriptors", "gauge", [], "File descriptors open";
-    PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.per.partition=true";
-    PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.per.partition=true";
+    PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
+    PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
 }
 
 /// 100 µs to 10 s.

@@ -16,7 +16,7 @@ pub fn render(shared: &Shared) -> String {
     node(&mut page, shared);
     store(&mut page, shared);
     process(&mut page);
-    if shared.settings().metrics_per_partition() {
+    if shared.settings().boolean("klamm.metrics.partitions") {
         per_partition(&mut page, shared);
     }
     page.text
