@@ -214,3 +214,6 @@ fn read_bounded(
     out.truncate(len);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;
