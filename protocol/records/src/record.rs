@@ -145,6 +145,7 @@ impl<'a> Iterator for Records<'a> {
 
 impl std::iter::FusedIterator for Records<'_> {}
 
+#[inline]
 fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, Fault> {
     if cursor.remaining() == 0 {
         return Err("the batch holds fewer records than it counts");
