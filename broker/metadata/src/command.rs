@@ -152,3 +152,99 @@ impl Command {
         stored::decode("a metadata command", VERSION, bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_command, map, topic_id};
+
+    #[test]
+    fn the_stored_form_of_version_1_is_read() {
+        for (stored, command) in [
+            (
+                r#"{"create-topic":{"name":"t","id":"00000000-0000-0000-0000-000000000007","partitions":[[1,2]],"configs":{"retention.ms":"1"}}}"#,
+                Command::CreateTopic {
+                    name: "t".into(),
+                    id: topic_id(7),
+                    partitions: vec![vec![1, 2]],
+                    configs: map(&[("retention.ms", "1")]),
+                },
+            ),
+            (
+                r#"{"add-partitions":{"id":"00000000-0000-0000-0000-000000000007","from":1,"partitions":[[1]]}}"#,
+                Command::AddPartitions {
+                    id: topic_id(7),
+                    from: 1,
+                    partitions: vec![vec![1]],
+                },
+            ),
+            (
+                r#"{"alter-configs":{"resource":{"topic":"t"},"sets":{"a":"b"},"removes":["c"]}}"#,
+                Command::AlterConfigs {
+                    resource: ConfigResource::Topic("t".into()),
+                    sets: map(&[("a", "b")]),
+                    removes: vec!["c".into()],
+                },
+            ),
+            (
+                r#"{"found":{"cluster-id":"x"}}"#,
+                Command::Found {
+                    cluster_id: "x".into(),
+                },
+            ),
+            (
+                r#"{"allocate-producer-ids":{"broker":1,"count":1000}}"#,
+                Command::AllocateProducerIds {
+                    broker: 1,
+                    count: 1000,
+                },
+            ),
+        ] {
+            let stored = format!(r#"{{"version":1,"value":{stored}}}"#);
+            assert_eq!(Command::decode(stored.as_bytes()).as_ref(), Ok(&command));
+            assert_eq!(command.encode(), stored.into_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error() {
+        let newer = br#"{"version":2,"value":{"a thing of the future":true}}"#;
+        assert_eq!(
+            Command::decode(newer),
+            Err(DecodeError::NewerVersion {
+                what: "a metadata command",
+                found: 2,
+                known: 1
+            })
+        );
+        for malformed in [
+            "",
+            "{}",
+            "null",
+            r#"{"version":0,"value":{}}"#,
+            r#"{"version":1,"value":{"unknown":{}}}"#,
+            r#"{"version":1}"#,
+        ] {
+            let error = Command::decode(malformed.as_bytes()).expect_err(malformed);
+            assert!(
+                matches!(error, DecodeError::Malformed { .. }),
+                "{malformed}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn commands_round_trip(command in any_command()) {
+            prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+
+        #[test]
+        fn any_bytes_decode_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::decode(&bytes);
+            let _ = crate::Image::decode(&bytes);
+        }
+    }
+}

@@ -8,6 +8,8 @@ pub mod resource;
 pub mod rules;
 pub mod settings;
 mod stored;
+#[cfg(test)]
+mod testing;
 
 pub use command::{BrokerRegistration, Command, DecodeError};
 pub use image::{Broker, Endpoint, Image, Load, Outcome, Partition, Topic};

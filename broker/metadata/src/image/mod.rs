@@ -333,3 +333,6 @@ impl Image {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

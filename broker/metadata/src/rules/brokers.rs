@@ -61,3 +61,46 @@ pub fn fence_broker(
         fenced,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{Cluster, registration};
+
+    #[test]
+    fn an_id_belongs_to_one_live_data_directory() {
+        let mut cluster = Cluster::single();
+        assert!(
+            register_broker(cluster.context(), registration(1, None)).is_ok(),
+            "a restart"
+        );
+        let other = BrokerRegistration {
+            incarnation: Uuid::from_u128(99),
+            ..registration(1, None)
+        };
+        let problem = register_broker(cluster.context(), other.clone()).expect_err("alive");
+        assert_eq!(problem.code, ErrorCode::DuplicateBrokerRegistration);
+        let fence = fence_broker(cluster.context(), 1, true)
+            .expect("registered")
+            .expect("a change");
+        cluster.apply(&fence);
+        assert!(
+            register_broker(cluster.context(), other).is_ok(),
+            "the old one is gone"
+        );
+        assert_eq!(fence_broker(cluster.context(), 1, true), Ok(None));
+        assert!(fence_broker(cluster.context(), 2, true).is_err());
+    }
+
+    #[test]
+    fn addresses_need_a_host() {
+        let mut bad = registration(2, None);
+        bad.endpoints
+            .values_mut()
+            .for_each(|endpoint| endpoint.host.clear());
+        assert!(register_broker(Cluster::single().context(), bad).is_err());
+        assert!(register_broker(Cluster::single().context(), registration(-1, None)).is_err());
+    }
+}

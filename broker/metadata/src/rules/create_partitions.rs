@@ -100,3 +100,77 @@ fn check(
         partitions,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Cluster, code};
+
+    fn grow(topic: &str, count: i32, assignments: Option<Vec<Vec<i32>>>) -> NewPartitions {
+        NewPartitions {
+            topic: topic.into(),
+            count,
+            assignments,
+        }
+    }
+
+    #[test]
+    fn behaviour_108_the_count_is_the_total_and_must_grow() {
+        let mut cluster = Cluster::single().with_topic("t", 3, &[]);
+        for (request, expected) in [
+            (grow("t", 3, None), ErrorCode::InvalidPartitions),
+            (grow("t", 2, None), ErrorCode::InvalidPartitions),
+            (grow("t", -1, None), ErrorCode::InvalidPartitions),
+            (grow("gone", 5, None), ErrorCode::UnknownTopicOrPartition),
+            (grow("t", i32::MAX, None), ErrorCode::PolicyViolation),
+            (
+                grow("t", 5, Some(vec![vec![1]])),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (
+                grow("t", 4, Some(vec![vec![9]])),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (
+                grow("t", 4, Some(vec![vec![1, 1]])),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+        ] {
+            let verdicts =
+                create_partitions(cluster.context(), std::slice::from_ref(&request), false, 0);
+            assert_eq!(code(&verdicts[0].1), expected, "{request:?}");
+        }
+        for (request, count) in [
+            (grow("t", 4, None), 4),
+            (grow("t", 5, Some(vec![])), 5),
+            (grow("t", 6, Some(vec![vec![1]])), 6),
+        ] {
+            let verdict = create_partitions(cluster.context(), &[request], false, 0)
+                .remove(0)
+                .1;
+            cluster.carry_out(verdict);
+            assert_eq!(
+                cluster.image.topic("t").expect("exists").partitions.len(),
+                count
+            );
+        }
+    }
+
+    #[test]
+    fn validate_only_and_duplicates() {
+        let cluster = Cluster::single().with_topic("t", 1, &[]);
+        let verdicts = create_partitions(cluster.context(), &[grow("t", 2, None)], true, 0);
+        assert_eq!(verdicts[0].1.as_ref().expect("allowed").command, None);
+        let verdicts = create_partitions(
+            cluster.context(),
+            &[grow("t", 2, None), grow("t", 3, None)],
+            false,
+            0,
+        );
+        assert!(
+            verdicts
+                .iter()
+                .all(|(_, verdict)| code(verdict) == ErrorCode::InvalidRequest)
+        );
+    }
+}

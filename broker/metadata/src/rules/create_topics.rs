@@ -267,3 +267,240 @@ fn plan(
         answer,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Source;
+    use crate::testing::{Cluster, code, map, settings, topic_id};
+
+    fn new(name: &str, partitions: i32, replication_factor: i16) -> NewTopic {
+        NewTopic {
+            name: name.into(),
+            partitions,
+            replication_factor,
+            assignments: vec![],
+            configs: vec![],
+        }
+    }
+
+    fn manual(assignments: &[(i32, &[i32])]) -> NewTopic {
+        let assignments = assignments
+            .iter()
+            .map(|(index, replicas)| (*index, replicas.to_vec()))
+            .collect();
+        NewTopic {
+            assignments,
+            ..new("m", -1, -1)
+        }
+    }
+
+    fn configured(configs: &[(&str, Option<&str>)]) -> NewTopic {
+        let configs = configs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+            .collect();
+        NewTopic {
+            configs,
+            ..new("c", 1, 1)
+        }
+    }
+
+    fn ask(
+        cluster: &Cluster,
+        topics: &[NewTopic],
+        validate_only: bool,
+    ) -> Vec<(String, Verdict<CreatedTopic>)> {
+        let mut next = 100;
+        create_topics(cluster.context(), topics, validate_only, 5, &mut || {
+            next += 1;
+            topic_id(next)
+        })
+    }
+
+    fn one(cluster: &Cluster, topic: NewTopic) -> Verdict<CreatedTopic> {
+        ask(cluster, &[topic], false).remove(0).1
+    }
+
+    #[test]
+    fn behaviour_106_refusals() {
+        let cluster = Cluster::new(&[None, None]).with_topic("exists.x", 1, &[]);
+        for (topic, expected) in [
+            (new("t", 0, 1), ErrorCode::InvalidPartitions),
+            (new("t", -2, 1), ErrorCode::InvalidPartitions),
+            (new("t", 1, 0), ErrorCode::InvalidReplicationFactor),
+            (new("t", 1, -2), ErrorCode::InvalidReplicationFactor),
+            (new("t", 1, 3), ErrorCode::InvalidReplicationFactor),
+            (new("t", i32::MAX, 1), ErrorCode::PolicyViolation),
+            (new("a b", 1, 1), ErrorCode::InvalidTopic),
+            (new("", 1, 1), ErrorCode::InvalidTopic),
+            (new("exists.x", 1, 1), ErrorCode::TopicAlreadyExists),
+            (new("exists_x", 1, 1), ErrorCode::InvalidTopic),
+            (new("__cluster_metadata", 1, 1), ErrorCode::InvalidRequest),
+            (
+                NewTopic {
+                    partitions: 1,
+                    ..manual(&[(0, &[1])])
+                },
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                NewTopic {
+                    replication_factor: 1,
+                    ..manual(&[(0, &[1])])
+                },
+                ErrorCode::InvalidRequest,
+            ),
+            (manual(&[(1, &[1])]), ErrorCode::InvalidReplicaAssignment),
+            (
+                manual(&[(0, &[1]), (2, &[1])]),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (
+                manual(&[(0, &[1]), (0, &[2])]),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (
+                manual(&[(-1, &[1]), (0, &[1])]),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (
+                manual(&[(0, &[1]), (1, &[1, 2])]),
+                ErrorCode::InvalidReplicaAssignment,
+            ),
+            (manual(&[(0, &[1, 1])]), ErrorCode::InvalidReplicaAssignment),
+            (manual(&[(0, &[9])]), ErrorCode::InvalidReplicaAssignment),
+            (manual(&[(0, &[])]), ErrorCode::InvalidReplicaAssignment),
+            (
+                configured(&[("no.such.key", Some("1"))]),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                configured(&[("retention.ms", Some("x"))]),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                configured(&[("retention.ms", None)]),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                configured(&[("cleanup.policy", Some("compact"))]),
+                ErrorCode::InvalidConfig,
+            ),
+            (
+                configured(&[
+                    ("min.compaction.lag.ms", Some("5")),
+                    ("max.compaction.lag.ms", Some("4")),
+                ]),
+                ErrorCode::InvalidConfig,
+            ),
+        ] {
+            assert_eq!(code(&one(&cluster, topic.clone())), expected, "{topic:?}");
+        }
+    }
+
+    #[test]
+    fn behaviour_106_a_topic_twice_in_a_request_is_created_not_at_all() {
+        let verdicts = ask(
+            &Cluster::single(),
+            &[new("t", 1, 1), new("u", 1, 1), new("t", 2, 1)],
+            false,
+        );
+        assert_eq!(verdicts.len(), 2);
+        assert_eq!(code(&verdicts[0].1), ErrorCode::InvalidRequest);
+        assert!(verdicts[1].1.is_ok());
+    }
+
+    #[test]
+    fn behaviour_18_names_collide_within_a_request_too() {
+        let verdicts = ask(
+            &Cluster::single(),
+            &[new("a.b", 1, 1), new("a_b", 1, 1)],
+            false,
+        );
+        assert!(verdicts[0].1.is_ok());
+        assert_eq!(code(&verdicts[1].1), ErrorCode::InvalidTopic);
+    }
+
+    #[test]
+    fn partitions_of_a_request_are_bounded_together() {
+        let verdicts = ask(
+            &Cluster::single(),
+            &[new("a", 9_999, 1), new("b", 2, 1), new("c", 1, 1)],
+            true,
+        );
+        assert_eq!(code(&verdicts[1].1), ErrorCode::PolicyViolation);
+        assert!(verdicts[0].1.is_ok() && verdicts[2].1.is_ok());
+    }
+
+    #[test]
+    fn behaviour_106_defaults_and_effective_configs() {
+        let mut cluster = Cluster::new(&[None, None, None]);
+        cluster.settings = settings(&[
+            ("num.partitions", "4"),
+            ("default.replication.factor", "2"),
+            ("log.retention.hours", "1"),
+        ]);
+        let topic = NewTopic {
+            configs: vec![("segment.ms".into(), Some("5".into()))],
+            ..new("t", -1, -1)
+        };
+        let planned = one(&cluster, topic).expect("allowed");
+        assert_eq!(
+            (planned.answer.partitions, planned.answer.replication_factor),
+            (4, 2)
+        );
+        let config = |name: &str| {
+            planned
+                .answer
+                .configs
+                .iter()
+                .find(|entry| entry.name == name)
+                .expect(name)
+        };
+        assert_eq!(
+            (
+                config("segment.ms").value.as_deref(),
+                config("segment.ms").source
+            ),
+            (Some("5"), Source::Topic)
+        );
+        assert_eq!(config("retention.ms").value.as_deref(), Some("3600000"));
+        assert_eq!(config("retention.ms").source, Source::StaticBroker);
+        let Some(Command::CreateTopic {
+            configs,
+            partitions,
+            ..
+        }) = &planned.command
+        else {
+            panic!("a command")
+        };
+        assert_eq!(
+            configs,
+            &map(&[("segment.ms", "5")]),
+            "behaviour 107: only what was given is stored"
+        );
+        assert_eq!(partitions.iter().map(Vec::len).collect::<Vec<_>>(), [2; 4]);
+    }
+
+    #[test]
+    fn behaviour_106_validate_only_checks_all_and_changes_nothing() {
+        let verdicts = ask(&Cluster::single(), &[new("t", 3, 1), new("u", 0, 1)], true);
+        let planned = verdicts[0].1.as_ref().expect("allowed");
+        assert_eq!(
+            (planned.command.as_ref(), planned.answer.partitions),
+            (None, 3)
+        );
+        assert_eq!(code(&verdicts[1].1), ErrorCode::InvalidPartitions);
+    }
+
+    #[test]
+    fn manual_assignments_are_kept_in_order_of_index() {
+        let cluster = Cluster::new(&[None, None]);
+        let planned = one(&cluster, manual(&[(1, &[2, 1]), (0, &[1, 2])])).expect("allowed");
+        let Some(Command::CreateTopic { partitions, .. }) = planned.command else {
+            panic!("a command")
+        };
+        assert_eq!(partitions, [[1, 2], [2, 1]]);
+    }
+}

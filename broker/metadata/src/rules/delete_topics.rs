@@ -85,3 +85,73 @@ fn find<'a>(context: Context<'a>, asked: &TopicRef) -> Result<&'a Arc<Topic>, Pr
             .ok_or_else(Problem::unknown_topic_id),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Cluster, code, settings, topic_id};
+
+    fn name(name: &str) -> TopicRef {
+        TopicRef {
+            name: Some(name.into()),
+            id: TopicId::ZERO,
+        }
+    }
+
+    fn id(number: u128) -> TopicRef {
+        TopicRef {
+            name: None,
+            id: topic_id(number),
+        }
+    }
+
+    #[test]
+    fn behaviour_109_by_name_or_id() {
+        let mut cluster = Cluster::single()
+            .with_topic("a", 1, &[])
+            .with_topic("b", 1, &[]);
+        let both = TopicRef {
+            name: Some("a".into()),
+            id: topic_id(1),
+        };
+        let asked = [name("a"), id(2), name("gone"), id(9), id(0), both];
+        let mut verdicts = delete_topics(cluster.context(), &asked);
+        let codes: Vec<ErrorCode> = verdicts
+            .drain(2..)
+            .map(|(_, verdict)| code(&verdict))
+            .collect();
+        let unknown = [
+            ErrorCode::UnknownTopicOrPartition,
+            ErrorCode::UnknownTopicId,
+        ];
+        assert_eq!(
+            codes,
+            [&unknown[..], &[ErrorCode::InvalidRequest; 2]].concat()
+        );
+        for (_, verdict) in verdicts {
+            cluster.carry_out(verdict);
+        }
+        assert_eq!(cluster.image.topic_count(), 0);
+    }
+
+    #[test]
+    fn a_topic_asked_for_twice_is_kept() {
+        let cluster = Cluster::single().with_topic("a", 1, &[]);
+        for asked in [[name("a"), name("a")], [name("a"), id(1)]] {
+            let verdicts = delete_topics(cluster.context(), &asked);
+            assert!(
+                verdicts
+                    .iter()
+                    .all(|(_, verdict)| code(verdict) == ErrorCode::InvalidRequest)
+            );
+        }
+    }
+
+    #[test]
+    fn behaviour_109_deletion_can_be_disabled() {
+        let mut cluster = Cluster::single().with_topic("a", 1, &[]);
+        cluster.settings = settings(&[("delete.topic.enable", "false")]);
+        let verdicts = delete_topics(cluster.context(), &[name("a")]);
+        assert_eq!(code(&verdicts[0].1), ErrorCode::TopicDeletionDisabled);
+    }
+}

@@ -258,3 +258,242 @@ fn entry(
         documentation: key.full_documentation(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Command;
+    use crate::testing::{Cluster, map, settings};
+
+    fn ask(
+        cluster: &Cluster,
+        resource_type: i8,
+        name: &str,
+        keys: Option<&[&str]>,
+    ) -> Result<Vec<ConfigEntry>, Problem> {
+        let keys = keys.map(|keys| keys.iter().map(|key| (*key).to_owned()).collect());
+        describe_configs(
+            cluster.context(),
+            &DescribeConfigs {
+                resource_type,
+                resource_name: name.into(),
+                keys,
+            },
+        )
+    }
+
+    fn set(cluster: &mut Cluster, resource: ConfigResource, configs: &[(&str, &str)]) {
+        cluster.apply(&Command::AlterConfigs {
+            resource,
+            sets: map(configs),
+            removes: vec![],
+        });
+        cluster.settings = cluster.settings.with_dynamic(&cluster.image, 1);
+    }
+
+    fn synonyms(entry: &ConfigEntry) -> Vec<(&str, &str, i8)> {
+        let synonyms = entry.synonyms.iter();
+        synonyms
+            .map(|synonym| {
+                (
+                    synonym.name.as_str(),
+                    synonym.value.as_deref().unwrap_or("null"),
+                    synonym.source.code(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn behaviour_113_sources_and_synonyms_of_a_topic() {
+        let mut cluster = Cluster::single().with_topic("t", 1, &[("retention.ms", "7")]);
+        cluster.settings = settings(&[("log.retention.hours", "2")]);
+        set(
+            &mut cluster,
+            ConfigResource::Broker(None),
+            &[("log.retention.ms", "9")],
+        );
+        set(
+            &mut cluster,
+            ConfigResource::Broker(Some(1)),
+            &[("log.retention.ms", "8")],
+        );
+        let entry = ask(&cluster, 2, "t", Some(&["retention.ms"]))
+            .expect("exists")
+            .remove(0);
+        assert_eq!(
+            (entry.value.as_deref(), entry.source),
+            (Some("7"), Source::Topic)
+        );
+        let expected = [
+            ("retention.ms", "7", 1),
+            ("log.retention.ms", "8", 2),
+            ("log.retention.ms", "9", 3),
+            ("log.retention.hours", "2", 4),
+            ("log.retention.hours", "168", 5),
+        ];
+        assert_eq!(synonyms(&entry)[..4], expected[..4]);
+        assert_eq!(synonyms(&entry)[4], expected[4]);
+        assert!(
+            !entry.read_only
+                && !entry.sensitive
+                && entry.config_type == 5
+                && entry.documentation.contains("milliseconds")
+        );
+    }
+
+    #[test]
+    fn behaviour_113_null_and_empty_mean_all_keys() {
+        let cluster = Cluster::single().with_topic("t", 1, &[]);
+        let all = ask(&cluster, 2, "t", None).expect("exists");
+        assert_eq!(ask(&cluster, 2, "t", Some(&[])), Ok(all.clone()));
+        assert!(all.len() >= 30 && all.iter().any(|entry| entry.name == "cleanup.policy"));
+        for hidden in ["internal.segment.bytes", "message.format.version"] {
+            assert!(all.iter().all(|entry| entry.name != hidden), "{hidden}");
+        }
+        assert_eq!(ask(&cluster, 2, "t", Some(&["no.such.key"])), Ok(vec![]));
+    }
+
+    #[test]
+    fn behaviour_107_a_value_equal_to_the_default_is_an_override() {
+        let cluster = Cluster::single().with_topic("t", 1, &[("retention.ms", "604800000")]);
+        let entry = ask(&cluster, 2, "t", Some(&["retention.ms"]))
+            .expect("exists")
+            .remove(0);
+        assert_eq!(entry.source, Source::Topic);
+        let other = ask(&cluster, 2, "t", Some(&["segment.bytes"]))
+            .expect("exists")
+            .remove(0);
+        assert_eq!(
+            (other.source, synonyms(&other)),
+            (
+                Source::Default,
+                vec![("log.segment.bytes", "1073741824", 5)]
+            )
+        );
+    }
+
+    #[test]
+    fn behaviour_113_broker_resources() {
+        let mut cluster = Cluster::single();
+        cluster.settings = settings(&[("klamm.cluster.secret", "hush"), ("num.partitions", "3")]);
+        set(
+            &mut cluster,
+            ConfigResource::Broker(None),
+            &[("message.max.bytes", "5")],
+        );
+        let entries = ask(&cluster, 4, "1", None).expect("this broker");
+        let entry = |name: &str| entries.iter().find(|entry| entry.name == name).expect(name);
+        assert_eq!(entry("klamm.cluster.secret").value, None);
+        assert!(entry("klamm.cluster.secret").sensitive && entry("klamm.cluster.secret").read_only);
+        assert!(
+            entry("klamm.cluster.secret")
+                .synonyms
+                .iter()
+                .all(|synonym| synonym.value.is_none())
+        );
+        assert_eq!(
+            (
+                entry("num.partitions").value.as_deref(),
+                entry("num.partitions").source
+            ),
+            (Some("3"), Source::StaticBroker)
+        );
+        assert!(entry("num.partitions").read_only && !entry("message.max.bytes").read_only);
+        assert_eq!(
+            entry("message.max.bytes").source,
+            Source::DynamicDefaultBroker
+        );
+        assert_eq!(
+            synonyms(entry("log.retention.ms")),
+            [("log.retention.hours", "168", 5)]
+        );
+        let defaults = ask(&cluster, 4, "", None).expect("cluster default");
+        assert_eq!(
+            defaults
+                .iter()
+                .map(|entry| entry.name.as_str())
+                .collect::<Vec<_>>(),
+            ["message.max.bytes"]
+        );
+        assert_eq!(
+            ask(&cluster, 4, "2", None)
+                .expect_err("another broker")
+                .code,
+            ErrorCode::InvalidRequest
+        );
+        assert_eq!(
+            ask(&cluster, 4, "x", None).expect_err("no id").code,
+            ErrorCode::InvalidRequest
+        );
+    }
+
+    #[test]
+    fn unknown_resources() {
+        let cluster = Cluster::single();
+        assert_eq!(
+            ask(&cluster, 2, "gone", None).expect_err("gone").code,
+            ErrorCode::UnknownTopicOrPartition
+        );
+        assert_eq!(
+            ask(&cluster, 2, "a b", None).expect_err("bad").code,
+            ErrorCode::InvalidTopic
+        );
+        assert_eq!(
+            ask(&cluster, 99, "x", None).expect_err("bad").code,
+            ErrorCode::InvalidRequest
+        );
+    }
+
+    #[test]
+    fn groups_and_client_metrics_have_their_keys() {
+        let mut cluster = Cluster::single();
+        set(
+            &mut cluster,
+            ConfigResource::ClientMetrics("m".into()),
+            &[("interval.ms", "500")],
+        );
+        let entries = ask(&cluster, 16, "m", None).expect("keys");
+        assert_eq!(entries[0].source, Source::ClientMetrics);
+        let group = ask(&cluster, 32, "g", Some(&["consumer.session.timeout.ms"]))
+            .expect("keys")
+            .remove(0);
+        assert_eq!(
+            (group.value.as_deref(), group.source),
+            (Some("45000"), Source::Default)
+        );
+    }
+
+    #[test]
+    fn resources_are_listed() {
+        let mut cluster = Cluster::new(&[None, None]).with_topic("t", 1, &[]);
+        set(
+            &mut cluster,
+            ConfigResource::ClientMetrics("m".into()),
+            &[("interval.ms", "500")],
+        );
+        let all = list_config_resources(cluster.context(), &[]).expect("known types");
+        let named = |resource_type, name: &str| (resource_type, name.to_owned());
+        assert_eq!(
+            all,
+            [
+                named(2, "t"),
+                named(4, "1"),
+                named(4, "2"),
+                named(8, "1"),
+                named(8, "2"),
+                named(16, "m")
+            ]
+        );
+        assert_eq!(
+            list_config_resources(cluster.context(), &[16]),
+            Ok(vec![named(16, "m")])
+        );
+        assert_eq!(
+            list_config_resources(cluster.context(), &[1])
+                .expect_err("unknown")
+                .code,
+            ErrorCode::UnsupportedVersion
+        );
+    }
+}

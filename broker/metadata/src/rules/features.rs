@@ -127,3 +127,53 @@ fn check(context: Context<'_>, update: &FeatureUpdate) -> Result<(), Problem> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Cluster;
+
+    #[test]
+    fn behaviour_121_levels_move_within_what_is_supported() {
+        let mut cluster = Cluster::single();
+        for command in initial_features() {
+            cluster.apply(&command);
+        }
+        let ask = |name: &str, level, upgrade_type| {
+            let update = FeatureUpdate {
+                name: name.into(),
+                level,
+                upgrade_type,
+            };
+            update_features(cluster.context(), &[update], false)
+                .remove(0)
+                .1
+        };
+        for (name, level, upgrade_type) in [
+            ("no.such.feature", 1, UpgradeType::Upgrade),
+            ("metadata.version", 31, UpgradeType::Upgrade),
+            ("metadata.version", 6, UpgradeType::UnsafeDowngrade),
+            ("metadata.version", 29, UpgradeType::Upgrade),
+        ] {
+            let problem = ask(name, level, upgrade_type).expect_err("refused");
+            assert_eq!(
+                problem.code,
+                ErrorCode::InvalidUpdateVersion,
+                "{name} {level}"
+            );
+        }
+        assert_eq!(
+            ask("metadata.version", 30, UpgradeType::Upgrade)
+                .expect("allowed")
+                .command,
+            None
+        );
+        assert!(
+            ask("metadata.version", 29, UpgradeType::SafeDowngrade)
+                .expect("allowed")
+                .command
+                .is_some()
+        );
+        assert!(UpgradeType::parse(0).is_err() && UpgradeType::parse(3).is_ok());
+    }
+}

@@ -14,8 +14,6 @@ mod describe_configs;
 mod features;
 mod placement;
 mod producer_ids;
-#[cfg(test)]
-mod testing;
 mod topic_configs;
 
 use std::collections::BTreeMap;

@@ -145,3 +145,131 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::Cluster;
+
+    fn candidate(id: i32, rack: Option<&str>, replicas: u32) -> Candidate {
+        Candidate {
+            id,
+            rack: rack.map(str::to_owned),
+            load: Load {
+                preferred: replicas,
+                replicas,
+            },
+        }
+    }
+
+    #[test]
+    fn more_replicas_than_live_brokers_are_refused() {
+        let brokers = [candidate(1, None, 0), candidate(2, None, 0)];
+        let problem = place(&brokers, 1, 3, 0).expect_err("two brokers");
+        assert_eq!(problem.code, ErrorCode::InvalidReplicationFactor);
+        assert!(place(&[], 1, 1, 0).is_err());
+    }
+
+    #[test]
+    fn a_broker_that_just_joined_does_not_get_all_of_a_topic() {
+        let brokers = [
+            candidate(1, None, 1000),
+            candidate(2, None, 1000),
+            candidate(3, None, 0),
+        ];
+        let placed = place(&brokers, 9, 1, 7).expect("three brokers");
+        assert_eq!(placed.iter().filter(|replicas| replicas[0] == 3).count(), 3);
+        let one = place(&brokers, 1, 1, 7).expect("three brokers");
+        assert_eq!(one, [[3]], "among equals the one with less");
+    }
+
+    #[test]
+    fn followers_of_one_leader_are_spread() {
+        let brokers: Vec<Candidate> = (0..6).map(|id| candidate(id, None, 0)).collect();
+        let placed = place(&brokers, 120, 2, 1).expect("six brokers");
+        let followers: BTreeSet<i32> = placed
+            .iter()
+            .filter(|replicas| replicas[0] == 0)
+            .map(|replicas| replicas[1])
+            .collect();
+        assert!(followers.len() >= 3, "{followers:?}");
+    }
+
+    #[test]
+    fn behaviour_106_manual_assignments() {
+        let mut cluster = Cluster::new(&[None, None, None]);
+        let epoch = cluster.image.broker(3).expect("registered").epoch;
+        cluster.apply(&crate::Command::FenceBroker {
+            id: 3,
+            epoch,
+            fenced: true,
+        });
+        let check =
+            |replicas: &[i32], expected| check_manual(&cluster.image, 0, replicas, expected);
+        assert_eq!(check(&[1, 2], None), Ok(()));
+        assert_eq!(check(&[1, 3], Some(2)), Ok(()));
+        for (replicas, expected) in [
+            (&[][..], None),
+            (&[9], None),
+            (&[1, 1], None),
+            (&[1], Some(2)),
+            (&[3], None),
+        ] {
+            let problem = check(replicas, expected).expect_err("must be refused");
+            assert_eq!(
+                problem.code,
+                ErrorCode::InvalidReplicaAssignment,
+                "{replicas:?}"
+            );
+        }
+    }
+
+    fn spread(counts: &BTreeMap<i32, usize>) -> usize {
+        counts.values().max().expect("not empty") - counts.values().min().expect("not empty")
+    }
+
+    proptest! {
+        #[test]
+        fn any_placement_is_valid_balanced_and_repeatable(
+            brokers in 1..12_i32, partitions in 1..60_usize, factor in 1..5_usize, seed: u64, load in proptest::collection::vec(0..50_u32, 12),
+        ) {
+            let candidates: Vec<Candidate> =
+                (0..brokers).zip(load).map(|(id, load)| candidate(id * 7, None, load)).collect();
+            prop_assume!(factor <= candidates.len());
+            let placed = place(&candidates, partitions, factor, seed).expect("enough brokers");
+            prop_assert_eq!(&placed, &place(&candidates, partitions, factor, seed).expect("enough brokers"));
+            prop_assert_eq!(placed.len(), partitions);
+            let mut leaders: BTreeMap<i32, usize> = candidates.iter().map(|c| (c.id, 0)).collect();
+            let mut replicas = leaders.clone();
+            for row in &placed {
+                let distinct: BTreeSet<&i32> = row.iter().collect();
+                prop_assert_eq!((distinct.len(), row.len()), (factor, factor));
+                *leaders.get_mut(&row[0]).expect("a candidate") += 1;
+                for id in row {
+                    *replicas.get_mut(id).expect("a candidate") += 1;
+                }
+            }
+            prop_assert!(spread(&leaders) <= 1, "{:?}", leaders);
+            prop_assert!(spread(&replicas) <= 2, "{:?}", replicas);
+        }
+
+        #[test]
+        fn racks_come_first(per_rack in proptest::collection::vec(1..4_i32, 1..4), partitions in 1..30_usize, factor in 1..4_usize, seed: u64) {
+            let mut candidates = Vec::new();
+            for (rack, count) in per_rack.iter().enumerate() {
+                for _ in 0..*count {
+                    let id = i32::try_from(candidates.len()).expect("few");
+                    candidates.push(candidate(id, Some(&format!("rack{rack}")), 0));
+                }
+            }
+            prop_assume!(factor <= candidates.len());
+            for row in place(&candidates, partitions, factor, seed).expect("enough brokers") {
+                let racks: BTreeSet<&Option<String>> =
+                    row.iter().map(|id| &candidates[usize::try_from(*id).expect("small")].rack).collect();
+                prop_assert_eq!(racks.len(), factor.min(per_rack.len()));
+            }
+        }
+    }
+}

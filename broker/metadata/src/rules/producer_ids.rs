@@ -36,3 +36,31 @@ pub fn allocate_producer_ids(
         count: PRODUCER_ID_BLOCK,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Outcome;
+    use crate::testing::Cluster;
+
+    #[test]
+    fn blocks_are_for_registered_brokers() {
+        let mut cluster = Cluster::single();
+        let epoch = cluster.image.broker(1).expect("registered").epoch;
+        let command = allocate_producer_ids(cluster.context(), 1, epoch).expect("allowed");
+        assert_eq!(
+            cluster.apply(&command),
+            Outcome::ProducerIds {
+                first: 0,
+                count: PRODUCER_ID_BLOCK
+            }
+        );
+        let code = |broker, epoch| {
+            allocate_producer_ids(cluster.context(), broker, epoch)
+                .expect_err("refused")
+                .code
+        };
+        assert_eq!(code(2, epoch), ErrorCode::BrokerIdNotRegistered);
+        assert_eq!(code(1, epoch + 1), ErrorCode::StaleBrokerEpoch);
+    }
+}

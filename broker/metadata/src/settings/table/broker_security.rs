@@ -161,7 +161,7 @@ pub(super) const KEYS: &[Key] = &[
     broker_null(String, "ssl.provider")
         .per_broker()
         .inert(NO_SECURITY)
-        .doc("Provider of TLS."),
+        .doc("Java security provider of TLS."),
     broker(List, "ssl.cipher.suites", "")
         .per_broker()
         .inert(NO_SECURITY)
