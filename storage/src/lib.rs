@@ -1,11 +1,21 @@
 //! SEAM (to be replaced by the storage crate's author, signatures kept).
 #![allow(missing_docs, unused_variables, clippy::unimplemented, reason = "seam")]
 
-use std::path::{Path, PathBuf};
+pub mod clock;
+pub mod disk;
+pub mod index;
+pub mod producers;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
+pub use index::{Index, IndexBatch, IndexStore, MemoryIndexStore, RocksIndexStore};
+pub use producers::{ProducerStates, SequenceCheck};
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use klamm_records::{BatchHeader, EntryId, GroupId, STAMP_LEN};
+use klamm_records::{BatchHeader, EntryId, GroupId};
 
 /// One entry of a group's Raft log.
 #[derive(Clone, Debug)]
@@ -235,16 +245,4 @@ pub struct RaftState {
     pub purged: Option<EntryId>,
     pub last: Option<EntryId>,
     pub committed: Option<EntryId>,
-}
-
-// Producer state (storage/src/producers.rs): pure; see the contract.
-#[derive(Clone, Debug, Default)]
-pub struct ProducerStates {}
-
-/// Files behind a seam: real, in memory, and fault-injecting.
-pub trait Disk: Send + Sync {}
-/// Wall clock (ms since epoch) and monotonic time.
-pub trait Clock: Send + Sync {
-    fn now_ms(&self) -> i64;
-    fn monotonic(&self) -> std::time::Duration;
 }
