@@ -13,12 +13,12 @@ use klamm_client::{
 use super::error::UserError;
 use super::output::{self, Cluster, accept_closed_pipe, json_record};
 
-pub use start::Start;
+pub(super) use start::Start;
 use start::Bounds;
 
 /// Arguments of `consume`.
 #[derive(Args, Clone, Debug)]
-pub struct ConsumeArgs {
+pub(super) struct ConsumeArgs {
     /// Topic to read
     topic: String,
     /// Where to begin: beginning, end, an offset, -N for the last N of each partition, or a time
@@ -43,7 +43,7 @@ pub struct ConsumeArgs {
 
 /// How a record is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub(super) enum Form {
     /// The value, byte for byte, and a newline; null values as "null"
     #[default]
     Value,
@@ -57,7 +57,7 @@ pub enum Form {
 ///
 /// # Errors
 /// That no broker answers, the topic does not exist, or a record cannot be had.
-pub async fn run(args: ConsumeArgs) -> Result<(), UserError> {
+pub(super) async fn run(args: ConsumeArgs) -> Result<(), UserError> {
     let what = format!("topic {} was not read", args.topic);
     let client = args.cluster.connect(&what).await?;
     let failed = |error: &Error| UserError::from_client(&what, Some(&args.topic), error);
