@@ -37,8 +37,11 @@ impl LogControl {
     }
 }
 
+/// Levels per module. openraft logs each state it is in as a warning or information: it is heard
+/// only when it is named.
 fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(directives)
+    let quiet = if directives.contains("openraft") { "" } else { "openraft=error," };
+    EnvFilter::builder().parse(format!("{quiet}{directives}"))
 }
 
 /// Starts logging to stderr. `directives` come from `--log` or `KLAMM_LOG`.

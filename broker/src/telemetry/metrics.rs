@@ -87,7 +87,8 @@ struct ApiMetrics {
 /// Counters as verbs: code says what happened, this file knows how it is counted.
 pub struct Metrics {
     registry: Registry,
-    apis: Vec<ApiMetrics>,
+    /// By API key.
+    apis: Vec<Option<ApiMetrics>>,
     errors: IntCounterVec,
     rejects: IntCounterVec,
     ended: IntCounterVec,
@@ -122,13 +123,15 @@ impl Metrics {
         let latency_opts =
             HistogramOpts::new(doc::LATENCY.name, doc::LATENCY.help).buckets(LATENCY_BUCKETS.to_vec());
         let latency = register(&registry, HistogramVec::new(latency_opts, doc::LATENCY.labels));
-        let apis = Api::ALL
-            .iter()
-            .map(|api| ApiMetrics {
-                requests: requests.with_label_values(&[api.name()]),
-                bytes_in: bytes_in.with_label_values(&[api.name()]),
-                bytes_out: bytes_out.with_label_values(&[api.name()]),
-                latency: latency.with_label_values(&[api.name()]),
+        let apis = (0..=Api::ALL.iter().map(|api| api.key()).max().unwrap_or(0))
+            .map(|key| {
+                let name = Api::from_key(key)?.name();
+                Some(ApiMetrics {
+                    requests: requests.with_label_values(&[name]),
+                    bytes_in: bytes_in.with_label_values(&[name]),
+                    bytes_out: bytes_out.with_label_values(&[name]),
+                    latency: latency.with_label_values(&[name]),
+                })
             })
             .collect();
         Metrics {
@@ -152,7 +155,7 @@ impl Metrics {
     }
 
     fn api(&self, api: Api) -> Option<&ApiMetrics> {
-        self.apis.get(api as usize)
+        self.apis.get(usize::try_from(api.key()).ok()?)?.as_ref()
     }
 
     /// A request of `bytes` bytes came in.
