@@ -11,9 +11,11 @@ use klamm_records::GroupId;
 use klamm_storage::GroupLog;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::NodeId;
+use crate::flush::{self, FlushRelay};
 use crate::group::Group;
 use crate::leadership::{self, OnFatal};
 use crate::log_store::LogStore;
@@ -60,9 +62,11 @@ struct Inner {
     config: Arc<Config>,
     runtime: tokio::runtime::Handle,
     transport: Arc<dyn PeerTransport>,
+    flush_relay: Arc<FlushRelay>,
     on_fatal: OnFatal,
     groups: RwLock<HashMap<GroupId, Group>>,
-    driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The flush relay and the driver.
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Groups {
@@ -103,14 +107,21 @@ impl Groups {
             config: Arc::new(config),
             runtime,
             transport,
+            flush_relay: Arc::default(),
             on_fatal,
             groups: RwLock::new(HashMap::new()),
-            driver: Mutex::new(None),
+            tasks: Mutex::new(Vec::new()),
         });
+        let relay = inner
+            .runtime
+            .spawn(flush::relay(Arc::clone(&inner.flush_relay)));
         let driver = inner
             .runtime
             .spawn(drive(Arc::downgrade(&inner), inner.options.clone()));
-        *inner.driver.lock() = Some(driver);
+        inner
+            .tasks
+            .lock()
+            .extend([relay.abort_handle(), driver.abort_handle()]);
         Groups { inner }
     }
 
@@ -164,11 +175,8 @@ impl Groups {
         }
     }
 
-    /// Stops all groups and the driver. What is acknowledged is durable already.
+    /// Stops all groups and the node's tasks. What is acknowledged is durable already.
     pub async fn shutdown(&self) {
-        if let Some(driver) = self.inner.driver.lock().take() {
-            driver.abort();
-        }
         let groups: Vec<Group> = self
             .inner
             .groups
@@ -177,6 +185,21 @@ impl Groups {
             .map(|(_, group)| group)
             .collect();
         futures::future::join_all(groups.iter().map(stop)).await;
+        self.inner.end_tasks();
+    }
+}
+
+impl Inner {
+    fn end_tasks(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end_tasks();
     }
 }
 
@@ -205,6 +228,7 @@ async fn start(
         machine,
         inner.runtime.clone(),
         &inner.timing,
+        Arc::clone(&inner.flush_relay),
     ));
     let network = Network {
         transport: Arc::clone(&inner.transport),
