@@ -151,3 +151,7 @@ fn context(operation: &str, path: &Path, error: &io::Error) -> io::Error {
         format!("{operation} {}: {error}", path.display()),
     )
 }
+
+#[cfg(test)]
+#[path = "disk_test.rs"]
+mod tests;

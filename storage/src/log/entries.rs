@@ -6,7 +6,7 @@ use bytes::Bytes;
 use klamm_records::EntryId;
 
 use super::tail::BatchPlace;
-use super::walk::{DATA_WINDOW, From, ReadFault, SegmentReader, Walk};
+use super::walk::{Begin, DATA_WINDOW, ReadFault, SegmentReader, Walk};
 use super::{GroupLog, Log};
 use crate::entry::{Batch, Entry, Payload, RaftState};
 use crate::error::StorageError;
@@ -51,7 +51,8 @@ impl GroupLog {
     ) -> Result<Vec<Entry>, StorageError> {
         let shared = self.shared();
         self.log.stable(shared, || {
-            self.log.entries_once(shared, range.clone(), max_bytes, with_data)
+            self.log
+                .entries_once(shared, range.clone(), max_bytes, with_data)
         })
     }
 
@@ -79,14 +80,19 @@ impl GroupLog {
     pub fn last_entry_below(&self, offset: i64) -> Result<Option<EntryId>, StorageError> {
         let shared = self.shared();
         self.log.stable(shared, || {
-            let first = self.log.walk(shared, From::Offset(offset))?.next()?;
+            let first = self.log.walk(shared, Begin::Offset(offset))?.next()?;
             let state = self.log.state.lock();
             let below = match first {
                 Some((index, _)) => index.checked_sub(1),
                 None => state.last.map(|last| last.index),
             };
             let kept = below.filter(|index| *index >= state.first_index());
-            let id = kept.and_then(|index| Some(EntryId { term: state.term_of(index)?, index }));
+            let id = kept.and_then(|index| {
+                Some(EntryId {
+                    term: state.term_of(index)?,
+                    index,
+                })
+            });
             Ok(id)
         })
     }
@@ -101,25 +107,35 @@ impl Log {
         with_data: bool,
     ) -> Result<Vec<Entry>, ReadFault> {
         let mut out = Vec::new();
-        let mut budget = Budget { left: max_bytes, any: false };
-        let mut source = Source { log: self, shared, walk: None, reader: None };
+        let mut budget = Budget {
+            left: max_bytes,
+            any: false,
+        };
+        let mut source = Source {
+            log: self,
+            shared,
+            walk: None,
+            reader: None,
+        };
         let mut next = range.start;
         loop {
             let known = self.known_entries(next, range.end)?;
-            let Some((last, _)) = known.last() else { return Ok(out) };
+            let Some((last, _)) = known.last() else {
+                return Ok(out);
+            };
             next = last.index + 1;
             for (id, known) in known {
                 let payload = match known {
-                    Known::Plain(payload) => payload,
+                    Known::Plain(payload) => budget.take(plain_len(&payload)).then_some(payload),
                     Known::Warm(place) => source.batch(place, with_data, &mut budget)?,
                     Known::Cold => {
                         let place = source.cold_place(id.index)?;
                         source.batch(place, with_data, &mut budget)?
                     }
                 };
-                if !budget.take(&payload) {
+                let Some(payload) = payload else {
                     return Ok(out);
-                }
+                };
                 out.push(Entry { id, payload });
             }
         }
@@ -129,10 +145,17 @@ impl Log {
     fn known_entries(&self, from: u64, end: u64) -> Result<Vec<(EntryId, Known)>, StorageError> {
         let state = self.state.lock();
         self.check(&state)?;
-        let from = from.max(state.first_index()).max(state.terms.first().map_or(0, |t| t.1));
-        let end = end.min(state.last.map_or(0, |last| last.index + 1)).min(from.saturating_add(STEP));
+        let from = from
+            .max(state.first_index())
+            .max(state.terms.first().map_or(0, |t| t.1));
+        let end = end
+            .min(state.last.map_or(0, |last| last.index + 1))
+            .min(from.saturating_add(STEP));
         let known = (from..end).map_while(|index| {
-            let id = EntryId { term: state.term_of(index)?, index };
+            let id = EntryId {
+                term: state.term_of(index)?,
+                index,
+            };
             let known = match state.plain.get(&index) {
                 Some(entry) => Known::Plain(entry.payload()),
                 None => match state.tail.get(index).and_then(|d| d.batch.as_ref()) {
@@ -153,22 +176,19 @@ struct Budget {
 }
 
 impl Budget {
-    /// Whether a payload of `len` bytes still fits; the first always does.
-    fn fits(&self, len: usize) -> bool {
-        !self.any || len <= self.left
-    }
-
-    fn take(&mut self, payload: &Payload) -> bool {
-        let len = match payload {
-            Payload::Blank => 0,
-            Payload::Membership(data) | Payload::Command(data) => data.len(),
-            Payload::Batch(batch) if self.fits(0) && batch.bytes.is_empty() => 0,
-            Payload::Batch(batch) => batch.bytes.len(),
-        };
-        let fits = self.fits(len);
-        self.left = self.left.saturating_sub(len);
+    /// Takes `len` bytes if they fit; the first always do.
+    fn take(&mut self, len: usize) -> bool {
+        let fits = !self.any || len <= self.left;
         self.any = true;
+        self.left = self.left.saturating_sub(len);
         fits
+    }
+}
+
+fn plain_len(payload: &Payload) -> usize {
+    match payload {
+        Payload::Membership(data) | Payload::Command(data) => data.len(),
+        Payload::Blank | Payload::Batch(_) => 0,
     }
 }
 
@@ -185,7 +205,7 @@ impl Source<'_> {
     fn cold_place(&mut self, index: u64) -> Result<BatchPlace, ReadFault> {
         let mut walk = match self.walk.take() {
             Some(walk) => walk,
-            None => self.log.walk(self.shared, From::Index(index))?,
+            None => self.log.walk(self.shared, Begin::Index(index))?,
         };
         match walk.next()? {
             Some((found, place)) if found == index => {
@@ -195,29 +215,33 @@ impl Source<'_> {
             found => {
                 let at = found.map_or((0, 0), |(_, p)| (p.segment_base, p.position));
                 let what = "the segment does not hold the entries the log has";
-                Err(ReadFault::Damage { segment_base: at.0, position: at.1, what })
+                Err(ReadFault::Damage {
+                    segment_base: at.0,
+                    position: at.1,
+                    what,
+                })
             }
         }
     }
 
+    /// The batch, unless it does not fit any more.
     fn batch(
         &mut self,
         place: BatchPlace,
         with_data: bool,
         budget: &mut Budget,
-    ) -> Result<Payload, ReadFault> {
+    ) -> Result<Option<Payload>, ReadFault> {
         let header = place.header;
+        let len = header.total_len().unwrap_or(0);
+        if !budget.take(if with_data { len } else { 0 }) {
+            return Ok(None);
+        }
         let bytes = match place.bytes {
             _ if !with_data => Bytes::new(),
             Some(bytes) => bytes,
-            None if budget.fits(header.total_len().unwrap_or(0)) => self.read(&place)?,
-            None => {
-                // It would be dropped anyway: not worth reading.
-                budget.left = 0;
-                Bytes::from_static(&[0])
-            }
+            None => self.read(&place)?,
         };
-        Ok(Payload::Batch(Batch { header, bytes }))
+        Ok(Some(Payload::Batch(Batch { header, bytes })))
     }
 
     fn read(&mut self, place: &BatchPlace) -> Result<Bytes, ReadFault> {
@@ -250,7 +274,11 @@ impl Log {
     /// Bytes of a segment that are in its file; 0 if it is not there.
     fn written_end(&self, segment_base: i64) -> u64 {
         let state = self.state.lock();
-        let size = state.segments.iter().find(|s| s.base_offset == segment_base).map_or(0, |s| s.size);
+        let size = state
+            .segments
+            .iter()
+            .find(|s| s.base_offset == segment_base)
+            .map_or(0, |s| s.size);
         match state.tail.unwritten().next() {
             Some(first) if first.segment_base == segment_base => first.position.min(size),
             Some(first) if first.segment_base < segment_base => 0,
