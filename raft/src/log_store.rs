@@ -144,8 +144,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .collect();
         let shared = Arc::clone(&self.shared);
         let done: Completion = Box::new(move |result| {
-                return callback.io_completed(result.map_err(io_error));
-            }
             let relay = Arc::clone(&shared.flush_relay);
             relay.completed(&shared, callback, result.map_err(io_error));
         });
