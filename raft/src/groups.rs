@@ -15,7 +15,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::NodeId;
-use crate::flush::{self, FlushRelay};
 use crate::group::Group;
 use crate::leadership::{self, OnFatal};
 use crate::log_store::LogStore;
@@ -62,11 +61,9 @@ struct Inner {
     config: Arc<Config>,
     runtime: tokio::runtime::Handle,
     transport: Arc<dyn PeerTransport>,
-    flush_relay: Arc<FlushRelay>,
     on_fatal: OnFatal,
     groups: RwLock<HashMap<GroupId, Group>>,
-    /// The flush relay and the driver.
-    tasks: Mutex<Vec<AbortHandle>>,
+    driver: Mutex<Option<AbortHandle>>,
 }
 
 impl Groups {
@@ -107,21 +104,14 @@ impl Groups {
             config: Arc::new(config),
             runtime,
             transport,
-            flush_relay: Arc::default(),
             on_fatal,
             groups: RwLock::new(HashMap::new()),
-            tasks: Mutex::new(Vec::new()),
+            driver: Mutex::new(None),
         });
-        let relay = inner
-            .runtime
-            .spawn(flush::relay(Arc::clone(&inner.flush_relay)));
         let driver = inner
             .runtime
             .spawn(drive(Arc::downgrade(&inner), inner.options.clone()));
-        inner
-            .tasks
-            .lock()
-            .extend([relay.abort_handle(), driver.abort_handle()]);
+        *inner.driver.lock() = Some(driver.abort_handle());
         Groups { inner }
     }
 
@@ -175,7 +165,7 @@ impl Groups {
         }
     }
 
-    /// Stops all groups and the node's tasks. What is acknowledged is durable already.
+    /// Stops all groups and the driver. What is acknowledged is durable already.
     pub async fn shutdown(&self) {
         let groups: Vec<Group> = self
             .inner
@@ -185,21 +175,21 @@ impl Groups {
             .map(|(_, group)| group)
             .collect();
         futures::future::join_all(groups.iter().map(stop)).await;
-        self.inner.end_tasks();
+        self.inner.end_driver();
     }
 }
 
 impl Inner {
-    fn end_tasks(&self) {
-        for task in self.tasks.lock().drain(..) {
-            task.abort();
+    fn end_driver(&self) {
+        if let Some(driver) = self.driver.lock().take() {
+            driver.abort();
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.end_tasks();
+        self.end_driver();
     }
 }
 
@@ -228,7 +218,6 @@ async fn start(
         machine,
         inner.runtime.clone(),
         &inner.timing,
-        Arc::clone(&inner.flush_relay),
     ));
     let network = Network {
         transport: Arc::clone(&inner.transport),

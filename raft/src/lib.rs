@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod flush;
 mod group;
 mod groups;
 mod lane;

@@ -142,11 +142,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 }
             })
             .collect();
-        let shared = Arc::clone(&self.shared);
-        let done: Completion = Box::new(move |result| {
-            let relay = Arc::clone(&shared.flush_relay);
-            relay.completed(&shared, callback, result.map_err(io_error));
-        });
+        let done: Completion =
+            Box::new(move |result| callback.io_completed(result.map_err(io_error)));
         let appended_end = log.append(stored, done).map_err(io_error)?;
         assert_eq!(
             appended_end, end,

@@ -16,7 +16,6 @@ use openraft::type_config::TypeConfigExt;
 use openraft::{RaftLogReader, StorageError};
 
 use super::*;
-use crate::flush::{self, FlushRelay};
 use crate::leadership::Leadership;
 use crate::machine::{Applied, Machine, StateMachine};
 use crate::proposal::Proposal;
@@ -40,9 +39,7 @@ fn shared(store: &Store, group: u64) -> Arc<Shared> {
         heartbeat_interval: Duration::from_millis(50),
         lease: Duration::from_millis(200),
     };
-    let relay = Arc::new(FlushRelay::default());
     let runtime = tokio::runtime::Handle::current();
-    runtime.spawn(flush::relay(Arc::clone(&relay)));
     let log = create_log(store, group);
     Arc::new(Shared::new(
         NodeId(0),
@@ -50,7 +47,6 @@ fn shared(store: &Store, group: u64) -> Arc<Shared> {
         Arc::new(Nothing),
         runtime,
         &timing,
-        relay,
     ))
 }
 

@@ -238,7 +238,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> io::Result<()> {
         let purged = self.shared.log.raft_state().purged.map(log_id);
         if meta.last_log_id > purged {
-            let cause = format!("group {}: no segments for log start {meta}", self.shared.group);
+            let cause = format!(
+                "group {}: no segments for log start {meta}",
+                self.shared.group
+            );
             return Err(io::Error::new(io::ErrorKind::Unsupported, cause));
         }
         if meta.last_log_id > self.applied {

@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::NodeId;
-use crate::flush::{FlushRelay, Flushed};
 use crate::lane::Lane;
 use crate::leadership::Leadership;
 use crate::machine::StateMachine;
@@ -44,9 +43,6 @@ pub(crate) struct Shared {
     /// Where `purge` wants the next snapshot.
     pub(crate) snapshot_at: Mutex<Option<EntryId>>,
     pub(crate) purged: Notify,
-    /// The last completed append that openraft has not heard of.
-    pub(crate) flushed: Mutex<Option<Flushed>>,
-    pub(crate) flush_relay: Arc<FlushRelay>,
     leadership: Mutex<Leadership>,
     /// What the state machine was told to be committed.
     committed_end: AtomicI64,
@@ -66,7 +62,6 @@ impl Shared {
         machine: Arc<dyn StateMachine>,
         runtime: tokio::runtime::Handle,
         timing: &Timing,
-        flush_relay: Arc<FlushRelay>,
     ) -> Shared {
         Shared {
             group: log.group(),
@@ -85,8 +80,6 @@ impl Shared {
             applied_term_changed: Notify::new(),
             snapshot_at: Mutex::new(None),
             purged: Notify::new(),
-            flushed: Mutex::new(None),
-            flush_relay,
             leadership: Mutex::new(Leadership {
                 term: 0,
                 leader: None,

@@ -5,12 +5,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use klamm_raft::{Groups, Proposal, ProposeError};
-use klamm_records::EntryId;
-use klamm_storage::LogSettings;
+use klamm_records::{EntryId, GroupId};
+use klamm_storage::{GroupLog, LogSettings, RealDisk, Store, StoreOptions, SystemClock};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::fixture::*;
+
+fn open_real(dir: &std::path::Path) -> Store {
+    let options = StoreOptions {
+        reserve_bytes: 0,
+        ..StoreOptions::new(dir)
+    };
+    Store::open(
+        options,
+        Arc::new(RealDisk),
+        Arc::new(SystemClock::default()),
+    )
+    .unwrap()
+    .0
+}
+
+/// A log with Kafka's default settings.
+fn create_default_log(store: &Store, group: u64) -> GroupLog {
+    store
+        .create_group(
+            GroupId(group),
+            &format!("group-{group}"),
+            LogSettings::default(),
+        )
+        .unwrap()
+}
 
 /// Resident memory of this process, in KiB.
 fn resident_kib() -> u64 {
@@ -42,7 +67,7 @@ async fn memory_and_idle_cpu_of_groups() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_real(dir.path());
     let logs: Vec<_> = (1..=GROUPS)
-        .map(|group| create_log_with(&store, group, LogSettings::default()))
+        .map(|group| create_default_log(&store, group))
         .collect();
     let (groups, _) = groups();
     let before = resident_kib();
@@ -70,7 +95,14 @@ async fn memory_and_idle_cpu_of_groups() {
         let term = group.leadership().term;
         for first in (0..5_000).step_by(100) {
             let proposals = (first..first + 100).map(|expected_offset| {
-                propose(&group, term, Proposal::Batch { batch: batch(1, 10), expected_offset })
+                propose(
+                    &group,
+                    term,
+                    Proposal::Batch {
+                        batch: batch(1, 10),
+                        expected_offset,
+                    },
+                )
             });
             for pending in proposals.collect::<Vec<_>>() {
                 answer(pending).await.unwrap();
@@ -80,7 +112,10 @@ async fn memory_and_idle_cpu_of_groups() {
             break;
         }
     }
-    println!("50 of them used: {} KiB resident in all", resident_kib() - before);
+    println!(
+        "50 of them used: {} KiB resident in all",
+        resident_kib() - before
+    );
     groups.shutdown().await;
 }
 
@@ -91,12 +126,12 @@ async fn cpu_of_proposals() {
         let dir = tempfile::tempdir().unwrap();
         let store = open_real(dir.path());
         let (groups, _) = groups();
-        measure(&groups, create_log_with(&store, 1, LogSettings::default()), outstanding).await;
+        measure(&groups, create_default_log(&store, 1), outstanding).await;
         groups.shutdown().await;
     }
 }
 
-async fn measure(groups: &Groups, log: klamm_storage::GroupLog, outstanding: usize) {
+async fn measure(groups: &Groups, log: GroupLog, outstanding: usize) {
     let machine = Recorder::new(false);
     let group = groups.open(log, alone(), machine.clone()).await.unwrap();
     let term = machine.serving().await;
@@ -135,4 +170,46 @@ async fn measure(groups: &Groups, log: klamm_storage::GroupLog, outstanding: usi
         count / took,
         spent * 1e6 / count
     );
+}
+
+#[ignore = "a measurement"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cpu_of_many_groups_with_one_proposal_each() {
+    const GROUPS: u64 = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_real(dir.path());
+    let (groups, _) = groups();
+    let mut opened = Vec::new();
+    for id in 1..=GROUPS {
+        let machine = Recorder::new(false);
+        let log = create_default_log(&store, id);
+        let group = groups.open(log, alone(), machine.clone()).await.unwrap();
+        opened.push((group, machine.serving().await));
+    }
+    let (start, spent, mut count) = (Instant::now(), cpu(), 0);
+    while start.elapsed() < Duration::from_secs(3) {
+        let proposals = opened.iter().map(|(group, term)| {
+            let expected_offset = group.log().end_offset();
+            propose(
+                group,
+                *term,
+                Proposal::Batch {
+                    batch: batch(1, 1_000),
+                    expected_offset,
+                },
+            )
+        });
+        for pending in proposals.collect::<Vec<_>>() {
+            answer(pending).await.unwrap();
+            count += 1;
+        }
+    }
+    let (took, spent) = (start.elapsed().as_secs_f64(), (cpu() - spent).as_secs_f64());
+    let count = f64::from(count);
+    println!(
+        "{GROUPS} groups, one each: {:.0}/s, {:.2} us of CPU each",
+        count / took,
+        spent * 1e6 / count
+    );
+    groups.shutdown().await;
 }

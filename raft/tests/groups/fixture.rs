@@ -14,7 +14,7 @@ use klamm_storage::Batch;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use crate::store::{Computer, create_log, create_log_with, open_real};
+pub(crate) use crate::store::{Computer, create_log};
 
 pub(crate) const NODE: NodeId = NodeId(1 << 32);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,8 +27,11 @@ pub(crate) fn options(node: NodeId) -> GroupsOptions {
     }
 }
 
+/// What the fatal hook was called with.
+pub(crate) type FatalCalls = Arc<Mutex<Vec<(GroupId, String)>>>;
+
 /// Groups whose fatal errors are collected.
-pub(crate) fn groups() -> (Groups, Arc<Mutex<Vec<(GroupId, String)>>>) {
+pub(crate) fn groups() -> (Groups, FatalCalls) {
     let fatal = Arc::new(Mutex::new(Vec::new()));
     let hook = Arc::clone(&fatal);
     let groups = Groups::new(

@@ -154,7 +154,7 @@ async fn keeps_the_order_of_ten_thousand_concurrent_proposals() {
         machine.batches().last().is_some_and(|last| last.1 == end)
     })
     .await;
-    let order = order.lock();
+    let order = std::mem::take(&mut *order.lock());
     assert_eq!(order.len(), CALLERS * PROPOSALS);
     assert!(order.is_sorted_by(|a, b| a.0.index + 1 == b.0.index && a.1 < b.1));
     assert_eq!(machine.committed(), end);
