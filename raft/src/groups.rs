@@ -117,7 +117,7 @@ impl Groups {
 
     /// Starts a group over its log. A log that was never written is founded with `voters`, if
     /// given; each of them founds its own replica with the same set. A group whose only voter is
-    /// this node is elected at once.
+    /// this node is elected at once. One caller at a time opens a given group.
     ///
     /// # Errors
     /// When the log cannot be read, the group is open already, or founding it failed.
