@@ -57,7 +57,10 @@ impl Failure {
         if let Some(error) = &state.error {
             return error.clone();
         }
-        tracing::error!(why, "the store stops: what is not acknowledged is not durable");
+        tracing::error!(
+            why,
+            "the store stops: what is not acknowledged is not durable"
+        );
         let error = StorageError::Poisoned(why.into());
         state.error = Some(error.clone());
         let hook = state.hook.take();
@@ -149,7 +152,10 @@ impl Space {
     /// (free, total) as last seen.
     pub(crate) fn seen(&self) -> (u64, u64) {
         self.look();
-        (self.free.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+        (
+            self.free.load(Ordering::Relaxed),
+            self.total.load(Ordering::Relaxed),
+        )
     }
 
     fn look(&self) {
@@ -158,7 +164,10 @@ impl Space {
         let next = now.saturating_add(SPACE_INTERVAL_MS);
         // Whoever moves the time looks; everyone else uses what was seen before.
         let mine = now >= due
-            && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .next_look
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if !mine {
             return;
         }

@@ -88,7 +88,9 @@ impl Handle {
     /// Ends the threads, without a checkpoint. What is queued may or may not become durable.
     fn stop(&self) {
         self.shared.failure.close();
-        let Some(threads) = self.threads.lock().take() else { return };
+        let Some(threads) = self.threads.lock().take() else {
+            return;
+        };
         let _ = self.checkpoints.send(Request::Stop);
         join(threads.checkpoints);
         let _ = self.journal.send(Message::Stop);
@@ -154,15 +156,31 @@ impl Store {
             _lock: lock,
         });
         let recovered = recover(&shared, salt)?;
-        let Recovered { report, files, spares, dirty } = recovered;
+        let Recovered {
+            report,
+            files,
+            spares,
+            dirty,
+        } = recovered;
         let (journal, queue) = bounded(QUEUE_LEN);
         let (checkpoints, requests) = bounded(REQUESTS);
-        let context =
-            RoundsContext { shared: Arc::clone(&shared), files, queue, checkpoints: checkpoints.clone(), dirty };
-        let checkpointer = Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
+        let context = RoundsContext {
+            shared: Arc::clone(&shared),
+            files,
+            queue,
+            checkpoints: checkpoints.clone(),
+            dirty,
+        };
+        let checkpointer =
+            Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
         let threads = start_threads(context, checkpointer)?;
         let threads = Mutex::new(Some(threads));
-        let handle = Arc::new(Handle { shared, journal, checkpoints, threads });
+        let handle = Arc::new(Handle {
+            shared,
+            journal,
+            checkpoints,
+            threads,
+        });
         Ok((Store { handle }, report))
     }
 
@@ -174,7 +192,10 @@ impl Store {
     /// The log of a group.
     pub fn group(&self, group: GroupId) -> Option<GroupLog> {
         let log = self.handle.shared.groups.read().get(&group).cloned()?;
-        Some(GroupLog { log, store: Arc::clone(&self.handle) })
+        Some(GroupLog {
+            log,
+            store: Arc::clone(&self.handle),
+        })
     }
 
     /// Creates a log. It is usable at once, and durable as soon as anything done to it is. `dir`
@@ -189,7 +210,9 @@ impl Store {
         let shared = &self.handle.shared;
         shared.failure.accepts()?;
         if !layout::is_group_dir(dir) {
-            return Err(StorageError::Io(format!("{dir:?} cannot be a group's directory").into()));
+            return Err(StorageError::Io(
+                format!("{dir:?} cannot be a group's directory").into(),
+            ));
         }
         let state = LogState::new(settings.clone());
         let log = Arc::new(Log::new(group, dir, shared.options.dir.join(dir), state));
@@ -199,11 +222,20 @@ impl Store {
             existing.set_settings(settings);
             return Ok(existing);
         }
-        let body = FrameBody::CreateGroup { dir: dir.to_owned(), settings };
+        let body = FrameBody::CreateGroup {
+            dir: dir.to_owned(),
+            settings,
+        };
         let frame = Frame { group, op: 1, body };
         let applied = log.state.lock().apply(&frame, shared.clock.now_ms());
-        assert!(applied.is_ok(), "creation is the first operation: {applied:?}");
-        let created = GroupLog { log: Arc::clone(&log), store: Arc::clone(&self.handle) };
+        assert!(
+            applied.is_ok(),
+            "creation is the first operation: {applied:?}"
+        );
+        let created = GroupLog {
+            log: Arc::clone(&log),
+            store: Arc::clone(&self.handle),
+        };
         created.queue(vec![frame], Vec::new(), Done::nobody(), 0);
         Ok(created)
     }
@@ -236,7 +268,10 @@ impl Store {
             done.call(shared.failure.check());
             return;
         };
-        let deleted = GroupLog { log, store: Arc::clone(&self.handle) };
+        let deleted = GroupLog {
+            log,
+            store: Arc::clone(&self.handle),
+        };
         let _order = deleted.log.order.lock();
         let mut state = deleted.log.state.lock();
         if state.deleted {
@@ -244,7 +279,11 @@ impl Store {
             deleted.queue(Vec::new(), Vec::new(), done, 0);
             return;
         }
-        let frame = Frame { group, op: state.op + 1, body: FrameBody::DeleteGroup };
+        let frame = Frame {
+            group,
+            op: state.op + 1,
+            body: FrameBody::DeleteGroup,
+        };
         let actions = match state.apply(&frame, shared.clock.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => panic!("deletion of group {group}: {reason}"),
@@ -305,15 +344,15 @@ impl Store {
     fn checkpoint_now(&self, last: bool) -> Result<(), StorageError> {
         let (answer, answered) = bounded(1);
         let closed = |_| StorageError::Poisoned("the store was closed".into());
-        self.handle.checkpoints.send(Request::Now { last, answer }).map_err(|e| closed(e.to_string()))?;
+        self.handle
+            .checkpoints
+            .send(Request::Now { last, answer })
+            .map_err(|e| closed(e.to_string()))?;
         answered.recv().map_err(|e| closed(e.to_string()))?
     }
 }
 
-fn start_threads(
-    context: RoundsContext,
-    checkpointer: Checkpointer,
-) -> Result<Threads, OpenError> {
+fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<Threads, OpenError> {
     let failed = |e| OpenError::failed("starting a thread", e);
     let guard = PanicGuard(Arc::clone(&context.shared));
     let journal = std::thread::Builder::new()
@@ -331,7 +370,10 @@ fn start_threads(
             checkpointer.run();
         })
         .map_err(failed)?;
-    Ok(Threads { journal, checkpoints })
+    Ok(Threads {
+        journal,
+        checkpoints,
+    })
 }
 
 /// A thread that panics must not leave its clients waiting: the store stops as a whole.
@@ -358,5 +400,7 @@ pub(crate) fn encode_producers(upto: i64, producers: &ProducerStates) -> Vec<u8>
 /// Reads a row of the producers table; `None` if it cannot be used: then the log tells.
 pub(crate) fn decode_producers(mut row: &[u8]) -> Option<(i64, ProducerStates)> {
     let upto = row.try_get_i64_le().ok()?;
-    ProducerStates::decode(row).ok().map(|producers| (upto, producers))
+    ProducerStates::decode(row)
+        .ok()
+        .map(|producers| (upto, producers))
 }

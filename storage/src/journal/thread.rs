@@ -61,7 +61,11 @@ impl Rounds {
             // The checkpoint thread is idle at start: there is room for this.
             let _ = context.checkpoints.try_send(Request::Within);
         }
-        Rounds { since_rotation: 0, requested: false, context }
+        Rounds {
+            since_rotation: 0,
+            requested: false,
+            context,
+        }
     }
 
     /// Serves the queue until told to stop.
@@ -214,7 +218,8 @@ impl Run {
 
     fn push(&mut self, batch: &BatchFrame, bytes: &Bytes) {
         let header = &batch.header;
-        self.stamps.push(header.stamp(header.base_offset, header.partition_leader_epoch));
+        self.stamps
+            .push(header.stamp(header.base_offset, header.partition_leader_epoch));
         self.bodies.push(bytes.slice(STAMP_LEN.min(bytes.len())..));
         self.end += bytes.len() as u64;
     }
@@ -224,7 +229,9 @@ impl Run {
         let slices: Vec<IoSlice<'_>> = pairs
             .flat_map(|(stamp, body)| [IoSlice::new(stamp), IoSlice::new(body)])
             .collect();
-        let file = self.log.file_for_write(shared, self.segment_base, self.start)?;
+        let file = self
+            .log
+            .file_for_write(shared, self.segment_base, self.start)?;
         file.write_at(&slices, self.start)?;
         self.log.unsynced.lock().segments.insert(self.segment_base);
         Ok(())
@@ -237,9 +244,17 @@ struct Runs(HashMap<GroupId, Run>);
 
 impl Runs {
     fn push(&mut self, shared: &Shared, log: &Arc<Log>, frame: &Frame) -> io::Result<()> {
-        let FrameBody::Batch(batch) = &frame.body else { return Ok(()) };
-        let Some(bytes) = &batch.bytes else { return Ok(()) };
-        if self.0.get(&frame.group).is_some_and(|run| !run.takes(batch)) {
+        let FrameBody::Batch(batch) = &frame.body else {
+            return Ok(());
+        };
+        let Some(bytes) = &batch.bytes else {
+            return Ok(());
+        };
+        if self
+            .0
+            .get(&frame.group)
+            .is_some_and(|run| !run.takes(batch))
+        {
             self.flush(shared, frame.group)?;
         }
         let run = self.0.entry(frame.group).or_insert_with(|| Run {
@@ -255,7 +270,9 @@ impl Runs {
     }
 
     fn flush(&mut self, shared: &Shared, group: GroupId) -> io::Result<()> {
-        self.0.remove(&group).map_or(Ok(()), |run| run.write(shared))
+        self.0
+            .remove(&group)
+            .map_or(Ok(()), |run| run.write(shared))
     }
 
     fn flush_all(self, shared: &Shared) -> io::Result<()> {
@@ -274,7 +291,8 @@ fn write_bulk(shared: &Shared, ops: &[Op], bulk: &HashMap<GroupId, u64>) -> io::
         for frame in &op.frames {
             runs.push(shared, &op.log, frame)?;
         }
-        logs.entry(op.log.group).or_insert_with(|| Arc::clone(&op.log));
+        logs.entry(op.log.group)
+            .or_insert_with(|| Arc::clone(&op.log));
     }
     runs.flush_all(shared)?;
     for log in logs.values() {
@@ -291,11 +309,15 @@ fn write_segments(shared: &Shared, ops: &[Op], bulk: &HashMap<GroupId, u64>) -> 
     for op in ops {
         let group = op.log.group;
         if !bulk.contains_key(&group) {
-            op.frames.iter().try_for_each(|frame| runs.push(shared, &op.log, frame))?;
+            op.frames
+                .iter()
+                .try_for_each(|frame| runs.push(shared, &op.log, frame))?;
         }
         if !op.actions.is_empty() {
             runs.flush(shared, group)?;
-            op.actions.iter().try_for_each(|action| act(shared, &op.log, *action))?;
+            op.actions
+                .iter()
+                .try_for_each(|action| act(shared, &op.log, *action))?;
         }
         if let Some(frame) = op.frames.last() {
             written.insert(group, (&op.log, frame.op));
@@ -340,7 +362,9 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
                 shared.disk.remove_dir_all(&grave)?;
             }
             missing_is_fine(shared.disk.rename(&log.path, &grave))?;
-            shared.root_unsynced.store(true, std::sync::atomic::Ordering::SeqCst);
+            shared
+                .root_unsynced
+                .store(true, std::sync::atomic::Ordering::SeqCst);
             shared.graves.lock().push(grave);
             Ok(())
         }

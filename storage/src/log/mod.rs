@@ -103,7 +103,10 @@ impl Log {
     }
 
     pub(crate) fn key(&self, base_offset: i64) -> FileKey {
-        FileKey { group: self.group, base_offset }
+        FileKey {
+            group: self.group,
+            base_offset,
+        }
     }
 
     pub(crate) fn segment_path(&self, base_offset: i64) -> PathBuf {
@@ -112,7 +115,9 @@ impl Log {
 
     /// The file of a segment that holds data.
     pub(crate) fn file(&self, shared: &Shared, base_offset: i64) -> io::Result<Arc<dyn DiskFile>> {
-        shared.files.get(self.key(base_offset), || self.segment_path(base_offset))
+        shared
+            .files
+            .get(self.key(base_offset), || self.segment_path(base_offset))
     }
 
     /// The file of a segment that is written to at `position`; created with the first batch.
@@ -178,7 +183,11 @@ impl Log {
                 "corrupt data; the range is quarantined"
             );
         }
-        StorageError::Corrupt { file, position, what: what.into() }
+        StorageError::Corrupt {
+            file,
+            position,
+            what: what.into(),
+        }
     }
 
     /// Refuses on a deleted or quarantined log.
@@ -206,7 +215,9 @@ pub struct GroupLog {
 
 impl std::fmt::Debug for GroupLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GroupLog").field("group", &self.log.group).finish_non_exhaustive()
+        f.debug_struct("GroupLog")
+            .field("group", &self.log.group)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,7 +251,10 @@ impl GroupLog {
     /// neither votes nor leads; what lies before the damage is still there to be copied.
     pub fn quarantine(&self) -> Option<StorageError> {
         let state = self.log.state.lock();
-        self.log.check(&state).err().filter(|e| matches!(e, StorageError::Corrupt { .. }))
+        self.log
+            .check(&state)
+            .err()
+            .filter(|e| matches!(e, StorageError::Corrupt { .. }))
     }
 
     /// Epoch history: (leader epoch, its first offset), ascending.
