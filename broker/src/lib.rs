@@ -1,1 +1,17 @@
-//! .
+#![doc = include_str!("../README.md")]
+
+pub mod cli;
+pub mod context;
+pub mod controller;
+mod features;
+pub mod fetch;
+mod handlers;
+mod http;
+mod identity;
+pub mod node;
+pub mod partition;
+mod producer_ids;
+mod reconciler;
+mod retention;
+pub mod server;
+pub mod telemetry;

@@ -99,10 +99,13 @@ macro_rules! api_table {
             impl ApiResponse for messages::$response {}
         )*
 
-        /// Calls a generic `fn check<R: ApiRequest>()` for every API of the table.
+        /// Calls a generic `fn check<R: ApiRequest>(..)` for every API of the table.
         #[cfg(test)]
         macro_rules! for_each_api {
-            ($check:ident) => {
+            ($check:ident($argument:expr)) => {
+                $($check::<kafka_protocol::messages::$request>($argument);)*
+            };
+            ($check:ident()) => {
                 $($check::<kafka_protocol::messages::$request>();)*
             };
         }
@@ -256,5 +259,69 @@ impl fmt::Display for Api {
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::protocol::{HeaderVersion, Request};
+
+    use super::*;
+
+    #[test]
+    fn the_table_agrees_with_the_codec_crate() {
+        fn check<R>()
+        where
+            R: ApiRequest + Request,
+            <R as ApiRequest>::Response: HeaderVersion,
+        {
+            let api = R::API;
+            assert_eq!(api.key(), R::KEY);
+            for version in api.versions() {
+                let request_header = R::header_version(version);
+                assert_eq!(
+                    api.request_header_version(version),
+                    request_header,
+                    "{api} {version}"
+                );
+                let response_header = <R as ApiRequest>::Response::header_version(version);
+                assert_eq!(
+                    api.response_header_version(version),
+                    response_header,
+                    "{api} {version}"
+                );
+            }
+            assert!(R::VERSIONS.min <= *api.versions().start());
+            // Exactly one API is ahead of the codec: see `codec_version`.
+            let ahead = *api.versions().end() - R::VERSIONS.max;
+            let expected_max = if api == Api::ListOffsets { 1 } else { 0 };
+            assert!(
+                ahead <= expected_max,
+                "{api} is {ahead} versions ahead of the codec"
+            );
+        }
+        for_each_api!(check());
+    }
+
+    #[test]
+    fn keys_ascend_and_name_their_api() {
+        assert!(Api::ALL.is_sorted_by_key(|api| api.key()));
+        for &api in Api::ALL {
+            assert_eq!(Api::from_key(api.key()), Some(api));
+        }
+        for unknown in [-1, 4, 9999, i16::MIN, i16::MAX] {
+            assert_eq!(Api::from_key(unknown), None);
+        }
+    }
+
+    /// KAFKA-18659: only Produce claims more than is served.
+    #[test]
+    fn what_is_advertised_is_served_but_for_produce() {
+        for &api in Api::ALL {
+            let differs = api.advertised_versions() != api.versions();
+            assert_eq!(differs, api == Api::Produce, "{api}");
+        }
+        assert_eq!(Api::Produce.advertised_versions(), 0..=13);
+        assert!(!Api::Produce.serves(2));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! kafka-protocol writes a message into one buffer and refuses a field that is set and that the
 //! version cannot carry, unless Kafka calls it ignorable: handlers build responses per version.
+//! It does not refuse null where the version has none; [`crate::decode`] does, in tests too.
 //! Fetch responses are too large for one buffer and have their own encoder,
 //! [`crate::FetchResponse`].
 
@@ -143,4 +144,135 @@ pub(crate) fn frame_prefix(
 ) -> Result<[u8; FRAME_PREFIX_LEN], EncodeError> {
     let prefix = i32::try_from(len).map_err(|_| EncodeError::TooLarge { api, version, len })?;
     Ok(prefix.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use kafka_protocol::messages::{
+        ApiVersionsRequest, ApiVersionsResponse, ListOffsetsRequest, MetadataRequest,
+        MetadataResponse, ProduceRequest,
+    };
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+    use crate::api::for_each_api;
+    use crate::{
+        DecodeError, ErrorCode, RequestHead, decode, decode_response, next_frame,
+        response_correlation_id,
+    };
+
+    fn unframed(bytes: Bytes) -> Bytes {
+        let mut buf = BytesMut::from(&bytes[..]);
+        let frame = next_frame(&mut buf, bytes.len()).expect("a positive length");
+        assert!(buf.is_empty(), "the length covers the whole frame");
+        frame.expect("the whole frame")
+    }
+
+    #[test]
+    fn default_messages_come_back_in_every_version() {
+        fn check<R>()
+        where
+            R: ApiRequest + Default + PartialEq + Debug,
+            R::Response: Default + PartialEq + Debug,
+        {
+            for version in R::API.versions() {
+                let sent = R::default();
+                let frame = encode_request(version, 7, Some("me"), &sent).expect("encodes");
+                let (head, body) = RequestHead::parse(unframed(frame)).expect("a request");
+                assert_eq!(
+                    (head.api, head.version, head.correlation_id),
+                    (R::API, version, 7)
+                );
+                assert_eq!(head.client_id.as_deref(), Some("me"));
+                assert_eq!(decode::<R>(body, version).as_ref(), Ok(&sent));
+
+                let sent = R::Response::default();
+                let frame = unframed(encode_response(version, -9, &sent).expect("encodes"));
+                assert_eq!(response_correlation_id(&frame), Ok(-9));
+                assert_eq!(decode_response::<R>(frame, version), Ok(sent));
+            }
+        }
+        for_each_api!(check());
+    }
+
+    /// Behaviour 5.
+    #[test]
+    fn the_header_of_api_versions_responses_is_always_version_0() {
+        for version in [0, 3, 4] {
+            let response = ApiVersionsResponse::default();
+            let frame = unframed(encode_response(version, 1, &response).expect("encodes"));
+            assert_eq!(
+                frame.get(4..6),
+                Some(&[0, 0][..]),
+                "the error code follows the id"
+            );
+        }
+        let frame = unframed(encode_response(9, 1, &MetadataResponse::default()).expect("encodes"));
+        assert_eq!(
+            frame.get(4..9),
+            Some(&[0; 5][..]),
+            "tagged fields, then the throttle time"
+        );
+    }
+
+    #[test]
+    fn an_api_versions_refusal_decodes_whatever_was_asked() {
+        let frame = unframed(crate::unsupported_api_versions_response(3));
+        for version in 0..=4 {
+            let response = decode_response::<ApiVersionsRequest>(frame.clone(), version);
+            let response = response.expect("in version 0");
+            assert_eq!(response.error_code, ErrorCode::UNSUPPORTED_VERSION.code());
+            assert_eq!(response.api_keys.len(), 1);
+        }
+    }
+
+    #[test]
+    fn versions_that_are_not_served_are_refused_on_both_ways() {
+        let (api, version) = (Api::Produce, 2);
+        let encoded = encode_request(version, 1, None, &ProduceRequest::default());
+        assert_eq!(
+            encoded,
+            Err(EncodeError::UnsupportedVersion { api, version })
+        );
+        let decoded = decode::<ProduceRequest>(Bytes::new(), version);
+        assert_eq!(
+            decoded,
+            Err(DecodeError::UnsupportedVersion { api, version })
+        );
+        assert!(encode_request(11, 1, None, &ListOffsetsRequest::default()).is_ok());
+    }
+
+    #[test]
+    fn what_a_version_cannot_carry_is_an_error() {
+        let request = MetadataRequest::default().with_allow_auto_topic_creation(false);
+        let refused = encode_request(3, 1, None, &request);
+        assert!(
+            matches!(refused, Err(EncodeError::Codec { .. })),
+            "{refused:?}"
+        );
+        let long = "x".repeat(0x8000);
+        let refused = encode_request(1, 1, Some(&long), &request);
+        assert_eq!(refused, Err(EncodeError::ClientIdTooLong(0x8000)));
+        let cluster = Some(StrBytes::from_string(long));
+        let response = MetadataResponse::default().with_cluster_id(cluster);
+        let refused = encode_response(8, 1, &response);
+        assert!(
+            matches!(refused, Err(EncodeError::Codec { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn responses_cut_in_the_header_are_malformed() {
+        let frame = unframed(encode_response(9, 1, &MetadataResponse::default()).expect("encodes"));
+        for len in 0..frame.len() {
+            let cut = decode_response::<MetadataRequest>(frame.slice(..len), 9);
+            assert!(
+                matches!(cut, Err(DecodeError::Malformed { .. })),
+                "{len}: {cut:?}"
+            );
+        }
+    }
 }

@@ -410,3 +410,7 @@ impl Encoder {
         Ok(chunks)
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_response_test.rs"]
+mod tests;

@@ -110,3 +110,110 @@ fn client_id(frame: &Bytes, reader: &mut Reader<'_>) -> Result<Option<StrBytes>,
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(key: i16, version: i16, rest: &[u8]) -> Bytes {
+        let mut frame = Vec::new();
+        frame.put_i16(key);
+        frame.put_i16(version);
+        frame.put_i32(77);
+        frame.put_slice(rest);
+        frame.into()
+    }
+
+    fn parse(key: i16, version: i16, rest: &[u8]) -> Result<(RequestHead, Bytes), HeadError> {
+        RequestHead::parse(frame(key, version, rest))
+    }
+
+    #[test]
+    fn both_header_versions_split_from_the_body() {
+        let (head, body) = parse(3, 8, &[0, 2, b'm', b'e', 1, 2]).expect("header 1");
+        assert_eq!(
+            (head.api, head.version, head.correlation_id),
+            (Api::Metadata, 8, 77)
+        );
+        assert_eq!(head.client_id.as_deref(), Some("me"));
+        assert_eq!(body, [1, 2][..]);
+        // Header 2: the client id keeps its 16-bit length, then tagged fields (behaviour 5).
+        let (head, body) = parse(3, 9, &[0, 2, b'm', b'e', 1, 7, 1, 0xaa, 3]).expect("header 2");
+        assert_eq!(head.client_id.as_deref(), Some("me"));
+        assert_eq!(body, [3][..]);
+        let (head, body) = parse(18, 0, &[0xff, 0xff]).expect("null client id, empty body");
+        assert_eq!(head.client_id, None);
+        assert!(body.is_empty());
+    }
+
+    /// Behaviour 7, and 4 for ApiVersions.
+    #[test]
+    fn unknown_apis_and_versions_are_told_apart() {
+        let unknown = |key| Err(HeadError::UnknownApi { key, version: 0 });
+        assert_eq!(parse(9999, 0, &[]), unknown(9999));
+        assert_eq!(parse(-1, 0, &[]), unknown(-1));
+        for (api, version) in [(Api::Metadata, 14), (Api::Metadata, -1), (Api::Produce, 2)] {
+            let expect = Err(HeadError::UnsupportedVersion { api, version });
+            assert_eq!(parse(api.key(), version, &[0xff, 0xff]), expect);
+        }
+        for version in [5, i16::MAX, -1] {
+            let expect = Err(HeadError::UnsupportedApiVersions {
+                version,
+                correlation_id: 77,
+            });
+            assert_eq!(
+                parse(18, version, &[]),
+                expect,
+                "whatever follows the correlation id"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_are_cut_or_lie_are_malformed() {
+        let whole = frame(3, 9, &[0, 2, b'm', b'e', 1, 7, 1, 0xaa]);
+        for len in 0..whole.len() {
+            let parsed = RequestHead::parse(whole.slice(..len));
+            assert!(
+                matches!(parsed, Err(HeadError::Malformed(_))),
+                "{len}: {parsed:?}"
+            );
+        }
+        // Bad input 20.
+        let negative = parse(3, 8, &[0xff, 0xfe]);
+        assert!(
+            matches!(negative, Err(HeadError::Malformed(_))),
+            "{negative:?}"
+        );
+        let past_the_end = parse(3, 8, &[0x7f, 0xff, b'x']);
+        assert!(
+            matches!(past_the_end, Err(HeadError::Malformed(_))),
+            "{past_the_end:?}"
+        );
+    }
+
+    /// Bad input 21.
+    #[test]
+    fn client_ids_may_be_long_or_not_utf_8() {
+        let mut long = vec![0x7f, 0xff];
+        long.resize(2 + 0x7fff, b'x');
+        let (head, _) = parse(3, 8, &long).expect("handled");
+        assert_eq!(head.client_id.map(|id| id.len()), Some(0x7fff));
+        let (head, _) = parse(3, 8, &[0, 3, b'a', 0xff, b'b']).expect("handled");
+        assert_eq!(head.client_id.as_deref(), Some("a\u{fffd}b"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_panics(
+            key in -1..100_i16,
+            version in -1..15_i16,
+            rest in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let _ = parse(key, version, &rest);
+        }
+    }
+}

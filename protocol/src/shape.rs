@@ -351,3 +351,7 @@ fn is_null_structure(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
         _ => reader.malformed("neither a structure nor null"),
     }
 }
+
+#[cfg(test)]
+#[path = "shape_test.rs"]
+mod tests;

@@ -1,1 +1,7 @@
-//! .
+//! A rig for tests of the real program: starts it, crashes it, cuts its power, and judges what
+//! clients saw of it.
+
+pub mod broker;
+pub mod history;
+pub mod load;
+pub mod volume;

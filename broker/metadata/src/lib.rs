@@ -1,2 +1,18 @@
-//! SEAM (to be replaced by the metadata crate's author; names kept, details free).
-#![allow(missing_docs, unused_variables, clippy::unimplemented, reason = "seam")]
+#![doc = include_str!("../README.md")]
+
+pub mod command;
+pub mod image;
+pub mod names;
+pub mod problem;
+pub mod resource;
+pub mod rules;
+pub mod settings;
+mod stored;
+#[cfg(test)]
+mod testing;
+
+pub use command::{BrokerRegistration, Command, DecodeError};
+pub use image::{Broker, Endpoint, Image, Load, Outcome, Partition, Topic};
+pub use problem::{ErrorCode, Problem};
+pub use resource::ConfigResource;
+pub use settings::{Settings, TopicSettings};

@@ -15,11 +15,11 @@ use super::error::UserError;
 use super::output::{self, Cluster, accept_closed_pipe, json_record};
 
 use start::Bounds;
-pub use start::Start;
+pub(super) use start::Start;
 
 /// Arguments of `consume`.
 #[derive(Args, Clone, Debug)]
-pub struct ConsumeArgs {
+pub(super) struct ConsumeArgs {
     /// Topic to read
     topic: String,
     /// Where to begin: beginning, end, an offset, -N for the last N of each partition, or a time
@@ -44,7 +44,7 @@ pub struct ConsumeArgs {
 
 /// How a record is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Form {
+pub(super) enum Form {
     /// The value, byte for byte, and a newline; null values as "null"
     #[default]
     Value,
@@ -58,7 +58,7 @@ pub enum Form {
 ///
 /// # Errors
 /// That no broker answers, the topic does not exist, or a record cannot be had.
-pub async fn run(args: ConsumeArgs) -> Result<(), UserError> {
+pub(super) async fn run(args: ConsumeArgs) -> Result<(), UserError> {
     let what = format!("topic {} was not read", args.topic);
     let client = args.cluster.connect(&what).await?;
     let failed = |error: &Error| UserError::from_client(&what, Some(&args.topic), error);

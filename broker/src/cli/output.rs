@@ -3,7 +3,7 @@
 //!
 //! A reader that closes the pipe has had enough: writing to it ends the command without an error.
 
-pub mod json_record;
+pub(super) mod json_record;
 
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::error::UserError;
 
 /// How a command that reads prints what it read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// Columns for people.
     #[default]
     Table,
@@ -26,7 +26,7 @@ pub enum Format {
 
 /// Which cluster a command talks to.
 #[derive(Args, Clone, Debug)]
-pub struct Cluster {
+pub(super) struct Cluster {
     /// Brokers to ask first, separated by commas
     #[arg(
         long,
@@ -43,7 +43,7 @@ impl Cluster {
     ///
     /// # Errors
     /// That no broker answers.
-    pub async fn connect(&self, what: &str) -> Result<Client, UserError> {
+    pub(super) async fn connect(&self, what: &str) -> Result<Client, UserError> {
         self.connect_with(what, |_| {}).await
     }
 
@@ -51,7 +51,7 @@ impl Cluster {
     ///
     /// # Errors
     /// That no broker answers.
-    pub async fn connect_with(
+    pub(super) async fn connect_with(
         &self,
         what: &str,
         adjust: impl FnOnce(&mut ClientOptions),
@@ -73,14 +73,14 @@ impl Cluster {
 }
 
 /// Rows under headings. Columns of numbers are aligned to the right.
-pub struct Table {
+pub(super) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table without rows.
-    pub fn new(headings: &[&'static str]) -> Table {
+    pub(super) fn new(headings: &[&'static str]) -> Table {
         Table {
             headings: headings.to_vec(),
             rows: Vec::new(),
@@ -88,7 +88,7 @@ impl Table {
     }
 
     /// Adds a row with a cell for every heading.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>) {
         assert_eq!(
             cells.len(),
             self.headings.len(),
@@ -98,7 +98,7 @@ impl Table {
     }
 
     /// The table as text, one line for the headings and each row.
-    pub fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let column = |index: usize| self.rows.iter().filter_map(move |row| row.get(index));
         let shapes: Vec<(usize, bool)> = self
             .headings
@@ -138,7 +138,7 @@ impl Table {
 ///
 /// # Errors
 /// That stdout cannot be written to, a closed pipe excepted.
-pub fn print(text: &str) -> Result<(), UserError> {
+pub(super) fn print(text: &str) -> Result<(), UserError> {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
@@ -150,7 +150,7 @@ pub fn print(text: &str) -> Result<(), UserError> {
 ///
 /// # Errors
 /// As [`print`].
-pub fn print_json<T: Serialize>(value: &T) -> Result<(), UserError> {
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), UserError> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| {
         UserError::failed("the result was not printed", error.to_string(), "-o table")
     })?;
@@ -162,7 +162,7 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), UserError> {
 ///
 /// # Errors
 /// Any other failure to write.
-pub fn accept_closed_pipe(written: io::Result<()>) -> Result<bool, UserError> {
+pub(super) fn accept_closed_pipe(written: io::Result<()>) -> Result<bool, UserError> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -175,7 +175,7 @@ pub fn accept_closed_pipe(written: io::Result<()>) -> Result<bool, UserError> {
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC, such as `2026-11-20T10:00:00.000Z`.
-pub fn rfc3339(timestamp_ms: i64) -> String {
+pub(super) fn rfc3339(timestamp_ms: i64) -> String {
     let (days, ms) = (
         timestamp_ms.div_euclid(86_400_000),
         timestamp_ms.rem_euclid(86_400_000),

@@ -24,7 +24,7 @@ const MAX_REPORTED: u64 = 20;
 
 /// Arguments of `produce`.
 #[derive(Args, Clone, Debug)]
-pub struct ProduceArgs {
+pub(super) struct ProduceArgs {
     /// Topic to write to
     topic: String,
     /// How stdin is read
@@ -54,7 +54,7 @@ pub struct ProduceArgs {
 
 /// How stdin is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Input {
+pub(super) enum Input {
     /// Every line is a value, byte for byte
     #[default]
     Lines,
@@ -64,7 +64,7 @@ pub enum Input {
 
 /// Compression by its Kafka name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
+pub(super) enum Compression {
     /// As it is
     #[default]
     None,
@@ -80,7 +80,7 @@ pub enum Compression {
 
 /// Acknowledgements by their Kafka name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum AcksArg {
+pub(super) enum AcksArg {
     /// Nobody
     #[value(name = "0")]
     None,
@@ -162,7 +162,7 @@ impl ProduceArgs {
 ///
 /// # Errors
 /// That no broker answers, or that records were not written; every one of them is reported.
-pub async fn run(args: ProduceArgs) -> Result<(), UserError> {
+pub(super) async fn run(args: ProduceArgs) -> Result<(), UserError> {
     let what = format!("nothing was written to topic {}", args.topic);
     let client = args
         .cluster

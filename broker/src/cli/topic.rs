@@ -21,7 +21,7 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 
 /// What to do with topics.
 #[derive(Clone, Debug, Subcommand)]
-pub enum TopicCommand {
+pub(super) enum TopicCommand {
     /// Create topics
     Create(CreateArgs),
     /// List topics
@@ -36,7 +36,7 @@ pub enum TopicCommand {
 
 /// Arguments of `topic create`.
 #[derive(Args, Clone, Debug)]
-pub struct CreateArgs {
+pub(super) struct CreateArgs {
     /// Topics to create
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -58,7 +58,7 @@ pub struct CreateArgs {
 
 /// Arguments of `topic list`.
 #[derive(Args, Clone, Debug)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     /// How to print the list
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -68,7 +68,7 @@ pub struct ListArgs {
 
 /// Arguments of `topic describe`.
 #[derive(Args, Clone, Debug)]
-pub struct DescribeArgs {
+pub(super) struct DescribeArgs {
     /// Topics to describe
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -82,7 +82,7 @@ pub struct DescribeArgs {
 /// Arguments of `topic alter`.
 #[derive(Args, Clone, Debug)]
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
-pub struct AlterArgs {
+pub(super) struct AlterArgs {
     /// Topic to change
     name: String,
     /// New number of partitions, larger than the present one
@@ -100,7 +100,7 @@ pub struct AlterArgs {
 
 /// Arguments of `topic delete`.
 #[derive(Args, Clone, Debug)]
-pub struct DeleteArgs {
+pub(super) struct DeleteArgs {
     /// Topics to delete
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -123,7 +123,7 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
 ///
 /// # Errors
 /// What failed, why, and what to try. Of several topics, those that succeeded stay done.
-pub async fn run(command: TopicCommand) -> Result<(), UserError> {
+pub(super) async fn run(command: TopicCommand) -> Result<(), UserError> {
     match command {
         TopicCommand::Create(args) => create(args).await,
         TopicCommand::List(args) => list(args).await,

@@ -1,0 +1,36 @@
+//! Our own broker keys: what Kafka has no name for.
+
+use super::super::key::Kind::{Boolean, Int, Long, Password, String};
+use super::super::key::{Key, broker, broker_null};
+
+pub(super) const KEYS: &[Key] = &[
+    broker(String, "klamm.http.listener", "127.0.0.1:9644")
+        .doc("Address HOST:PORT of health, metrics and administration over HTTP; port 0 for a free one, empty for none."),
+    broker_null(Password, "klamm.cluster.secret")
+        .doc("Secret that the nodes of a cluster prove to each other. Needed as soon as there is more than one node, unless klamm.cluster.secret.file is given."),
+    broker_null(String, "klamm.cluster.secret.file").doc("File that holds the secret of klamm.cluster.secret; its first line counts."),
+    broker(Long, "klamm.disk.reserve.bytes", "536870912")
+        .at_least(0)
+        .doc("Free bytes of the data directory's file system below which writes are refused with KAFKA_STORAGE_ERROR; reads go on."),
+    broker(Long, "klamm.checkpoint.bytes", "268435456")
+        .at_least(1_048_576)
+        .doc("Bytes of journal after which a checkpoint is taken. Bounds what a start after a crash replays."),
+    broker(Long, "klamm.checkpoint.interval.ms", "30000")
+        .at_least(100)
+        .doc("Longest time in milliseconds that journaled data waits for a checkpoint."),
+    broker(Int, "klamm.bypass.bytes", "131072")
+        .at_least(4096)
+        .doc("Bytes that one partition writes at once from which on they go to its segment directly and the journal only refers to them."),
+    broker(Int, "klamm.max.open.files", "4096").at_least(64).doc("Segment files that are kept open at the same time."),
+    broker(Int, "klamm.connection.inflight.requests", "128")
+        .at_least(1)
+        .doc("Requests of one connection that may be in progress; the connection is not read while so many are."),
+    broker(Long, "klamm.connection.inflight.bytes", "134217728")
+        .at_least(1)
+        .doc("Bytes of requests and answers of one connection that may be in progress; the connection is not read while so many are."),
+    broker(Long, "klamm.request.memory.bytes", "536870912")
+        .at_least(1_048_576)
+        .doc("Bytes of requests and answers of all connections that may be in progress."),
+    broker(Boolean, "klamm.metrics.partitions", "false")
+        .doc("Whether /metrics also has a series for each partition. With many partitions that is much to scrape."),
+];

@@ -1,0 +1,121 @@
+//! The metadata group's state machine: committed commands in, immutable images out.
+//!
+//! Invariants
+//! - Every node applies the same commands in the same order, so images of one log offset are equal.
+//! - A command that cannot be read stops the process: skipping it would make nodes differ.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use klamm_metadata::{Command, Image, Outcome};
+use klamm_raft::{Applied, Leadership, StateMachine};
+use klamm_records::RecordSet;
+use klamm_storage::{Batch, GroupLog, Payload, StorageError};
+use tokio::sync::watch;
+use tracing::warn;
+
+/// Read at once when the image is rebuilt from the log.
+const REBUILD_CHUNK: usize = 1 << 20;
+/// Records of one batch of commands are far smaller.
+const MAX_BATCH_BYTES: usize = 64 << 20;
+
+/// Holds the image and tells who waits for it how far it has come.
+pub struct MetadataMachine {
+    image: ArcSwap<Image>,
+    /// Offset in the metadata log after the last applied command.
+    applied: watch::Sender<i64>,
+    leadership: watch::Sender<Leadership>,
+}
+
+impl MetadataMachine {
+    /// Rebuilds the image from the part of the log that was committed before a restart; Raft
+    /// applies the rest.
+    pub fn rebuild(log: &GroupLog) -> Result<Arc<MetadataMachine>, StorageError> {
+        let machine = MetadataMachine {
+            image: ArcSwap::from_pointee(Image::default()),
+            applied: watch::Sender::new(log.start_offset()),
+            leadership: watch::Sender::new(Leadership { term: 0, leader: None, serving: false }),
+        };
+        let state = log.raft_state();
+        let end = state.committed.map_or(0, |id| id.index + 1);
+        let mut next = state.purged.map_or(0, |id| id.index + 1);
+        while next < end {
+            let entries = log.entries(next..end, REBUILD_CHUNK, true)?;
+            let Some(last) = entries.last() else { break };
+            next = last.id.index + 1;
+            for entry in entries {
+                if let Payload::Batch(batch) = entry.payload {
+                    machine.apply_batch(&batch);
+                }
+            }
+        }
+        Ok(Arc::new(machine))
+    }
+
+    /// The newest image.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.load_full()
+    }
+
+    /// Changes whenever the image has.
+    pub fn watch(&self) -> watch::Receiver<i64> {
+        self.applied.subscribe()
+    }
+
+    /// Leadership of the metadata group.
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn apply_batch(&self, batch: &Batch) {
+        let mut image = (*self.image.load_full()).clone();
+        for (offset, value) in (batch.header.base_offset..).zip(values(batch)) {
+            // Raft applies again what it had applied since the last checkpoint.
+            if offset <= image.last_offset() {
+                continue;
+            }
+            let command = Command::decode(&value)
+                .unwrap_or_else(|error| panic!("metadata log, record at offset {offset}: {error}"));
+            let (next, outcome) = image.apply(offset, &command);
+            image = next;
+            if let Outcome::Refused(problem) = outcome {
+                warn!(offset, ?command, %problem, "metadata command refused");
+            }
+        }
+        let end = image.last_offset() + 1;
+        self.image.store(Arc::new(image));
+        self.applied.send_if_modified(|applied| std::mem::replace(applied, end) != end);
+    }
+}
+
+/// Values of the records of a metadata batch.
+fn values(batch: &Batch) -> Vec<Vec<u8>> {
+    let at = batch.header.base_offset;
+    let records = RecordSet::open(&batch.bytes, &batch.header, MAX_BATCH_BYTES)
+        .unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
+    records
+        .iter()
+        .map(|record| {
+            let record = record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
+            record.value.map(<[u8]>::to_vec).unwrap_or_default()
+        })
+        .collect()
+}
+
+impl StateMachine for MetadataMachine {
+    fn wants_data(&self) -> bool {
+        true
+    }
+
+    fn committed(&self, _end_offset: i64) {}
+
+    fn apply(&self, entry: Applied) {
+        if let Applied::Batch { batch, .. } = entry {
+            self.apply_batch(&batch);
+        }
+    }
+
+    fn leadership(&self, now: Leadership) {
+        self.leadership.send_replace(now);
+    }
+}

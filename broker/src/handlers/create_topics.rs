@@ -1,0 +1,153 @@
+//! CreateTopics (key 19), versions 2-7 (behaviours 18, 106, 107).
+//!
+//! Versions: 4 the broker's defaults by -1, 5 effective configuration in the answer, 7 topic ids.
+//! The answer waits until the new partitions have leaders, or the request's timeout.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use kafka_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
+};
+use kafka_protocol::messages::TopicName;
+use klamm_metadata::rules::{self, ConfigEntry, CreatedTopic, NewTopic};
+use klamm_metadata::Problem;
+use klamm_protocol::ErrorCode;
+use klamm_records::TopicId;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{MAX_ADMIN_WAIT, answers, code_of, message_of, text};
+use crate::context::RequestContext;
+
+/// Answers a CreateTopics request.
+pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_ADMIN_WAIT);
+    let names: Vec<String> = request.topics.iter().map(|topic| topic.name.to_string()).collect();
+    let topics = request.topics.into_iter().map(new_topic).collect();
+    let results = match create(&ctx, topics, request.validate_only, timeout).await {
+        Ok(results) => results.into_iter().map(|(name, result)| answer(&ctx, name, result)).collect(),
+        Err(error) => names.into_iter().map(|name| failed(&ctx, name, error)).collect(),
+    };
+    CreateTopicsResponse::default().with_topics(results)
+}
+
+/// Creates topics with the broker's defaults: what a client's first use of a name does.
+pub(super) async fn create_with_defaults(ctx: &RequestContext, names: BTreeSet<String>, wait: Duration) {
+    let topics = names
+        .into_iter()
+        .map(|name| NewTopic {
+            name,
+            partitions: -1,
+            replication_factor: -1,
+            assignments: Vec::new(),
+            configs: Vec::new(),
+        })
+        .collect();
+    match create(ctx, topics, false, wait).await {
+        Ok(results) => {
+            for (name, result) in results {
+                if let Err(problem) = result {
+                    tracing::debug!(topic = name, %problem, "topic not created on first use");
+                }
+            }
+        }
+        Err(error) => tracing::debug!(error = error.name(), "topics not created on first use"),
+    }
+}
+
+type Results = Vec<(String, Result<CreatedTopic, Problem>)>;
+
+async fn create(
+    ctx: &RequestContext,
+    topics: Vec<NewTopic>,
+    validate_only: bool,
+    wait: Duration,
+) -> Result<Results, ErrorCode> {
+    let deadline = Instant::now() + wait;
+    let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
+    let results: Results = ctx
+        .shared
+        .controller
+        .change(move |image| {
+            let context = rules::Context { image, settings: &settings, node_id };
+            let mut new_id = || TopicId(Uuid::new_v4());
+            answers(rules::create_topics(context, &topics, validate_only, seed, &mut new_id))
+        })
+        .await?;
+    let created = results.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|topic| topic.id);
+    if !validate_only {
+        wait_for_leaders(ctx, created.collect(), deadline).await;
+    }
+    Ok(results)
+}
+
+/// Waits until clients can use the topics: their metadata have leaders.
+async fn wait_for_leaders(ctx: &RequestContext, topics: Vec<TopicId>, deadline: Instant) {
+    if topics.is_empty() || !ctx.shared.wait_reconciled(deadline).await {
+        return;
+    }
+    for id in topics {
+        for partition in ctx.shared.partitions.of_topic(id) {
+            partition.wait_serving(deadline).await;
+        }
+    }
+}
+
+fn new_topic(topic: CreatableTopic) -> NewTopic {
+    NewTopic {
+        name: topic.name.to_string(),
+        partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignments: topic
+            .assignments
+            .iter()
+            .map(|assigned| (assigned.partition_index, assigned.broker_ids.iter().map(|id| id.0).collect()))
+            .collect(),
+        configs: topic
+            .configs
+            .iter()
+            .map(|config| (config.name.to_string(), config.value.as_ref().map(ToString::to_string)))
+            .collect(),
+    }
+}
+
+fn answer(ctx: &RequestContext, name: String, result: Result<CreatedTopic, Problem>) -> CreatableTopicResult {
+    let answer = CreatableTopicResult::default().with_name(TopicName(text(name)));
+    match result {
+        Ok(topic) => {
+            let answer = if ctx.version >= 7 { answer.with_topic_id(topic.id.0) } else { answer };
+            if ctx.version < 5 {
+                return answer;
+            }
+            answer
+                .with_num_partitions(topic.partitions)
+                .with_replication_factor(topic.replication_factor)
+                .with_configs(Some(topic.configs.into_iter().map(config).collect()))
+        }
+        Err(problem) => {
+            ctx.shared.metrics.failed(ctx.api, code_of(&problem));
+            let answer =
+                answer.with_error_code(code_of(&problem).code()).with_error_message(message_of(&problem));
+            if ctx.version < 5 {
+                return answer;
+            }
+            answer.with_num_partitions(-1).with_replication_factor(-1).with_configs(None)
+        }
+    }
+}
+
+fn config(entry: ConfigEntry) -> CreatableTopicConfigs {
+    CreatableTopicConfigs::default()
+        .with_name(text(entry.name))
+        .with_value(entry.value.map(text))
+        .with_read_only(entry.read_only)
+        .with_config_source(entry.source.code())
+        .with_is_sensitive(entry.sensitive)
+}
+
+fn failed(ctx: &RequestContext, name: String, error: ErrorCode) -> CreatableTopicResult {
+    ctx.shared.metrics.failed(ctx.api, error);
+    CreatableTopicResult::default().with_name(TopicName(text(name))).with_error_code(error.code())
+}

@@ -1,0 +1,166 @@
+//! Metadata (key 3), versions 0-13.
+//!
+//! Behaviours 12, 15-25, 27. Versions: 0 an empty list means all topics, 1 null does; 4 the
+//! client says whether a topic may be created; 7 leader epochs; 8 authorised operations; 10 topic
+//! ids; 12 topics by id; 13 a top-level error.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kafka_protocol::messages::metadata_request::MetadataRequest;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, TopicName};
+use klamm_metadata::{Image, Partition, Topic, names};
+use klamm_protocol::ErrorCode;
+use klamm_records::TopicId;
+
+use super::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, endpoints, leader_of, text};
+use crate::context::RequestContext;
+
+/// How long an answer waits for a topic it created to have leaders.
+const CREATION_WAIT: Duration = Duration::from_secs(5);
+const NOT_ASKED: i32 = i32::MIN;
+
+/// What the client asks about.
+enum Asked {
+    All,
+    Some(Vec<Name>),
+}
+
+enum Name {
+    Name(TopicName),
+    Id(TopicId),
+}
+
+/// Answers a Metadata request.
+pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse {
+    let with_operations = request.include_topic_authorized_operations;
+    let may_create = request.allow_auto_topic_creation || ctx.version < 4;
+    let cluster_operations = request.include_cluster_authorized_operations;
+    let asked = asked(&ctx, request);
+    if let Asked::Some(names) = &asked
+        && may_create
+    {
+        create_missing(&ctx, names).await;
+    }
+    let image = ctx.shared.controller.image();
+    let topics = match &asked {
+        Asked::All => image.topics().map(|topic| describe(&ctx, topic, with_operations)).collect(),
+        Asked::Some(names) => names.iter().map(|name| answer(&ctx, &image, name, with_operations)).collect(),
+    };
+    let brokers: Vec<MetadataResponseBroker> = endpoints::live(&ctx)
+        .into_iter()
+        .map(|address| {
+            MetadataResponseBroker::default()
+                .with_node_id(BrokerId(address.id))
+                .with_host(address.host)
+                .with_port(address.port)
+                .with_rack(address.rack)
+        })
+        .collect();
+    let response = MetadataResponse::default()
+        // Any broker accepts what a controller would: name one that the client can reach.
+        .with_controller_id(BrokerId(ctx.shared.node_id))
+        .with_cluster_id(image.cluster_id().map(text))
+        .with_brokers(brokers)
+        .with_topics(topics);
+    if (8..=10).contains(&ctx.version) {
+        return response.with_cluster_authorized_operations(if cluster_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            NOT_ASKED
+        });
+    }
+    response
+}
+
+fn asked(ctx: &RequestContext, request: MetadataRequest) -> Asked {
+    match request.topics {
+        None => Asked::All,
+        Some(topics) if topics.is_empty() && ctx.version == 0 => Asked::All,
+        Some(topics) => Asked::Some(
+            topics
+                .into_iter()
+                .map(|topic| match topic.name {
+                    Some(name) => Name::Name(name),
+                    None => Name::Id(TopicId(topic.topic_id)),
+                })
+                .collect(),
+        ),
+    }
+}
+
+/// Auto creation (behaviours 16, 17): done before the answer, so that clients find the topic.
+async fn create_missing(ctx: &RequestContext, asked: &[Name]) {
+    if !ctx.shared.settings().boolean("auto.create.topics.enable") {
+        return;
+    }
+    let image = ctx.shared.controller.image();
+    let missing: BTreeSet<String> = asked
+        .iter()
+        .filter_map(|name| match name {
+            Name::Name(name) if image.topic(name).is_none() && names::check_topic_name(name).is_ok() => {
+                Some(name.to_string())
+            }
+            _ => None,
+        })
+        .collect();
+    if !missing.is_empty() {
+        create_topics::create_with_defaults(ctx, missing, CREATION_WAIT).await;
+    }
+}
+
+fn answer(ctx: &RequestContext, image: &Image, name: &Name, with_operations: bool) -> MetadataResponseTopic {
+    let (found, unknown) = match name {
+        Name::Name(name) => (image.topic(name), unknown_name(name)),
+        Name::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
+    };
+    if let Some(topic) = found {
+        return describe(ctx, topic, with_operations);
+    }
+    ctx.shared.metrics.failed(ctx.api, unknown);
+    let topic = MetadataResponseTopic::default()
+        .with_error_code(unknown.code())
+        .with_topic_authorized_operations(NOT_ASKED);
+    match name {
+        Name::Name(name) => topic.with_name(Some(name.clone())),
+        // Versions below 12 cannot say "no name".
+        Name::Id(id) => {
+            topic.with_topic_id(id.0).with_name((ctx.version < 12).then(TopicName::default))
+        }
+    }
+}
+
+fn unknown_name(name: &TopicName) -> ErrorCode {
+    match names::check_topic_name(name) {
+        Ok(()) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        Err(_) => ErrorCode::INVALID_TOPIC_EXCEPTION,
+    }
+}
+
+fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text(&*topic.name))))
+        .with_topic_id(topic.id.0)
+        .with_is_internal(topic.is_internal())
+        .with_partitions(topic.partitions.iter().map(|partition| describe_partition(ctx, topic, partition)).collect())
+        .with_topic_authorized_operations(if with_operations { TOPIC_OPERATIONS } else { NOT_ASKED })
+}
+
+fn describe_partition(ctx: &RequestContext, topic: &Topic, partition: &Partition) -> MetadataResponsePartition {
+    let (leader, leader_epoch) = match ctx.shared.partitions.get(topic.id, partition.index) {
+        Some(open) => leader_of(ctx, &open),
+        None => (-1, -1),
+    };
+    let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
+    let error = if leader == -1 { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
+    MetadataResponsePartition::default()
+        .with_error_code(error.code())
+        .with_partition_index(partition.index)
+        .with_leader_id(BrokerId(leader))
+        .with_leader_epoch(leader_epoch)
+        .with_isr_nodes(replicas.clone())
+        .with_replica_nodes(replicas)
+}

@@ -1,0 +1,142 @@
+//! One file per API: what a request means, and the answer Kafka's clients expect.
+//!
+//! A handler reads the metadata image, asks partitions and the controller, and builds the
+//! answer. It reaches neither the storage nor Raft past them, decodes nothing and counts only
+//! what went wrong.
+
+pub mod acls;
+pub mod alter_configs;
+pub mod api_versions;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_records;
+pub mod delete_topics;
+pub mod describe_client_quotas;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_log_dirs;
+pub mod describe_producers;
+pub mod describe_quorum;
+pub mod describe_topic_partitions;
+pub mod elect_leaders;
+mod endpoints;
+pub mod fetch;
+pub mod init_producer_id;
+pub mod list_config_resources;
+pub mod list_offsets;
+pub mod metadata;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+pub mod reassignments;
+pub mod update_features;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::protocol::StrBytes;
+use klamm_metadata::rules::Verdict;
+use klamm_metadata::settings::{CompressionTarget, TimestampType, TopicSettings};
+use klamm_metadata::{Command, Problem, Topic};
+use klamm_protocol::ErrorCode;
+use klamm_records::{Codec, CompressionType, ValidationRules};
+
+use crate::context::RequestContext;
+use crate::partition::{Partition, epoch};
+
+/// All operations an unsecured broker allows, as a bit field, by kind of resource (behaviour 25).
+const TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
+const CLUSTER_OPERATIONS: i32 = 0b0001_1111_1010_0000;
+
+/// An administrative request is answered after this, however long its client would wait.
+const MAX_ADMIN_WAIT: Duration = Duration::from_secs(60);
+/// A batch may decompress to so many times `max.message.bytes` (R22).
+const DECOMPRESS_RATIO: usize = 32;
+
+/// A client's timeout in ms, within what the broker allows.
+fn timeout(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).min(MAX_ADMIN_WAIT)
+}
+
+/// An open partition of a topic, or the error for a client that asks for it here.
+fn open_partition(ctx: &RequestContext, topic: &Topic, index: i32) -> Result<Arc<Partition>, ErrorCode> {
+    topic.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    ctx.shared.partitions.get(topic.id, index).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+}
+
+/// Broker id and epoch of a partition's leader as this node knows; -1 for none.
+fn leader_of(ctx: &RequestContext, partition: &Partition) -> (i32, i32) {
+    let now = partition.leadership();
+    let leader = match now.leader {
+        // Elected, but not able to serve yet: a client sent here would be sent away.
+        Some(leader) if leader.broker() == ctx.shared.node_id && !now.serving => -1,
+        Some(leader) => leader.broker(),
+        None => -1,
+    };
+    (leader, epoch(now.term))
+}
+
+/// The code of a rule's refusal on the wire.
+fn code_of(problem: &Problem) -> ErrorCode {
+    ErrorCode(problem.code.code())
+}
+
+/// Text for an answer.
+fn text(text: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(text.into())
+}
+
+/// A refusal's message for an answer.
+fn message_of(problem: &Problem) -> Option<StrBytes> {
+    Some(text(&problem.message))
+}
+
+/// Verdicts as commands to propose and answers to give.
+fn split<T>(verdicts: Vec<Verdict<T>>) -> (Vec<Command>, Vec<Result<T, Problem>>) {
+    let mut commands = Vec::new();
+    let answers = verdicts
+        .into_iter()
+        .map(|verdict| {
+            verdict.map(|planned| {
+                commands.extend(planned.command);
+                planned.answer
+            })
+        })
+        .collect();
+    (commands, answers)
+}
+
+/// Named verdicts as commands to propose and named answers to give.
+fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<(N, Result<T, Problem>)>) {
+    let (names, verdicts): (Vec<N>, Vec<Verdict<T>>) = verdicts.into_iter().unzip();
+    let (commands, answers) = split(verdicts);
+    (commands, names.into_iter().zip(answers).collect())
+}
+
+/// What a produced batch must satisfy on a topic with these settings.
+fn validation_rules(settings: &TopicSettings, produce_version: i16) -> ValidationRules {
+    let codec = |codec, level| CompressionType::Codec { codec, level };
+    ValidationRules {
+        max_message_bytes: settings.max_message_bytes,
+        segment_bytes: usize::try_from(settings.segment_bytes).unwrap_or(usize::MAX),
+        compacted: settings.compact,
+        timestamp_type: match settings.timestamp_type {
+            TimestampType::CreateTime => klamm_records::TimestampType::CreateTime,
+            TimestampType::LogAppendTime => klamm_records::TimestampType::LogAppendTime,
+        },
+        before_max_ms: settings.timestamp_before_max_ms,
+        after_max_ms: settings.timestamp_after_max_ms,
+        target: match settings.compression {
+            CompressionTarget::Producer => CompressionType::Producer,
+            CompressionTarget::Uncompressed => codec(Codec::None, None),
+            CompressionTarget::Gzip { level } => codec(Codec::Gzip, level.and_then(|level| i32::try_from(level).ok())),
+            CompressionTarget::Snappy => codec(Codec::Snappy, None),
+            CompressionTarget::Lz4 { level } => codec(Codec::Lz4, i32::try_from(level).ok()),
+            CompressionTarget::Zstd { level } => codec(Codec::Zstd, Some(level)),
+        },
+        decompress_budget: settings.max_message_bytes.saturating_mul(DECOMPRESS_RATIO),
+        produce_version,
+        allow_control: false,
+        // Transactions come with their coordinator; until then no id can be authorised.
+        allow_transactional: false,
+    }
+}

@@ -1,0 +1,338 @@
+//! Produce (key 0), versions 3-13.
+//!
+//! Behaviours 3 (acks=0), 28-43 (validation, by klamm-records), 44-51 (idempotence, by the
+//! partition). Versions: 8 adds `record_errors` and `error_message`, 10 leader hints (KIP-951),
+//! 13 topic ids.
+//!
+//! Three steps: *prepare* (find the partition, validate the batch; may run off the runtime, since
+//! compressed batches are decompressed), *hand over* (in the connection's order) and *finish*
+//! (wait for commits, build the answer). `acks=1` waits for the same durability as `acks=all`:
+//! with one voter they are one thing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{BrokerId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use klamm_metadata::names;
+use klamm_protocol::{ErrorCode, decode};
+use klamm_records::{BatchError, BatchHeader, Codec, RecordError, TopicId, Validated, validate};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{endpoints, validation_rules};
+use crate::context::RequestContext;
+use crate::partition::{AppendError, Appended, Handover, Partition};
+use crate::server::dispatch::{Reply, Started, reply, undecodable};
+
+/// Client id of tools that may write to internal topics (behaviour 42).
+const ADMIN_CLIENT_ID: &str = "__admin_client";
+/// A commit on this node's own disk is allowed this long, however short the client's timeout:
+/// that one is meant for replicas.
+const LOCAL_COMMIT: Duration = Duration::from_secs(5);
+/// Compressed bytes in one request from which validation leaves the runtime (R22).
+const OFF_RUNTIME_BYTES: usize = 64 * 1024;
+
+/// A partition's part of the request, as named by the client.
+struct Part {
+    index: i32,
+    records: Option<Bytes>,
+}
+
+struct Topic {
+    name: TopicName,
+    id: TopicId,
+    parts: Vec<Part>,
+}
+
+/// A failure with what the answer says of it.
+#[derive(Clone, Debug)]
+struct Failure {
+    code: ErrorCode,
+    message: Option<String>,
+    /// Records at fault (behaviour 33).
+    records: Vec<RecordError>,
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Failure {
+        Failure { code, message: None, records: Vec::new() }
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Failure {
+        Failure { code: error.code, message: Some(error.message), records: Vec::new() }
+    }
+}
+
+impl From<BatchError> for Failure {
+    fn from(error: BatchError) -> Failure {
+        Failure {
+            code: ErrorCode(error.code()),
+            message: Some(error.to_string()),
+            records: error.record_errors().to_vec(),
+        }
+    }
+}
+
+type Prepared = Result<(Arc<Partition>, Validated), Failure>;
+
+/// A part after hand-over.
+enum Waiting {
+    Failed(Failure),
+    Committing { partition: Arc<Partition>, result: oneshot::Receiver<Result<Appended, AppendError>> },
+    Duplicate { partition: Arc<Partition>, appended: Appended, end_offset: i64 },
+}
+
+/// Starts a Produce request.
+pub fn start(ctx: RequestContext, body: Bytes) -> Started {
+    let request = match decode::<ProduceRequest>(body, ctx.version) {
+        Ok(request) => request,
+        Err(error) => return undecodable(&ctx, &error),
+    };
+    let produce = Produce::new(ctx, request);
+    if produce.codec_bytes() < OFF_RUNTIME_BYTES {
+        let prepared = produce.prepare();
+        return Started::Running(produce.hand_over(prepared));
+    }
+    Started::Later(
+        async move {
+            let work = tokio::task::spawn_blocking(move || {
+                let prepared = produce.prepare();
+                (produce, prepared)
+            });
+            match work.await {
+                Ok((produce, prepared)) => produce.hand_over(prepared),
+                Err(error) => {
+                    let why = format!("validation failed: {error}");
+                    std::future::ready(Reply::Close(why)).boxed()
+                }
+            }
+        }
+        .boxed(),
+    )
+}
+
+struct Produce {
+    ctx: RequestContext,
+    acks: i16,
+    timeout_ms: i32,
+    topics: Vec<Topic>,
+}
+
+impl Produce {
+    fn new(ctx: RequestContext, request: ProduceRequest) -> Produce {
+        let part = |data: PartitionProduceData| Part { index: data.index, records: data.records };
+        Produce {
+            ctx,
+            acks: request.acks,
+            timeout_ms: request.timeout_ms,
+            topics: request
+                .topic_data
+                .into_iter()
+                .map(|topic| Topic {
+                    name: topic.name,
+                    id: TopicId(topic.topic_id),
+                    parts: topic.partition_data.into_iter().map(part).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Bytes that validation would have to compress or decompress.
+    fn codec_bytes(&self) -> usize {
+        self.topics
+            .iter()
+            .flat_map(|topic| &topic.parts)
+            .filter_map(|part| part.records.as_ref())
+            .filter(|records| has_codec(records))
+            .map(Bytes::len)
+            .sum()
+    }
+
+    /// Finds partitions and validates batches: pure work, in the order of the request.
+    fn prepare(&self) -> Vec<Prepared> {
+        let image = self.ctx.shared.controller.image();
+        let mut seen = std::collections::HashSet::new();
+        let mut prepared = Vec::new();
+        for topic in &self.topics {
+            let found = if self.ctx.version >= 13 {
+                image.topic_by_id(topic.id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)
+            } else {
+                image.topic(&topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+            };
+            for part in &topic.parts {
+                prepared.push(match found {
+                    Err(code) => Err(code.into()),
+                    // Twice in one request would make the order of appends a matter of luck.
+                    Ok(found) if !seen.insert((found.id, part.index)) => Err(ErrorCode::INVALID_REQUEST.into()),
+                    Ok(found) => self.prepare_part(found, part),
+                });
+            }
+        }
+        prepared
+    }
+
+    fn prepare_part(&self, topic: &klamm_metadata::Topic, part: &Part) -> Prepared {
+        let ctx = &self.ctx;
+        if !matches!(self.acks, -1..=1) {
+            return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
+        }
+        if names::is_internal(&topic.name) && ctx.client_id.as_deref() != Some(ADMIN_CLIENT_ID) {
+            return Err(ErrorCode::INVALID_TOPIC_EXCEPTION.into());
+        }
+        if topic.partition(part.index).is_none() {
+            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into());
+        }
+        // Known to the cluster, not open here (yet).
+        let partition =
+            ctx.shared.partitions.get(topic.id, part.index).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let settings = partition.settings();
+        if self.acks == -1 && partition.in_sync_replicas() < settings.min_insync_replicas {
+            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+        }
+        let rules = validation_rules(&settings, ctx.version);
+        let batch = part.records.clone().unwrap_or_default();
+        let validated = validate(batch, &rules, ctx.shared.clock.now_ms())?;
+        ctx.shared.metrics.batch_received(validated.header.record_count, validated.bytes.len());
+        Ok((partition, validated))
+    }
+
+    /// Gives validated batches to their partitions. Everything after this may overtake.
+    fn hand_over(self, prepared: Vec<Prepared>) -> futures::future::BoxFuture<'static, Reply> {
+        let now_ms = self.ctx.shared.clock.now_ms();
+        let waiting: Vec<Waiting> = prepared
+            .into_iter()
+            .map(|prepared| match prepared {
+                Err(failure) => Waiting::Failed(failure),
+                Ok((partition, validated)) => hand_over(partition, validated, now_ms),
+            })
+            .collect();
+        if self.acks == 0 {
+            return std::future::ready(self.unacknowledged(&waiting)).boxed();
+        }
+        self.finish(waiting).boxed()
+    }
+
+    /// acks=0: no answer; a failure closes the connection so that the producer notices (behaviour 3).
+    fn unacknowledged(&self, waiting: &[Waiting]) -> Reply {
+        let failed = waiting.iter().find_map(|waiting| match waiting {
+            Waiting::Failed(failure) => Some(failure.code),
+            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
+        });
+        match failed {
+            None => Reply::Silent,
+            Some(code) => {
+                self.ctx.shared.metrics.failed(self.ctx.api, code);
+                Reply::Close(format!("a Produce with acks=0 failed: {}", code.name()))
+            }
+        }
+    }
+
+    async fn finish(self, waiting: Vec<Waiting>) -> Reply {
+        let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
+        let deadline = Instant::now() + timeout.max(LOCAL_COMMIT);
+        let mut waiting = waiting.into_iter();
+        let mut topics = Vec::with_capacity(self.topics.len());
+        let mut leaders_wanted = false;
+        for topic in &self.topics {
+            let mut parts = Vec::with_capacity(topic.parts.len());
+            for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
+                let answer = self.answer(part.index, waiting, deadline).await;
+                leaders_wanted |= answer.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.code();
+                parts.push(answer);
+            }
+            topics.push(
+                TopicProduceResponse::default()
+                    .with_name(if self.ctx.version >= 13 { TopicName::default() } else { topic.name.clone() })
+                    .with_topic_id(topic.id.0)
+                    .with_partition_responses(parts),
+            );
+        }
+        let mut response = ProduceResponse::default().with_responses(topics);
+        if leaders_wanted && self.ctx.version >= 10 {
+            response = response.with_node_endpoints(endpoints::produce(&self.ctx));
+        }
+        reply(self.ctx.version, self.ctx.correlation_id, &response)
+    }
+
+    async fn answer(&self, index: i32, waiting: Waiting, deadline: Instant) -> PartitionProduceResponse {
+        let (partition, result) = match waiting {
+            Waiting::Failed(failure) => (None, Err(failure)),
+            Waiting::Duplicate { partition, appended, end_offset } => {
+                let committed = partition.wait_committed(end_offset, deadline).await;
+                let result =
+                    if committed { Ok(appended) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()) };
+                (Some(partition), result)
+            }
+            Waiting::Committing { partition, result } => {
+                let result = match tokio::time::timeout_at(deadline, result).await {
+                    Ok(Ok(result)) => result.map_err(Failure::from),
+                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
+                };
+                (Some(partition), result)
+            }
+        };
+        let answer = PartitionProduceResponse::default().with_index(index);
+        match result {
+            Ok(appended) => answer
+                .with_base_offset(appended.base_offset)
+                .with_log_append_time_ms(appended.log_append_time)
+                .with_log_start_offset(partition.map_or(-1, |partition| partition.start_offset())),
+            Err(failure) => self.failed(answer, failure),
+        }
+    }
+
+    fn failed(&self, answer: PartitionProduceResponse, failure: Failure) -> PartitionProduceResponse {
+        self.ctx.shared.metrics.failed(self.ctx.api, failure.code);
+        let mut answer = answer
+            .with_error_code(failure.code.code())
+            .with_base_offset(-1)
+            .with_log_append_time_ms(-1)
+            .with_log_start_offset(-1);
+        if self.ctx.version >= 8 {
+            answer.error_message = failure.message.map(StrBytes::from_string);
+            answer.record_errors = failure
+                .records
+                .iter()
+                .map(|record| {
+                    BatchIndexAndErrorMessage::default()
+                        .with_batch_index(record.index)
+                        .with_batch_index_error_message(Some(StrBytes::from_string(record.fault.to_string())))
+                })
+                .collect();
+        }
+        if self.ctx.version >= 10 && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+            answer.current_leader =
+                LeaderIdAndEpoch::default().with_leader_id(BrokerId(-1)).with_leader_epoch(-1);
+        }
+        answer
+    }
+}
+
+/// Whether the batch is compressed. One that the topic recompresses without it being compressed is not
+/// seen here: `compression.type` is rarely set, and such batches are small enough.
+fn has_codec(records: &[u8]) -> bool {
+    BatchHeader::parse(records).is_some_and(|header| header.codec() != Ok(Codec::None))
+}
+
+fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Waiting {
+    let (done, result) = oneshot::channel();
+    let handed = partition.append(validated, now_ms, move |appended| {
+        // The request may have been abandoned with its connection; the batch stands.
+        let _ = done.send(appended);
+    });
+    match handed {
+        Ok(Handover::Proposed) => Waiting::Committing { partition, result },
+        Ok(Handover::Duplicate { appended, end_offset }) => Waiting::Duplicate { partition, appended, end_offset },
+        Err(error) => Waiting::Failed(error.into()),
+    }
+}

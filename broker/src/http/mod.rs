@@ -1,0 +1,80 @@
+//! The HTTP port: health, metrics, log levels. Nothing of it touches the data path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::node::{Shared, stopped};
+use crate::telemetry::{self, LogControl};
+
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    logs: Option<LogControl>,
+}
+
+/// Serves until `stopping`.
+pub async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    logs: Option<LogControl>,
+    mut stopping: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/log-levels", get(log_levels).put(set_log_levels))
+        .with_state(Context { shared, logs });
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move { stopped(&mut stopping).await })
+        .await
+}
+
+async fn index() -> &'static str {
+    "Klamm\n\n\
+     /ready       200 once requests are served, 503 with the reason before\n\
+     /live        200 while the process turns\n\
+     /metrics     Prometheus text format\n\
+     /log-levels  GET shows, PUT changes: info,klamm::server=debug\n"
+}
+
+async fn live() -> &'static str {
+    "live\n"
+}
+
+async fn ready(State(context): State<Context>) -> (StatusCode, String) {
+    match context.shared.not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(context): State<Context>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render(&context.shared))
+}
+
+async fn log_levels(State(context): State<Context>) -> (StatusCode, String) {
+    match &context.logs {
+        Some(logs) => (StatusCode::OK, format!("{}\n", logs.get())),
+        None => (StatusCode::NOT_FOUND, "log levels are not under this program's control\n".to_owned()),
+    }
+}
+
+async fn set_log_levels(State(context): State<Context>, directives: String) -> (StatusCode, String) {
+    let Some(logs) = &context.logs else {
+        return (StatusCode::NOT_FOUND, "log levels are not under this program's control\n".to_owned());
+    };
+    match logs.set(directives.trim()) {
+        Ok(()) => (StatusCode::OK, format!("{}\n", logs.get())),
+        Err(cause) => (StatusCode::BAD_REQUEST, format!("{cause}\n")),
+    }
+}

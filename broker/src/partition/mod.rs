@@ -1,0 +1,276 @@
+//! One partition on this node: validation order, appends, reads, offsets.
+//!
+//! Owns: the order in which batches of a partition enter Raft (behaviour 50: check of the
+//! producer's sequence and hand-over are one step), the high watermark and who waits for it.
+//! Does not own: the log (klamm-storage), agreement (klamm-raft), which partitions exist
+//! (the metadata image, by way of the reconciler), or wire formats (handlers).
+
+mod append;
+mod order;
+mod read;
+mod registry;
+mod replica;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use klamm_metadata::settings::TopicSettings;
+use klamm_protocol::ErrorCode;
+use klamm_raft::{Group, Leadership, Proposal, ProposeError};
+use klamm_records::{GroupId, TopicId};
+use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub use append::{AppendError, Appended, Handover};
+pub use read::{EpochEnd, Isolation, Read, ReadRequest};
+pub use registry::Partitions;
+pub use replica::{Replica, Watch};
+
+use order::Order;
+
+/// A partition replica of this node and its Raft group.
+pub struct Partition {
+    topic: Arc<str>,
+    topic_id: TopicId,
+    index: i32,
+    replica: Arc<Replica>,
+    group: Group,
+    store: Store,
+    settings: ArcSwap<TopicSettings>,
+}
+
+impl Partition {
+    /// Puts a partition together. `group` must run over `replica`'s log with it as state machine.
+    pub fn new(
+        topic: Arc<str>,
+        topic_id: TopicId,
+        index: i32,
+        replica: Arc<Replica>,
+        group: Group,
+        store: Store,
+        settings: Arc<TopicSettings>,
+    ) -> Partition {
+        Partition { topic, topic_id, index, replica, group, store, settings: ArcSwap::new(settings) }
+    }
+
+    /// A state machine for a partition's group, to be opened before the partition.
+    pub fn replica(log: GroupLog) -> Arc<Replica> {
+        Arc::new(Replica::new(log))
+    }
+
+    /// Name of the topic.
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// Id of the topic.
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+
+    /// Partition number within the topic.
+    pub fn index(&self) -> i32 {
+        self.index
+    }
+
+    /// The Raft group.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The log.
+    pub fn log(&self) -> &GroupLog {
+        self.replica.log()
+    }
+
+    /// Settings in force.
+    pub fn settings(&self) -> Arc<TopicSettings> {
+        self.settings.load_full()
+    }
+
+    /// Puts changed settings in force.
+    pub fn set_settings(&self, settings: Arc<TopicSettings>) {
+        self.log().set_settings(log_settings(&settings, self.log().group()));
+        self.settings.store(settings);
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        self.replica.leadership()
+    }
+
+    /// Leader epoch (Raft term) that this node serves; `None` when it does not lead.
+    pub fn serving_epoch(&self) -> Option<i32> {
+        let now = self.replica.leadership();
+        now.serving.then(|| epoch(now.term))
+    }
+
+    /// Offset after the last committed record.
+    pub fn high_watermark(&self) -> i64 {
+        self.replica.high_watermark()
+    }
+
+    /// First offset that may be read.
+    pub fn start_offset(&self) -> i64 {
+        self.log().start_offset()
+    }
+
+    /// First offset that is not decided yet. No transactions: the high watermark.
+    pub fn last_stable_offset(&self) -> i64 {
+        self.high_watermark()
+    }
+
+    /// Wakes `notify` at the next change a reader may wait for, until the guard is dropped.
+    pub fn watch(&self, notify: Arc<Notify>) -> Watch {
+        self.replica.watch(notify)
+    }
+
+    /// Waits until the high watermark reaches `offset`; false at the deadline or when leadership is lost.
+    pub async fn wait_committed(&self, offset: i64, deadline: Instant) -> bool {
+        let notify = Arc::new(Notify::new());
+        let _watch = self.watch(notify.clone());
+        while self.high_watermark() < offset {
+            if self.serving_epoch().is_none()
+                || tokio::time::timeout_at(deadline, notify.notified()).await.is_err()
+            {
+                return self.high_watermark() >= offset;
+            }
+        }
+        true
+    }
+
+    /// Waits until this node serves the partition; false at the deadline.
+    pub async fn wait_serving(&self, deadline: Instant) -> bool {
+        let notify = Arc::new(Notify::new());
+        let _watch = self.watch(notify.clone());
+        while self.serving_epoch().is_none() {
+            if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+                return self.serving_epoch().is_some();
+            }
+        }
+        true
+    }
+
+    /// Compares a client's idea of the leader epoch with ours (KIP-320, behaviour 78).
+    pub fn check_epoch(&self, current_leader_epoch: i32) -> Result<i32, ErrorCode> {
+        let epoch = self.serving_epoch().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        match current_leader_epoch {
+            -1 => Ok(epoch),
+            told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
+            told if told > epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+            _ => Ok(epoch),
+        }
+    }
+
+    /// Deletes the records below `offset` on every replica (behaviour 110); -1 means the high
+    /// watermark. Answers the new log start once the order is committed.
+    pub async fn delete_records(&self, offset: i64, deadline: Instant) -> Result<i64, ErrorCode> {
+        let term = self.serving_term().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let high_watermark = self.high_watermark();
+        let offset = if offset == -1 { high_watermark } else { offset };
+        if offset < 0 || offset > high_watermark {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
+        if offset <= self.start_offset() {
+            return Ok(self.start_offset());
+        }
+        let (done, committed) = tokio::sync::oneshot::channel();
+        self.group.propose(
+            term,
+            Proposal::Command(Order::StartOffset(offset).encode()),
+            Box::new(move |result| {
+                // The requester may have given up waiting.
+                let _ = done.send(result);
+            }),
+        );
+        match tokio::time::timeout_at(deadline, committed).await {
+            Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT),
+            Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+            Ok(Ok(Err(error))) => Err(propose_error(&error)),
+            Ok(Ok(Ok(_))) => self.wait_start_offset(offset, deadline).await,
+        }
+    }
+
+    async fn wait_start_offset(&self, offset: i64, deadline: Instant) -> Result<i64, ErrorCode> {
+        let notify = Arc::new(Notify::new());
+        let _watch = self.watch(notify.clone());
+        while self.start_offset() < offset {
+            if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+                return Err(ErrorCode::REQUEST_TIMED_OUT);
+            }
+        }
+        Ok(self.start_offset())
+    }
+
+    /// Closes the active segment, so that retention may drop it. False if it could not.
+    pub async fn roll(&self) -> bool {
+        let (done, rolled) = tokio::sync::oneshot::channel();
+        self.log().roll(Box::new(move |result| {
+            let _ = done.send(result);
+        }));
+        matches!(rolled.await, Ok(Ok(())))
+    }
+
+    /// Drops whole segments below the log start from this replica.
+    pub async fn purge(&self) -> Result<(), ProposeError> {
+        let below = self.log().last_entry_below(self.start_offset())?;
+        let purged = self.log().raft_state().purged;
+        match below {
+            Some(upto) if purged.is_none_or(|purged| purged.index < upto.index) => self.group.purge(upto).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets producers that have been silent for `producer.id.expiration.ms` (behaviour 49).
+    pub fn expire_producers(&self, now_ms: i64) {
+        let ttl_ms = self.settings.load().producer_id_expiration_ms;
+        if let Some(view) = self.replica.leader.lock().as_mut() {
+            view.producers.expire(now_ms, ttl_ms);
+        }
+    }
+
+    /// Replicas that have everything that is committed: with one voter, that one.
+    pub fn in_sync_replicas(&self) -> usize {
+        usize::from(self.serving_epoch().is_some())
+    }
+
+    fn serving_term(&self) -> Option<u64> {
+        let now = self.replica.leadership();
+        now.serving.then_some(now.term)
+    }
+}
+
+/// What the log itself needs of a topic's settings. The jitter of `segment.ms` is fixed per group.
+pub fn log_settings(settings: &TopicSettings, group: GroupId) -> LogSettings {
+    LogSettings {
+        segment_bytes: settings.segment_bytes,
+        segment_ms: settings.jittered_segment_ms(group.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        index_interval_bytes: settings.index_interval_bytes,
+        producer_id_expiration_ms: settings.producer_id_expiration_ms,
+    }
+}
+
+/// A Raft term as a Kafka leader epoch. Pre-vote keeps terms small: one per real election.
+pub fn epoch(term: u64) -> i32 {
+    i32::try_from(term).expect("Raft terms grow by one per election and fit 31 bits for centuries")
+}
+
+/// The error a client sees for a storage failure on the read path.
+pub fn storage_error(error: &StorageError) -> ErrorCode {
+    match error {
+        StorageError::OutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
+        StorageError::GroupGone(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        StorageError::Poisoned(_) | StorageError::Corrupt { .. } | StorageError::Io(_) => {
+            ErrorCode::KAFKA_STORAGE_ERROR
+        }
+    }
+}
+
+/// The error a client sees for a proposal that did not commit.
+pub fn propose_error(error: &ProposeError) -> ErrorCode {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::Stopped => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ProposeError::Storage(error) => storage_error(error),
+    }
+}

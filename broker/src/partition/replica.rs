@@ -1,0 +1,142 @@
+//! What a partition's Raft group does on this node: the state machine behind the log.
+//!
+//! Owns the high watermark and, while this node leads, the leader's speculative view of the log
+//! (next offset and producer sequences, ahead of Raft by the batches in flight).
+//!
+//! Invariants
+//! - The high watermark never goes back and never passes what Raft has committed.
+//! - The leader view exists only between "serving term T" and the loss of T. Proposals are
+//!   fenced by T, so a view that outlived its term cannot append anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use klamm_raft::{Applied, Leadership, StateMachine};
+use klamm_storage::{GroupLog, ProducerStates};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::{debug, error};
+
+use super::order::Order;
+
+/// The leader's view of a partition: what the log will be once everything in flight is appended.
+#[derive(Debug)]
+pub(super) struct LeaderView {
+    pub(super) term: u64,
+    pub(super) next_offset: i64,
+    pub(super) producers: ProducerStates,
+}
+
+/// State machine of one partition replica.
+pub struct Replica {
+    log: GroupLog,
+    high_watermark: AtomicI64,
+    pub(super) leader: Mutex<Option<LeaderView>>,
+    leadership: Mutex<Leadership>,
+    waiters: Mutex<HashMap<u64, Arc<Notify>>>,
+    next_waiter: AtomicU64,
+}
+
+impl Replica {
+    pub(super) fn new(log: GroupLog) -> Replica {
+        Replica {
+            // What was committed before a restart is unknown until the group commits again, but
+            // it is at least the log start.
+            high_watermark: AtomicI64::new(log.start_offset()),
+            log,
+            leader: Mutex::new(None),
+            leadership: Mutex::new(Leadership { term: 0, leader: None, serving: false }),
+            waiters: Mutex::new(HashMap::new()),
+            next_waiter: AtomicU64::new(0),
+        }
+    }
+
+    /// The group's log.
+    pub fn log(&self) -> &GroupLog {
+        &self.log
+    }
+
+    /// Offset after the last committed record.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Who leads, as the group last said.
+    pub fn leadership(&self) -> Leadership {
+        *self.leadership.lock()
+    }
+
+    /// Registers `notify` to be woken by the next move of the high watermark, the log start or
+    /// the leadership. Dropping the guard takes it off again.
+    pub(super) fn watch(self: &Arc<Self>, notify: Arc<Notify>) -> Watch {
+        let id = self.next_waiter.fetch_add(1, Ordering::Relaxed);
+        self.waiters.lock().insert(id, notify);
+        Watch { replica: self.clone(), id }
+    }
+
+    fn wake(&self) {
+        for notify in self.waiters.lock().values() {
+            notify.notify_one();
+        }
+    }
+}
+
+/// Registration of a waiter with one replica.
+pub struct Watch {
+    replica: Arc<Replica>,
+    id: u64,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.replica.waiters.lock().remove(&self.id);
+    }
+}
+
+impl StateMachine for Replica {
+    fn wants_data(&self) -> bool {
+        false
+    }
+
+    fn committed(&self, end_offset: i64) {
+        if self.high_watermark.fetch_max(end_offset, Ordering::AcqRel) < end_offset {
+            self.wake();
+        }
+    }
+
+    fn apply(&self, entry: Applied) {
+        let Applied::Command { id, data } = entry else { return };
+        match Order::decode(&data) {
+            Ok(Order::StartOffset(offset)) => {
+                let group = self.log.group();
+                self.high_watermark.fetch_max(offset, Ordering::AcqRel);
+                self.log.set_start_offset(
+                    offset,
+                    Box::new(move |done| match done {
+                        Ok(()) => debug!(%group, offset, "log start moved"),
+                        Err(cause) => error!(%group, offset, %cause, "failed to move the log start"),
+                    }),
+                );
+                self.wake();
+            }
+            Err(cause) => {
+                // Written by a newer program: going on would make replicas differ.
+                error!(group = %self.log.group(), index = id.index, %cause, "unknown order in the log");
+                panic!("unknown order in the log of group {}: {cause}", self.log.group());
+            }
+        }
+    }
+
+    fn leadership(&self, now: Leadership) {
+        let mut leader = self.leader.lock();
+        *leader = now.serving.then(|| LeaderView {
+            term: now.term,
+            next_offset: self.log.end_offset(),
+            producers: self.log.producers(),
+        });
+        *self.leadership.lock() = now;
+        drop(leader);
+        self.wake();
+    }
+}

@@ -1,0 +1,221 @@
+//! Retention and its housekeeping: which segments go, when producers are forgotten.
+//!
+//! The decision is pure ([`expired_below`]). Acting on it is an order in the partition's Raft log
+//! (so that every replica starts at the same offset), then each replica purges whole segments.
+//!
+//! The wall clock decides what is old, so a clock that jumped decides nothing: while wall and
+//! monotonic time disagree by more than an hour since the start, nothing is deleted (R17).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use klamm_metadata::settings::TopicSettings;
+use klamm_storage::{Clock, SegmentInfo};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::node::{Shared, stopped};
+use crate::partition::Partition;
+
+/// How far wall and monotonic time may drift apart before deletion pauses.
+const MAX_JUMP_MS: i64 = 3_600_000;
+const ORDER_WAIT: Duration = Duration::from_secs(10);
+
+/// Looks after all partitions until the node stops.
+pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+    let jump = JumpGuard::new(&*shared.clock);
+    let mut paused = false;
+    loop {
+        let interval = shared.settings().long("log.retention.check.interval.ms");
+        let interval = Duration::from_millis(u64::try_from(interval).unwrap_or(1).max(1));
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        let jumped_ms = jump.jumped_ms(&*shared.clock);
+        let now_paused = jumped_ms.abs() > MAX_JUMP_MS;
+        if now_paused != paused {
+            paused = now_paused;
+            warn!(jumped_ms, paused, "the wall clock jumped: retention pauses until it is back or the broker restarts");
+        }
+        for partition in shared.partitions.all() {
+            if !paused {
+                expire(&partition, shared.clock.now_ms()).await;
+            }
+            purge(&partition).await;
+            partition.expire_producers(shared.clock.now_ms());
+        }
+    }
+}
+
+/// Compares the wall clock with monotonic time since the start.
+struct JumpGuard {
+    wall_ms: i64,
+    monotonic: Duration,
+}
+
+impl JumpGuard {
+    fn new(clock: &dyn Clock) -> JumpGuard {
+        JumpGuard { wall_ms: clock.now_ms(), monotonic: clock.monotonic() }
+    }
+
+    fn jumped_ms(&self, clock: &dyn Clock) -> i64 {
+        let passed = clock.monotonic().saturating_sub(self.monotonic);
+        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
+        clock.now_ms().saturating_sub(self.wall_ms).saturating_sub(passed_ms)
+    }
+}
+
+/// Moves the log start over what retention no longer keeps.
+async fn expire(partition: &Partition, now_ms: i64) {
+    if partition.serving_epoch().is_none() {
+        return;
+    }
+    let settings = partition.settings();
+    let mut segments = partition.log().segments();
+    if segments.last().is_some_and(|active| roll_expired(active, &settings, now_ms)) {
+        if partition.roll().await {
+            segments = partition.log().segments();
+        }
+    }
+    let committed = partition.high_watermark();
+    let Some(offset) = expired_below(&segments, &settings, now_ms, committed) else { return };
+    if offset <= partition.start_offset() {
+        return;
+    }
+    match partition.delete_records(offset, Instant::now() + ORDER_WAIT).await {
+        Ok(start) => {
+            info!(topic = &**partition.topic(), partition = partition.index(), start, "retention moved the log start");
+        }
+        Err(error) => {
+            debug!(topic = &**partition.topic(), partition = partition.index(), error = error.name(), "retention deferred");
+        }
+    }
+}
+
+/// Drops what lies wholly below the log start from this replica.
+async fn purge(partition: &Partition) {
+    if let Err(cause) = partition.purge().await {
+        warn!(topic = &**partition.topic(), partition = partition.index(), %cause, "failed to purge");
+    }
+}
+
+/// Whether the active segment holds nothing that time retention would keep (behaviour 125).
+fn roll_expired(active: &SegmentInfo, settings: &TopicSettings, now_ms: i64) -> bool {
+    active.active && active.size_bytes > 0 && is_expired(active, settings, now_ms)
+}
+
+fn is_expired(segment: &SegmentInfo, settings: &TopicSettings, now_ms: i64) -> bool {
+    let Some(keep_ms) = settings.retention_ms else { return false };
+    // A segment without any timestamp is as old as can be, as in Kafka.
+    let age_ms = now_ms.saturating_sub(segment.max_timestamp);
+    u64::try_from(age_ms).is_ok_and(|age_ms| age_ms > keep_ms)
+}
+
+/// The offset below which retention keeps nothing: the start of the first segment that stays.
+/// Only closed, wholly committed segments go, from the oldest on (behaviour 125).
+fn expired_below(
+    segments: &[SegmentInfo],
+    settings: &TopicSettings,
+    now_ms: i64,
+    committed: i64,
+) -> Option<i64> {
+    let mut excess = settings.retention_bytes.map(|keep| {
+        segments.iter().map(|segment| segment.size_bytes).sum::<u64>().saturating_sub(keep)
+    });
+    let mut below = None;
+    for segment in segments {
+        if segment.active || segment.next_offset > committed {
+            break;
+        }
+        let too_much = excess.is_some_and(|excess| excess >= segment.size_bytes && segment.size_bytes > 0);
+        if !too_much && !is_expired(segment, settings, now_ms) {
+            break;
+        }
+        excess = excess.map(|excess| excess.saturating_sub(segment.size_bytes));
+        below = Some(segment.next_offset);
+    }
+    below
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use klamm_metadata::settings::TopicSettings;
+    use klamm_metadata::settings::Settings;
+    use klamm_storage::{ManualClock, SegmentInfo};
+
+    use super::{JumpGuard, MAX_JUMP_MS, expired_below, roll_expired};
+
+    const NOW: i64 = 1_000_000;
+
+    fn settings(overrides: &[(&str, &str)]) -> TopicSettings {
+        let overrides: BTreeMap<String, String> =
+            overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Settings::default().topic(&overrides)
+    }
+
+    /// Closed segments of 10 records each, then an active one.
+    fn segments(of: &[(u64, i64)]) -> Vec<SegmentInfo> {
+        let last = of.len() - 1;
+        of.iter()
+            .enumerate()
+            .map(|(at, &(size_bytes, max_timestamp))| SegmentInfo {
+                base_offset: at as i64 * 10,
+                next_offset: at as i64 * 10 + 10,
+                size_bytes,
+                max_timestamp,
+                active: at == last,
+                path: PathBuf::new(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn behaviour_125_time_retention_by_largest_timestamp() {
+        let keep = settings(&[("retention.ms", "1000")]);
+        let old = NOW - 1001;
+        assert_eq!(expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 100), Some(20));
+        assert_eq!(expired_below(&segments(&[(5, NOW - 1000), (5, old), (5, NOW)]), &keep, NOW, 100), None);
+        assert_eq!(expired_below(&segments(&[(5, old), (5, old)]), &keep, NOW, 100), Some(10), "the active one stays");
+        assert_eq!(expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 15), Some(10), "uncommitted");
+    }
+
+    #[test]
+    fn behaviour_125_size_retention_keeps_at_least_that_much() {
+        let keep = settings(&[("retention.bytes", "100"), ("retention.ms", "-1")]);
+        assert_eq!(expired_below(&segments(&[(60, NOW), (60, NOW), (60, NOW)]), &keep, NOW, 100), Some(10));
+        assert_eq!(expired_below(&segments(&[(60, NOW), (60, NOW), (30, NOW)]), &keep, NOW, 100), None);
+    }
+
+    #[test]
+    fn without_limits_nothing_goes() {
+        let keep = settings(&[("retention.bytes", "-1"), ("retention.ms", "-1")]);
+        assert_eq!(expired_below(&segments(&[(60, 0), (60, 0), (60, 0)]), &keep, NOW, 100), None);
+    }
+
+    #[test]
+    fn an_expired_active_segment_rolls_if_it_holds_data() {
+        let keep = settings(&[("retention.ms", "1000")]);
+        let active = |size, timestamp| segments(&[(size, timestamp)]).remove(0);
+        assert!(roll_expired(&active(5, NOW - 2000), &keep, NOW));
+        assert!(!roll_expired(&active(5, NOW), &keep, NOW));
+        assert!(!roll_expired(&active(0, -1), &keep, NOW));
+    }
+
+    #[test]
+    fn a_jump_of_the_wall_clock_is_seen_and_its_return_too() {
+        let clock = ManualClock::at(NOW);
+        let guard = JumpGuard::new(&clock);
+        clock.advance(Duration::from_secs(7200));
+        assert_eq!(guard.jumped_ms(&clock), 0);
+        clock.set_wall(NOW + 7_200_000 + 2 * MAX_JUMP_MS);
+        assert_eq!(guard.jumped_ms(&clock), 2 * MAX_JUMP_MS);
+        clock.set_wall(NOW + 7_200_000);
+        assert_eq!(guard.jumped_ms(&clock), 0);
+    }
+}

@@ -1,0 +1,420 @@
+//! One client connection: frames in, requests started in order, answers out in order.
+//!
+//! Owns the socket. One task does everything: it reads a frame, starts the request (the ordered
+//! part: for Produce "validated and handed to Raft"), goes on reading, and writes each answer
+//! when it is the oldest unanswered one and ready. So a parked Fetch or a Produce waiting for
+//! its sync holds back only the order of answers.
+//!
+//! Invariants
+//! - Bytes received are charged to the [`MemoryBudget`]; buffers grow with what was received,
+//!   never with what a length field claims (R21).
+//! - At most `max_in_flight` requests and `max_in_flight_bytes` are unanswered; past that, and
+//!   while an answer cannot be written, nothing is read.
+//! - A frame that is not complete in time, or an answer of which nothing can be written in
+//!   time, ends the connection (R24).
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, next_frame, sniff};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::budget::{Charge, MemoryBudget};
+use super::dispatch::{self, Reply, Started};
+use super::rejection;
+use crate::context::ConnectionInfo;
+use crate::node::{Shared, stopped};
+
+/// Limits of one connection.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest frame in bytes (`socket.request.max.bytes`).
+    pub max_frame: usize,
+    /// Unanswered requests.
+    pub max_in_flight: usize,
+    /// Bytes of unanswered requests.
+    pub max_in_flight_bytes: usize,
+    /// Silence after which a connection is closed (`connections.max.idle.ms`).
+    pub idle: Duration,
+    /// A frame once begun must be complete within this plus a second per [`SLOWEST_RATE`] bytes.
+    pub frame_timeout: Duration,
+    /// Some byte of an answer must be written within this.
+    pub write_timeout: Duration,
+}
+
+/// Bytes a second below which a client that is sending a frame is taken for dead or hostile.
+const SLOWEST_RATE: usize = 64 * 1024;
+/// Read at once, and what a small request may hold without growing the buffer.
+const READ_CHUNK: usize = 16 * 1024;
+
+/// Why a connection ended; for the log and for counters.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The client closed it between two frames.
+    #[error("closed by the client")]
+    Closed,
+    /// The client went away in the middle of a frame, or the socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Nothing came for `connections.max.idle.ms`.
+    #[error("idle")]
+    Idle,
+    /// A frame or an answer took too long.
+    #[error("{0}")]
+    TooSlow(&'static str),
+    /// What came is no request we answer.
+    #[error("{0}")]
+    Refused(String),
+    /// The broker stops.
+    #[error("the broker stops")]
+    Stopping,
+}
+
+struct InFlight {
+    reply: BoxFuture<'static, Reply>,
+    charge: Charge,
+    timing: dispatch::Timing,
+}
+
+/// A connection being served.
+pub struct Connection {
+    stream: TcpStream,
+    info: Arc<ConnectionInfo>,
+    shared: Arc<Shared>,
+    limits: Limits,
+    budget: MemoryBudget,
+    input: BytesMut,
+    charged: Charge,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    starting: Option<(BoxFuture<'static, BoxFuture<'static, Reply>>, Charge, dispatch::Timing)>,
+    charging: Option<BoxFuture<'static, Charge>>,
+    sniffed: bool,
+    frame_began: Option<Instant>,
+}
+
+impl Connection {
+    /// A connection just accepted.
+    pub fn new(
+        stream: TcpStream,
+        info: ConnectionInfo,
+        shared: Arc<Shared>,
+        limits: Limits,
+        budget: MemoryBudget,
+    ) -> Connection {
+        Connection {
+            stream,
+            info: Arc::new(info),
+            shared,
+            limits,
+            budget,
+            input: BytesMut::new(),
+            charged: Charge::default(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            starting: None,
+            charging: None,
+            sniffed: false,
+            frame_began: None,
+        }
+    }
+
+    /// Serves requests until the connection ends.
+    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Ended {
+        let timer = tokio::time::sleep(self.limits.frame_timeout);
+        tokio::pin!(timer);
+        let mut last_read = Instant::now();
+        loop {
+            let may_read = self.may_read();
+            tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => return self.drain().await,
+                reply = next_reply(&mut self.in_flight), if !self.in_flight.is_empty() => {
+                    if let Err(ended) = self.answer(reply).await {
+                        return ended;
+                    }
+                }
+                reply = start_of(&mut self.starting), if self.starting.is_some() => {
+                    self.started(reply);
+                }
+                charge = charge_of(&mut self.charging), if self.charging.is_some() => {
+                    self.charging = None;
+                    self.charged.merge(charge);
+                }
+                ready = self.stream.readable(), if may_read => {
+                    match ready.and_then(|()| self.read()) {
+                        Ok(0) => return self.closed_by_client(),
+                        Ok(_) => last_read = Instant::now(),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Ended::Io(error),
+                    }
+                }
+                () = &mut timer => {
+                    if let Some(ended) = self.overdue(last_read, timer.as_mut()) {
+                        return ended;
+                    }
+                    continue;
+                }
+            }
+            if let Err(ended) = self.start_frames().await {
+                return ended;
+            }
+            // Only once per incomplete frame: the timer stays where it is until it fires.
+            if let Some(began) = self.frame_began
+                && timer.deadline() > began + self.limits.frame_timeout
+            {
+                timer.as_mut().reset(began + self.limits.frame_timeout);
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.starting.is_none()
+            && self.charging.is_none()
+            && self.in_flight.len() < self.limits.max_in_flight
+            && self.in_flight_bytes < self.limits.max_in_flight_bytes
+    }
+
+    /// Ends the connection at its deadlines, or sets the timer to the next one.
+    fn overdue(&self, last_read: Instant, timer: Pin<&mut Sleep>) -> Option<Ended> {
+        let now = Instant::now();
+        if let Some(began) = self.frame_began {
+            let expected = claimed_len(&self.input);
+            let allowed = self.limits.frame_timeout
+                + Duration::from_secs((expected.min(self.limits.max_frame) / SLOWEST_RATE) as u64);
+            // Waiting for memory is our delay, not the client's.
+            if now >= began + allowed && self.may_read() {
+                return Some(Ended::TooSlow("a request was not complete in time"));
+            }
+        }
+        // Whoever connects has something to say; a request in progress is not idleness.
+        let patience = if self.sniffed { self.limits.idle } else { self.limits.frame_timeout.min(self.limits.idle) };
+        let idle_at = if self.in_flight.is_empty() { last_read } else { now } + patience;
+        if now >= idle_at {
+            return Some(Ended::Idle);
+        }
+        timer.reset(idle_at.min(now + self.limits.frame_timeout));
+        None
+    }
+
+    fn closed_by_client(&self) -> Ended {
+        if self.input.is_empty() {
+            Ended::Closed
+        } else {
+            Ended::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "closed in the middle of a request"))
+        }
+    }
+
+    /// Takes what the socket has, at most up to the end of the frame plus one chunk.
+    fn read(&mut self) -> io::Result<usize> {
+        let missing = (claimed_len(&self.input) + FRAME_PREFIX_LEN).saturating_sub(self.input.len());
+        // Doubling: the buffer is never more than twice what was received.
+        let room = missing.clamp(READ_CHUNK, self.input.len().max(READ_CHUNK));
+        self.input.reserve(room);
+        self.stream.try_read_buf(&mut self.input)
+    }
+
+    /// Starts every request that is complete, as far as the limits allow.
+    async fn start_frames(&mut self) -> Result<(), Ended> {
+        while self.may_read() {
+            if self.input.is_empty() {
+                self.input = BytesMut::new();
+                self.frame_began = None;
+                return Ok(());
+            }
+            self.frame_began.get_or_insert_with(Instant::now);
+            if !self.sniffed && !self.sniff().await? {
+                return Ok(());
+            }
+            // Charge what has been received before going on.
+            let due = self.input.len().saturating_sub(self.charged.bytes());
+            if due > 0 {
+                match self.budget.try_charge(due) {
+                    Some(charge) => self.charged.merge(charge),
+                    None => {
+                        self.charging = Some(Box::pin(self.budget.clone().charge(due)));
+                        return Ok(());
+                    }
+                }
+            }
+            let frame = match next_frame(&mut self.input, self.limits.max_frame) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.shared.metrics.rejected("frame");
+                    return Err(Ended::Refused(error.to_string()));
+                }
+            };
+            self.frame_began = None;
+            let charge = std::mem::take(&mut self.charged);
+            self.start(frame, charge)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, frame: Bytes, charge: Charge) -> Result<(), Ended> {
+        let (started, timing) = dispatch::start(&self.shared, &self.info, frame);
+        match started {
+            Started::Refused(why) => return Err(Ended::Refused(why)),
+            Started::Running(reply) => self.push(reply, charge, timing),
+            Started::Later(start) => self.starting = Some((start, charge, timing)),
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, reply: BoxFuture<'static, Reply>) {
+        if let Some((_, charge, timing)) = self.starting.take() {
+            self.push(reply, charge, timing);
+        }
+    }
+
+    fn push(&mut self, reply: BoxFuture<'static, Reply>, charge: Charge, timing: dispatch::Timing) {
+        self.in_flight_bytes += charge.bytes();
+        self.in_flight.push_back(InFlight { reply, charge, timing });
+    }
+
+    /// Looks at the first bytes for a client that speaks something else. False: more are needed.
+    async fn sniff(&mut self) -> Result<bool, Ended> {
+        match sniff(&self.input, self.limits.max_frame) {
+            None => Ok(false),
+            // A bad length is the frame decoder's to refuse.
+            Some(Sniffed::Kafka | Sniffed::Other) => {
+                self.sniffed = true;
+                Ok(true)
+            }
+            Some(other) => {
+                let (kind, answer) = rejection::of(other, &self.shared);
+                self.shared.metrics.rejected(kind);
+                if let Some(answer) = answer {
+                    self.write(&mut [Bytes::from(answer)].into()).await?;
+                    // A client that sees a reset may never show the answer.
+                    self.stream.shutdown().await?;
+                }
+                Err(Ended::Refused(format!("the client speaks {kind} on the Kafka port")))
+            }
+        }
+    }
+
+    async fn answer(&mut self, reply: Reply) -> Result<(), Ended> {
+        let Some(done) = self.in_flight.pop_front() else { return Ok(()) };
+        self.in_flight_bytes -= done.charge.bytes();
+        let mut written = 0;
+        let result = match reply {
+            Reply::Silent => Ok(()),
+            Reply::Close(why) => Err(Ended::Refused(why)),
+            Reply::Frame(bytes) => {
+                written = bytes.len();
+                self.write(&mut VecDeque::from([bytes])).await
+            }
+            Reply::Chunks(chunks) => {
+                written = chunks.iter().map(Bytes::len).sum();
+                self.write(&mut chunks.into()).await
+            }
+        };
+        done.timing.finished(&self.shared.metrics, written);
+        result
+    }
+
+    async fn write(&mut self, chunks: &mut VecDeque<Bytes>) -> Result<(), Ended> {
+        const SLICES: usize = 64;
+        while !chunks.is_empty() {
+            let slices: Vec<IoSlice<'_>> = chunks.iter().take(SLICES).map(|c| IoSlice::new(c)).collect();
+            let written =
+                tokio::time::timeout(self.limits.write_timeout, self.stream.write_vectored(&slices))
+                    .await
+                    .map_err(|_| Ended::TooSlow("the client does not read its answers"))??;
+            if written == 0 && slices.iter().any(|slice| !slice.is_empty()) {
+                return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
+            }
+            advance(chunks, written);
+        }
+        Ok(())
+    }
+
+    /// Answers what is in flight, within a second, and ends.
+    async fn drain(&mut self) -> Ended {
+        let until = Instant::now() + Duration::from_secs(1);
+        while !self.in_flight.is_empty() {
+            let Ok(reply) = tokio::time::timeout_at(until, next_reply(&mut self.in_flight)).await else {
+                break;
+            };
+            if let Err(ended) = self.answer(reply).await {
+                return ended;
+            }
+        }
+        Ended::Stopping
+    }
+}
+
+/// Drops `written` bytes from the front, and empty chunks with them.
+fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(first) = chunks.front_mut() {
+        if first.len() > written {
+            first.advance(written);
+            return;
+        }
+        written -= first.len();
+        chunks.pop_front();
+    }
+}
+
+/// Length of the frame that is coming in, as its first bytes claim; 0 while that is unknown.
+fn claimed_len(input: &[u8]) -> usize {
+    input
+        .first_chunk::<FRAME_PREFIX_LEN>()
+        .and_then(|prefix| usize::try_from(i32::from_be_bytes(*prefix)).ok())
+        .unwrap_or(0)
+}
+
+async fn next_reply(in_flight: &mut VecDeque<InFlight>) -> Reply {
+    match in_flight.front_mut() {
+        Some(first) => (&mut first.reply).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn start_of<A, B>(
+    starting: &mut Option<(BoxFuture<'static, BoxFuture<'static, Reply>>, A, B)>,
+) -> BoxFuture<'static, Reply> {
+    match starting {
+        Some((start, _, _)) => start.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn charge_of(charging: &mut Option<BoxFuture<'static, Charge>>) -> Charge {
+    match charging {
+        Some(charge) => charge.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+
+    use super::advance;
+
+    #[test]
+    fn advance_crosses_chunks() {
+        let all = b"abcdef";
+        for written in 0..=all.len() {
+            let mut chunks: VecDeque<Bytes> =
+                [&b"ab"[..], b"", b"cde", b"f"].into_iter().map(Bytes::from_static).collect();
+            advance(&mut chunks, written);
+            let rest: Vec<u8> = chunks.iter().flatten().copied().collect();
+            assert_eq!(rest, all[written..], "after {written}");
+            assert!(chunks.front().is_none_or(|first| !first.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! From a frame to the handler of its API, and from the handler's answer to bytes.
+//!
+//! The match over [`Api`] is exhaustive: an API that is advertised without a handler does not
+//! compile. Handlers own behaviour; this file owns decoding, encoding, counting and timing.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use klamm_protocol::{Api, ApiRequest, ApiResponse, HeadError, RequestHead, decode, encode_response};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use crate::context::{ConnectionInfo, RequestContext};
+use crate::handlers;
+use crate::node::Shared;
+use crate::telemetry::Metrics;
+
+/// What goes back to the client.
+#[derive(Debug)]
+pub enum Reply {
+    /// A whole frame.
+    Frame(Bytes),
+    /// A whole frame in pieces, written without joining them (Fetch).
+    Chunks(Vec<Bytes>),
+    /// Nothing (Produce with acks=0).
+    Silent,
+    /// The connection is closed, for the reason given.
+    Close(String),
+}
+
+/// A request after its ordered part.
+pub enum Started {
+    /// The answer will come.
+    Running(BoxFuture<'static, Reply>),
+    /// The ordered part itself takes a while; nothing else of the connection may start before it ends.
+    Later(BoxFuture<'static, BoxFuture<'static, Reply>>),
+    /// No answer is possible; the connection ends.
+    Refused(String),
+}
+
+/// When a request came and what it was; turns into metrics when its answer is written.
+pub struct Timing {
+    api: Option<Api>,
+    began: Instant,
+}
+
+impl Timing {
+    /// The answer of `bytes` bytes is written.
+    pub fn finished(self, metrics: &Metrics, bytes: usize) {
+        if let Some(api) = self.api {
+            metrics.answered(api, self.began.elapsed(), bytes);
+        }
+    }
+}
+
+/// Starts the request in `frame`.
+pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> (Started, Timing) {
+    let mut timing = Timing { api: None, began: Instant::now() };
+    let size = frame.len();
+    let (head, body) = match RequestHead::parse(frame) {
+        Ok(parsed) => parsed,
+        Err(HeadError::UnsupportedApiVersions { correlation_id, .. }) => {
+            timing.api = Some(Api::ApiVersions);
+            let reply = handlers::api_versions::too_new(correlation_id);
+            return (Started::Running(std::future::ready(reply).boxed()), timing);
+        }
+        Err(error) => {
+            shared.metrics.rejected("request");
+            return (Started::Refused(error.to_string()), timing);
+        }
+    };
+    timing.api = Some(head.api);
+    shared.metrics.received(head.api, size);
+    let ctx = RequestContext {
+        shared: shared.clone(),
+        connection: info.clone(),
+        api: head.api,
+        version: head.version,
+        correlation_id: head.correlation_id,
+        client_id: head.client_id,
+    };
+    (route(ctx, body), timing)
+}
+
+fn route(ctx: RequestContext, body: Bytes) -> Started {
+    match ctx.api {
+        Api::Produce => handlers::produce::start(ctx, body),
+        Api::Fetch => handlers::fetch::start(ctx, body),
+        Api::ApiVersions => call(ctx, body, handlers::api_versions::handle),
+        Api::Metadata => call(ctx, body, handlers::metadata::handle),
+        Api::ListOffsets => call(ctx, body, handlers::list_offsets::handle),
+        Api::OffsetForLeaderEpoch => call(ctx, body, handlers::offset_for_leader_epoch::handle),
+        Api::CreateTopics => call(ctx, body, handlers::create_topics::handle),
+        Api::DeleteTopics => call(ctx, body, handlers::delete_topics::handle),
+        Api::CreatePartitions => call(ctx, body, handlers::create_partitions::handle),
+        Api::DeleteRecords => call(ctx, body, handlers::delete_records::handle),
+        Api::DescribeConfigs => call(ctx, body, handlers::describe_configs::handle),
+        Api::AlterConfigs => call(ctx, body, handlers::alter_configs::handle),
+        Api::IncrementalAlterConfigs => call(ctx, body, handlers::alter_configs::handle_incremental),
+        Api::ListConfigResources => call(ctx, body, handlers::list_config_resources::handle),
+        Api::DescribeLogDirs => call(ctx, body, handlers::describe_log_dirs::handle),
+        Api::DescribeCluster => call(ctx, body, handlers::describe_cluster::handle),
+        Api::DescribeTopicPartitions => call(ctx, body, handlers::describe_topic_partitions::handle),
+        Api::InitProducerId => call(ctx, body, handlers::init_producer_id::handle),
+        Api::DescribeProducers => call(ctx, body, handlers::describe_producers::handle),
+        Api::ElectLeaders => call(ctx, body, handlers::elect_leaders::handle),
+        Api::AlterPartitionReassignments => call(ctx, body, handlers::reassignments::alter),
+        Api::ListPartitionReassignments => call(ctx, body, handlers::reassignments::list),
+        Api::DescribeQuorum => call(ctx, body, handlers::describe_quorum::handle),
+        Api::UpdateFeatures => call(ctx, body, handlers::update_features::handle),
+        Api::DescribeAcls => call(ctx, body, handlers::acls::describe),
+        Api::CreateAcls => call(ctx, body, handlers::acls::create),
+        Api::DeleteAcls => call(ctx, body, handlers::acls::delete),
+        Api::DescribeClientQuotas => call(ctx, body, handlers::describe_client_quotas::handle),
+    }
+}
+
+/// Decodes, runs the handler, encodes. Nothing of it needs the order of the connection.
+fn call<Q, F, H>(ctx: RequestContext, body: Bytes, handler: H) -> Started
+where
+    Q: ApiRequest,
+    Q::Response: Send,
+    F: Future<Output = Q::Response> + Send + 'static,
+    H: FnOnce(RequestContext, Q) -> F,
+{
+    let request = match decode::<Q>(body, ctx.version) {
+        Ok(request) => request,
+        Err(error) => return undecodable(&ctx, &error),
+    };
+    let (version, correlation_id) = (ctx.version, ctx.correlation_id);
+    let answer = handler(ctx, request);
+    Started::Running(async move { reply(version, correlation_id, &answer.await) }.boxed())
+}
+
+/// A body that does not decode: Kafka closes the connection, since no answer fits.
+pub fn undecodable(ctx: &RequestContext, error: &dyn std::fmt::Display) -> Started {
+    ctx.shared.metrics.rejected("body");
+    debug!(peer = %ctx.connection.peer, %error, "undecodable request");
+    Started::Refused(error.to_string())
+}
+
+/// Encodes an answer.
+pub fn reply<S: ApiResponse>(version: i16, correlation_id: i32, answer: &S) -> Reply {
+    match encode_response(version, correlation_id, answer) {
+        Ok(frame) => Reply::Frame(frame),
+        Err(error) => {
+            error!(%error, "failed to encode an answer");
+            Reply::Close(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The broker's counters. Names, labels and help texts are here and nowhere else.
+//!
+//! Handles per API are made once, so that counting a request looks nothing up.
+
+use std::time::Duration;
+
+use klamm_protocol::{Api, ErrorCode};
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+
+/// A metric as documented: name, kind, labels, help.
+pub struct MetricDoc {
+    /// Name in the exposition.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names.
+    pub labels: &'static [&'static str],
+    /// One line for people.
+    pub help: &'static str,
+}
+
+macro_rules! metric_docs {
+    ($($id:ident: $name:literal, $kind:literal, [$($label:literal),*], $help:literal;)*) => {
+        /// Every metric this broker exposes.
+        pub const METRICS: &[MetricDoc] = &[$(MetricDoc { name: $name, kind: $kind, labels: &[$($label),*], help: $help }),*];
+        pub(super) mod doc {
+            use super::MetricDoc;
+            $(pub(crate) const $id: MetricDoc = MetricDoc { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)*
+        }
+    };
+}
+
+metric_docs! {
+    BUILD_INFO: "klamm_build_info", "gauge", ["version"], "Always 1; the label names the version";
+    UPTIME: "klamm_uptime_seconds", "gauge", [], "Seconds since the process started";
+    REQUESTS: "klamm_requests_total", "counter", ["api"], "Requests received";
+    ERRORS: "klamm_request_errors_total", "counter", ["api", "error"], "Error codes answered, per partition or resource they were answered for";
+    LATENCY: "klamm_request_seconds", "histogram", ["api"], "From a request's last byte received to its answer written, waiting for data included";
+    BYTES_IN: "klamm_request_bytes_total", "counter", ["api"], "Bytes of requests received";
+    BYTES_OUT: "klamm_response_bytes_total", "counter", ["api"], "Bytes of answers written";
+    CONNECTIONS: "klamm_connections", "gauge", [], "Client connections open";
+    ACCEPTED: "klamm_connections_accepted_total", "counter", [], "Client connections accepted";
+    ENDED: "klamm_connections_ended_total", "counter", ["why"], "Client connections that ended, by reason";
+    REJECTS: "klamm_protocol_rejects_total", "counter", ["kind"], "What was refused before it was a request: http, tls, other protocols, bad frames, headers and bodies, connections over a limit";
+    PANICS: "klamm_connection_panics_total", "counter", [], "Connections that ended by a bug of the broker";
+    REQUEST_MEMORY: "klamm_request_memory_bytes", "gauge", [], "Bytes of requests in flight, charged to the common pool";
+    RECORDS_IN: "klamm_produced_records_total", "counter", [], "Records accepted from producers";
+    BATCHES_IN: "klamm_produced_batches_total", "counter", [], "Record batches accepted from producers";
+    PRODUCED_BYTES: "klamm_produced_bytes_total", "counter", [], "Bytes of record batches accepted from producers";
+    FETCHED_BYTES: "klamm_fetched_bytes_total", "counter", [], "Bytes of record batches answered to consumers";
+    FETCH_SESSIONS: "klamm_fetch_sessions", "gauge", [], "Incremental fetch sessions open";
+    TOPICS: "klamm_topics", "gauge", [], "Topics in the cluster";
+    PARTITIONS: "klamm_partitions", "gauge", ["state"], "Partitions of this node: leading, or without a leader known here";
+    LOG_SIZE: "klamm_log_size_bytes", "gauge", [], "Bytes of all partition logs";
+    SEGMENTS: "klamm_log_segments", "gauge", [], "Segment files";
+    OPEN_FILES: "klamm_log_open_files", "gauge", [], "Segment files held open";
+    JOURNAL_BYTES: "klamm_journal_bytes_total", "counter", [], "Bytes written to the journal";
+    JOURNAL_FRAMES: "klamm_journal_frames_total", "counter", [], "Frames written to the journal";
+    JOURNAL_SYNC: "klamm_journal_sync_seconds", "histogram", [], "Time of one fdatasync of the journal";
+    JOURNAL_ROUND: "klamm_journal_round_frames", "histogram", [], "Frames that shared one fdatasync";
+    CHECKPOINTS: "klamm_checkpoints_total", "counter", [], "Checkpoints of the store";
+    CORRUPTIONS: "klamm_corruptions_total", "counter", [], "Places of stored data found corrupt";
+    DISK_FREE: "klamm_disk_free_bytes", "gauge", [], "Free bytes of the file system that holds the data";
+    DISK_TOTAL: "klamm_disk_total_bytes", "gauge", [], "Size of the file system that holds the data";
+    WRITABLE: "klamm_writable", "gauge", [], "1 while producing is allowed, 0 while the disk is full up to its reserve";
+    MEMORY: "klamm_memory_resident_bytes", "gauge", [], "Resident memory of the process";
+    CPU: "klamm_cpu_seconds_total", "counter", [], "CPU time of the process, user and system";
+    FILES: "klamm_open_file_descriptors", "gauge", [], "File descriptors open";
+    PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
+    PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
+}
+
+/// 100 µs to 10 s.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+struct ApiMetrics {
+    requests: IntCounter,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+    latency: Histogram,
+}
+
+/// Counters as verbs: code says what happened, this file knows how it is counted.
+pub struct Metrics {
+    registry: Registry,
+    apis: Vec<ApiMetrics>,
+    errors: IntCounterVec,
+    rejects: IntCounterVec,
+    ended: IntCounterVec,
+    connections: IntGauge,
+    accepted: IntCounter,
+    panics: IntCounter,
+    records: IntCounter,
+    batches: IntCounter,
+    produced_bytes: IntCounter,
+    fetched_bytes: IntCounter,
+}
+
+fn opts(doc: &MetricDoc) -> Opts {
+    Opts::new(doc.name, doc.help)
+}
+
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("names and labels of the table are valid");
+    registry.register(Box::new(metric.clone())).expect("names of the table are distinct");
+    metric
+}
+
+impl Metrics {
+    /// All counters at zero.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        let counter = |doc: MetricDoc| register(&registry, IntCounter::with_opts(opts(&doc)));
+        let counters = |doc: MetricDoc| register(&registry, IntCounterVec::new(opts(&doc), doc.labels));
+        let requests = counters(doc::REQUESTS);
+        let bytes_in = counters(doc::BYTES_IN);
+        let bytes_out = counters(doc::BYTES_OUT);
+        let latency_opts =
+            HistogramOpts::new(doc::LATENCY.name, doc::LATENCY.help).buckets(LATENCY_BUCKETS.to_vec());
+        let latency = register(&registry, HistogramVec::new(latency_opts, doc::LATENCY.labels));
+        let apis = Api::ALL
+            .iter()
+            .map(|api| ApiMetrics {
+                requests: requests.with_label_values(&[api.name()]),
+                bytes_in: bytes_in.with_label_values(&[api.name()]),
+                bytes_out: bytes_out.with_label_values(&[api.name()]),
+                latency: latency.with_label_values(&[api.name()]),
+            })
+            .collect();
+        Metrics {
+            apis,
+            errors: counters(doc::ERRORS),
+            rejects: counters(doc::REJECTS),
+            ended: counters(doc::ENDED),
+            connections: register(&registry, IntGauge::with_opts(opts(&doc::CONNECTIONS))),
+            accepted: counter(doc::ACCEPTED),
+            panics: counter(doc::PANICS),
+            records: counter(doc::RECORDS_IN),
+            batches: counter(doc::BATCHES_IN),
+            produced_bytes: counter(doc::PRODUCED_BYTES),
+            fetched_bytes: counter(doc::FETCHED_BYTES),
+            registry,
+        }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn api(&self, api: Api) -> Option<&ApiMetrics> {
+        self.apis.get(api as usize)
+    }
+
+    /// A request of `bytes` bytes came in.
+    pub fn received(&self, api: Api, bytes: usize) {
+        if let Some(metrics) = self.api(api) {
+            metrics.requests.inc();
+            metrics.bytes_in.inc_by(bytes as u64);
+        }
+    }
+
+    /// A request was answered with `bytes` bytes, so long after it came.
+    pub fn answered(&self, api: Api, after: Duration, bytes: usize) {
+        if let Some(metrics) = self.api(api) {
+            metrics.bytes_out.inc_by(bytes as u64);
+            metrics.latency.observe(after.as_secs_f64());
+        }
+    }
+
+    /// An answer carries an error code.
+    pub fn failed(&self, api: Api, error: ErrorCode) {
+        self.errors.with_label_values(&[api.name(), error.name()]).inc();
+    }
+
+    /// Something that is no request was refused.
+    pub fn rejected(&self, kind: &str) {
+        self.rejects.with_label_values(&[kind]).inc();
+    }
+
+    /// A connection was accepted.
+    pub fn connected(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+    }
+
+    /// A connection ended.
+    pub fn disconnected(&self, why: &str) {
+        self.connections.dec();
+        self.ended.with_label_values(&[why]).inc();
+    }
+
+    /// A connection's task panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// A valid batch came from a producer.
+    pub fn batch_received(&self, records: i32, bytes: usize) {
+        self.batches.inc();
+        self.records.inc_by(u64::try_from(records).unwrap_or(0));
+        self.produced_bytes.inc_by(bytes as u64);
+    }
+
+    /// Records were answered to a consumer.
+    pub fn bytes_fetched(&self, bytes: usize) {
+        self.fetched_bytes.inc_by(bytes as u64);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use klamm_protocol::{Api, ErrorCode};
+
+    use super::{METRICS, Metrics};
+
+    #[test]
+    fn names_are_distinct_and_have_help() {
+        let names: HashSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            assert!(!metric.help.is_empty(), "{}", metric.name);
+            assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn an_api_counts_under_its_own_name() {
+        let metrics = Metrics::new();
+        for api in Api::ALL {
+            metrics.received(*api, 10);
+            metrics.answered(*api, Duration::from_millis(1), 20);
+            metrics.failed(*api, ErrorCode::INVALID_REQUEST);
+        }
+        let families = metrics.registry().gather();
+        let requests = families.iter().find(|family| family.name() == "klamm_requests_total").expect("there");
+        for (api, metric) in Api::ALL.iter().map(|api| api.name()).collect::<std::collections::BTreeSet<_>>().iter().zip(requests.get_metric()) {
+            assert_eq!(metric.get_label()[0].value(), *api);
+            assert!((metric.get_counter().value() - 1.0).abs() < f64::EPSILON);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! All Raft groups of a node: opening, founding, closing, and the driver that stands in for openraft's ticks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use klamm_records::GroupId;
+use klamm_storage::GroupLog;
+use openraft::{Config, SnapshotPolicy, StepDownPolicy};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use crate::NodeId;
+use crate::group::Group;
+use crate::leadership::{self, OnFatal};
+use crate::log_store::LogStore;
+use crate::machine::{Machine, StateMachine, membership_at};
+use crate::network::{Network, NoPeers, PeerTransport};
+use crate::shared::{Shared, Timing};
+use crate::types::Raft;
+
+/// Slots of openraft's queue of proposals. It allocates in blocks as needed, so this only says
+/// "never full": the caller bounds what is under way, in bytes, and a send must not wait.
+const QUEUE_SLOTS: u64 = 1 << 40;
+
+/// Who this node is and how its groups keep time.
+#[derive(Clone, Debug)]
+pub struct GroupsOptions {
+    /// This node.
+    pub node: NodeId,
+    /// How often a leader with followers makes itself heard.
+    pub heartbeat_interval: Duration,
+    /// How long without a leader before an election; a leader's lease is half as long again.
+    /// Longer than the heartbeat interval.
+    pub election_timeout: Duration,
+}
+
+/// A group could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("raft group {group}: {cause}")]
+pub struct OpenGroupError {
+    /// The group.
+    pub group: GroupId,
+    /// What went wrong.
+    pub cause: String,
+}
+
+/// All Raft groups of this node. Cheap handle.
+#[derive(Clone)]
+pub struct Groups {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: GroupsOptions,
+    timing: Timing,
+    config: Arc<Config>,
+    runtime: tokio::runtime::Handle,
+    transport: Arc<dyn PeerTransport>,
+    on_fatal: OnFatal,
+    groups: RwLock<HashMap<GroupId, Group>>,
+    driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Groups {
+    /// The groups of a node without peers.
+    ///
+    /// `runtime`: where the groups' tasks live. `on_fatal` is called once per group that fails for
+    /// good; the caller ends the process.
+    ///
+    /// # Panics
+    /// When the election timeout is not longer than the heartbeat interval.
+    pub fn new(
+        options: GroupsOptions,
+        runtime: tokio::runtime::Handle,
+        on_fatal: Arc<dyn Fn(GroupId, String) + Send + Sync>,
+    ) -> Groups {
+        Groups::with_transport(options, runtime, on_fatal, Arc::new(NoPeers))
+    }
+
+    /// As [`Groups::new`], with a way to the other voters of its groups.
+    ///
+    /// # Panics
+    /// When the election timeout is not longer than the heartbeat interval.
+    pub fn with_transport(
+        options: GroupsOptions,
+        runtime: tokio::runtime::Handle,
+        on_fatal: Arc<dyn Fn(GroupId, String) + Send + Sync>,
+        transport: Arc<dyn PeerTransport>,
+    ) -> Groups {
+        let config = config(&options);
+        let lease = Duration::from_millis(config.election_timeout_max);
+        let timing = Timing {
+            heartbeat_interval: options.heartbeat_interval,
+            lease,
+        };
+        let inner = Arc::new(Inner {
+            options,
+            timing,
+            config: Arc::new(config),
+            runtime,
+            transport,
+            on_fatal,
+            groups: RwLock::new(HashMap::new()),
+            driver: Mutex::new(None),
+        });
+        let driver = inner
+            .runtime
+            .spawn(drive(Arc::downgrade(&inner), inner.options.clone()));
+        *inner.driver.lock() = Some(driver);
+        Groups { inner }
+    }
+
+    /// Starts a group over its log. A log that was never written is founded with `voters`, if
+    /// given; each of them founds its own replica with the same set. A group whose only voter is
+    /// this node is elected at once.
+    ///
+    /// # Errors
+    /// When the log cannot be read, the group is open already, or founding it failed.
+    pub async fn open(
+        &self,
+        log: GroupLog,
+        voters: Option<BTreeSet<NodeId>>,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Group, OpenGroupError> {
+        let id = log.group();
+        let failed = |cause: String| OpenGroupError { group: id, cause };
+        if self.get(id).is_some() {
+            return Err(failed("is open already".to_owned()));
+        }
+        // openraft spawns onto the runtime it finds itself in.
+        let start = start(Arc::clone(&self.inner), log, voters, machine);
+        let started = self
+            .inner
+            .runtime
+            .spawn(start)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let group = started.map_err(failed)?;
+        let watch = leadership::watch(
+            Arc::clone(&group.shared),
+            group.raft.clone(),
+            Arc::clone(&self.inner.on_fatal),
+        );
+        self.inner.runtime.spawn(watch);
+        self.inner.groups.write().insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// An open group.
+    pub fn get(&self, group: GroupId) -> Option<Group> {
+        self.inner.groups.read().get(&group).cloned()
+    }
+
+    /// Stops a group's tasks (before its log is deleted). What was under way is answered with
+    /// [`crate::ProposeError::Stopped`].
+    pub async fn close(&self, group: GroupId) {
+        let removed = self.inner.groups.write().remove(&group);
+        if let Some(group) = removed {
+            stop(&group).await;
+        }
+    }
+
+    /// Stops all groups and the driver. What is acknowledged is durable already.
+    pub async fn shutdown(&self) {
+        if let Some(driver) = self.inner.driver.lock().take() {
+            driver.abort();
+        }
+        let groups: Vec<Group> = self
+            .inner
+            .groups
+            .write()
+            .drain()
+            .map(|(_, group)| group)
+            .collect();
+        futures::future::join_all(groups.iter().map(stop)).await;
+    }
+}
+
+async fn stop(group: &Group) {
+    group.shared.closing.store(true, Ordering::Release);
+    group.shared.lane.close();
+    if let Err(error) = group.raft.shutdown().await {
+        tracing::warn!(group = group.id().0, %error, "raft group did not stop cleanly");
+    }
+}
+
+async fn start(
+    inner: Arc<Inner>,
+    log: GroupLog,
+    voters: Option<BTreeSet<NodeId>>,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Group, String> {
+    let node = inner.options.node;
+    let unwritten = {
+        let state = log.raft_state();
+        state.last.is_none() && state.purged.is_none() && state.vote.is_none()
+    };
+    let shared = Arc::new(Shared::new(
+        node,
+        log,
+        machine,
+        inner.runtime.clone(),
+        &inner.timing,
+    ));
+    let network = Network {
+        transport: Arc::clone(&inner.transport),
+        group: shared.group,
+    };
+    let store = LogStore::new(Arc::clone(&shared));
+    let machine = Machine::resume(Arc::clone(&shared)).map_err(|error| error.to_string())?;
+    let raft = Raft::new(node.0, Arc::clone(&inner.config), network, store, machine)
+        .await
+        .map_err(|fatal| fatal.to_string())?;
+    shared.set_raft(raft.clone());
+
+    let group = Group { shared, raft };
+    let founded = match voters {
+        Some(voters) if unwritten => found(&group, &voters).await,
+        _ => elect_if_alone(&group)
+            .await
+            .map_err(|error| error.to_string()),
+    };
+    if let Err(cause) = founded {
+        stop(&group).await;
+        return Err(cause);
+    }
+    Ok(group)
+}
+
+/// Writes the first entry, the membership; openraft then calls the first election.
+async fn found(group: &Group, voters: &BTreeSet<NodeId>) -> Result<(), String> {
+    let members: BTreeMap<u64, ()> = voters.iter().map(|voter| (voter.0, ())).collect();
+    group
+        .raft
+        .initialize(members)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// A voter without peers need not wait for anyone's silence.
+async fn elect_if_alone(group: &Group) -> io::Result<()> {
+    let last = group.log().raft_state().last;
+    let voters: Vec<u64> = membership_at(group.log(), last)?
+        .membership()
+        .voter_ids()
+        .collect();
+    if voters == [group.shared.node.0] {
+        group
+            .raft
+            .trigger()
+            .elect(false)
+            .await
+            .map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+fn config(options: &GroupsOptions) -> Config {
+    let heartbeat_ms = millis(options.heartbeat_interval);
+    let election_ms = millis(options.election_timeout);
+    // A follower that acknowledged data within a heartbeat's time needs no heartbeat; only sound
+    // while the gap this may leave stays well below the election timeout.
+    let skips = election_ms > 3 * heartbeat_ms;
+    let config = Config {
+        cluster_name: "klamm".to_owned(),
+        heartbeat_interval: heartbeat_ms,
+        heartbeat_min_interval: Some(if skips { heartbeat_ms } else { 0 }),
+        election_timeout_min: election_ms,
+        election_timeout_max: election_ms + election_ms / 2,
+        enable_tick: false,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 0,
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        removed_leader_step_down: StepDownPolicy::Never,
+        log_stage_capacity: Some(4),
+        api_channel_size: Some(QUEUE_SLOTS),
+        ..Config::default()
+    };
+    config
+        .validate()
+        .expect("the election timeout is longer than the heartbeat interval")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("an interval of less than 500 million years")
+}
+
+/// Sends heartbeats for groups led here and calls elections for groups without a leader, as long
+/// as they have more than one voter. Ends when the node's groups are dropped.
+async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
+    let mut due: HashMap<GroupId, Instant> = HashMap::new();
+    let mut tick = tokio::time::interval(options.heartbeat_interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let with_peers: Vec<Group> = {
+            let groups = inner.groups.read();
+            groups
+                .values()
+                .filter(|group| group.shared.has_peers.load(Ordering::Acquire))
+                .cloned()
+                .collect()
+        };
+        let now = Instant::now();
+        let mut next_due = HashMap::with_capacity(with_peers.len());
+        for group in with_peers {
+            let id = group.id();
+            if group.leadership().leader == Some(options.node) {
+                // A group that has stopped is reported by its watch task.
+                let _ = group.raft.trigger().heartbeat().await;
+                continue;
+            }
+            let mut at = *due.get(&id).unwrap_or(&(now + patience(id, &options)));
+            if now >= at {
+                // Refused without effect while the leader's lease holds.
+                let _ = group.raft.trigger().elect(true).await;
+                at = now + patience(id, &options);
+            }
+            next_due.insert(id, at);
+        }
+        due = next_due;
+    }
+}
+
+/// One to two election timeouts, at random, so that candidates do not meet.
+fn patience(group: GroupId, options: &GroupsOptions) -> Duration {
+    let spread = RandomState::new().hash_one(group) % millis(options.election_timeout);
+    options.election_timeout + Duration::from_millis(spread)
+}

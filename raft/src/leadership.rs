@@ -1,0 +1,81 @@
+//! Who leads a group: one task per group that follows openraft and tells the state machine, in order.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use klamm_records::GroupId;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::metrics::RaftServerMetrics;
+
+use crate::NodeId;
+use crate::shared::Shared;
+use crate::types::{Raft, TypeConfig};
+
+/// Who leads a group, as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The latest term this node has stored.
+    pub term: u64,
+    /// The leader of `term`; `None` while it is being elected.
+    pub leader: Option<NodeId>,
+    /// This node leads `term` and has committed and applied an entry of it: log end and producer
+    /// state are settled, it may serve.
+    pub serving: bool,
+}
+
+/// Called when a group has failed for good. The caller ends the process.
+pub(crate) type OnFatal = Arc<dyn Fn(GroupId, String) + Send + Sync>;
+
+/// Follows the group's leadership until its openraft stops; a stop that nobody asked for is fatal.
+pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
+    let mut server = raft.server_metrics();
+    let mut told = None;
+    loop {
+        let now = {
+            let metrics = server.borrow_and_update();
+            let voters = metrics.membership_config.voter_ids().count();
+            shared.has_peers.store(voters > 1, Ordering::Release);
+            observe(&metrics, &shared)
+        };
+        if told != Some(now) {
+            told = Some(now);
+            shared.set_leadership(now);
+            shared.machine.leadership(now);
+        }
+        tokio::select! {
+            changed = server.changed() => if changed.is_err() { break },
+            () = shared.applied_term_changed.notified() => {}
+        }
+    }
+    // Whoever closes the group, or ends the process, needs no news of it.
+    if shared.closing.load(Ordering::Acquire) {
+        return;
+    }
+    let cause = match &raft.metrics().borrow_watched().running_state {
+        // openraft's main task ended without a word: it panicked.
+        Ok(()) => Fatal::<TypeConfig>::Panicked.to_string(),
+        Err(fatal) => fatal.to_string(),
+    };
+    tracing::error!(group = shared.group.0, cause, "raft group failed");
+    shared.lane.close();
+    on_fatal(shared.group, cause);
+}
+
+/// The vote in openraft's metrics is the last durable one, the leader is what it has in memory. A
+/// leader counts once both agree.
+fn observe(metrics: &RaftServerMetrics<TypeConfig>, shared: &Shared) -> Leadership {
+    let vote = metrics.vote;
+    let settled = vote.committed && metrics.current_leader == Some(vote.leader_id.voted_for);
+    let leader = settled.then_some(NodeId(vote.leader_id.voted_for));
+    let term = vote.leader_id.term;
+    let serving = metrics.state == ServerState::Leader
+        && leader == Some(shared.node)
+        && shared.applied_term.load(Ordering::Acquire) == term;
+    Leadership {
+        term,
+        leader,
+        serving,
+    }
+}

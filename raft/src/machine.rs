@@ -1,0 +1,286 @@
+//! What a group's entries do, and the adapter that drives it from openraft.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use klamm_records::EntryId;
+use klamm_storage::{Batch, GroupLog};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+
+use crate::leadership::Leadership;
+use crate::membership;
+use crate::shared::Shared;
+use crate::types::{LogId, Payload, TypeConfig, entry_id, io_error, log_id};
+
+/// What a group's entries do on this node. Called from the group's tasks: must not block.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Whether `apply` wants the bytes of batches (metadata, coordinators) or only their headers.
+    /// Also decides what comes again after a restart: with data, all that is left in the log and
+    /// committed; without, what was committed after the last checkpoint.
+    fn wants_data(&self) -> bool;
+    /// Everything below Kafka offset `end_offset` is committed. On the leader this comes at
+    /// commit, before apply; on followers with apply; and once at open. Never goes back.
+    fn committed(&self, end_offset: i64);
+    /// A committed entry, in order.
+    fn apply(&self, entry: Applied);
+    /// Leadership of the group changed (called in order, from one task).
+    fn leadership(&self, now: Leadership);
+}
+
+/// A committed entry handed to the state machine.
+#[derive(Clone, Debug)]
+pub enum Applied {
+    /// A record batch; `batch.bytes` is empty unless the machine wants data.
+    Batch {
+        /// The entry.
+        id: EntryId,
+        /// The batch, its header as stamped.
+        batch: Batch,
+    },
+    /// An order that takes no offset.
+    Command {
+        /// The entry.
+        id: EntryId,
+        /// What was proposed.
+        data: Bytes,
+    },
+    /// Blank or membership.
+    Other {
+        /// The entry.
+        id: EntryId,
+    },
+}
+
+type StoredMembership = StoredMembershipOf<TypeConfig>;
+
+/// openraft's state machine over a [`StateMachine`].
+pub(crate) struct Machine {
+    shared: Arc<Shared>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Machine {
+    /// The machine at the place where it resumes; reads the log's index, not its data.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(crate) fn resume(shared: Arc<Shared>) -> io::Result<Machine> {
+        let log = &shared.log;
+        let state = log.raft_state();
+        // `committed` is durable lazily: it may be behind what was purged, never beyond the end.
+        let committed = state
+            .committed
+            .max_by_index(state.purged)
+            .min_by_index(state.last);
+        let applied = if shared.wants_data {
+            state.purged
+        } else {
+            committed
+        };
+        let membership = membership_at(log, applied)?;
+        shared.committed(committed_end(log, applied)?);
+        Ok(Machine {
+            shared,
+            applied: applied.map(log_id),
+            membership,
+        })
+    }
+
+    fn apply_one(&mut self, id: LogId, payload: Payload) -> io::Result<()> {
+        let machine = &self.shared.machine;
+        match payload {
+            Payload::Batch(batch) => {
+                self.shared.committed(batch.header.next_offset());
+                machine.apply(Applied::Batch {
+                    id: entry_id(id),
+                    batch,
+                });
+            }
+            Payload::Command(data) => machine.apply(Applied::Command {
+                id: entry_id(id),
+                data,
+            }),
+            Payload::Blank => machine.apply(Applied::Other { id: entry_id(id) }),
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                machine.apply(Applied::Other { id: entry_id(id) });
+            }
+            Payload::Proposed(pending) => {
+                return Err(io::Error::other(format!(
+                    "entry {id} came back from the log as proposal {pending}"
+                )));
+            }
+        }
+        self.applied = Some(id);
+        self.shared.applied(id.leader_id.term);
+        Ok(())
+    }
+}
+
+/// Comparison of optional entry ids by index; `None` is before everything.
+trait ByIndex {
+    fn max_by_index(self, other: Self) -> Self;
+    fn min_by_index(self, other: Self) -> Self;
+}
+
+impl ByIndex for Option<EntryId> {
+    fn max_by_index(self, other: Self) -> Self {
+        if self.map(|id| id.index) < other.map(|id| id.index) {
+            other
+        } else {
+            self
+        }
+    }
+
+    fn min_by_index(self, other: Self) -> Self {
+        if self.map(|id| id.index) > other.map(|id| id.index) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+/// The membership in force at `at`.
+pub(crate) fn membership_at(log: &GroupLog, at: Option<EntryId>) -> io::Result<StoredMembership> {
+    let Some(at) = at else {
+        return Ok(StoredMembership::default());
+    };
+    let Some(entry) = log.membership_at(at.index).map_err(io_error)? else {
+        return Ok(StoredMembership::default());
+    };
+    match entry.payload {
+        klamm_storage::Payload::Membership(bytes) => Ok(StoredMembership::new(
+            Some(log_id(entry.id)),
+            membership::decode(&bytes)?,
+        )),
+        _ => Err(io::Error::other(format!(
+            "entry {:?} is indexed as a membership and is none",
+            entry.id
+        ))),
+    }
+}
+
+/// Kafka offset below which all is committed when the log is committed up to `applied`: the end of
+/// the last batch at or before it. Blank entries lie in between, one per term.
+fn committed_end(log: &GroupLog, applied: Option<EntryId>) -> io::Result<i64> {
+    const STEP: u64 = 32;
+    let first = log.raft_state().purged.map_or(0, |purged| purged.index + 1);
+    let mut end = applied.map_or(0, |id| id.index + 1);
+    while end > first {
+        let start = first.max(end.saturating_sub(STEP));
+        let entries = log
+            .entries(start..end, usize::MAX, false)
+            .map_err(io_error)?;
+        let last_batch = entries.iter().rev().find_map(|entry| match &entry.payload {
+            klamm_storage::Payload::Batch(batch) => Some(batch.header.next_offset()),
+            _ => None,
+        });
+        if let Some(end_offset) = last_batch {
+            return Ok(end_offset);
+        }
+        end = start;
+    }
+    Ok(log.start_offset())
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    /// A snapshot is a place in the log and carries nothing.
+    type SnapshotData = ();
+    type SnapshotBuilder = LogStart;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        // The responder has answered at commit; dropping it is all that is left to do.
+        while let Some((entry, _responder)) = entries.try_next().await? {
+            self.apply_one(entry.id, entry.payload)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<LogStart> {
+        let wanted = self.shared.snapshot_at.lock().map(log_id);
+        let at = wanted.or_else(|| self.applied.filter(|_| force))?;
+        let membership = if Some(at) == self.applied {
+            Ok(self.membership.clone())
+        } else {
+            membership_at(&self.shared.log, Some(entry_id(at)))
+        };
+        Some(LogStart {
+            at,
+            membership: Some(membership),
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> LogStart {
+        unreachable!("openraft asks only for try_create_snapshot_builder")
+    }
+
+    /// A follower behind its leader's log start needs the leader's segments first; no transport
+    /// brings them yet, so nothing calls this.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        (): (),
+    ) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "group {}: cannot take over the log start {meta} without segments",
+                self.shared.group
+            ),
+        ))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, ()>>> {
+        let Some(purged) = self.shared.log.raft_state().purged else {
+            return Ok(None);
+        };
+        let last_membership = membership_at(&self.shared.log, Some(purged))?;
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: Some(log_id(purged)),
+            last_membership,
+        };
+        Ok(Some(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () }))
+    }
+}
+
+/// Builds the "snapshot" that lets openraft purge the log up to an entry.
+pub(crate) struct LogStart {
+    at: LogId,
+    membership: Option<io::Result<StoredMembership>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for LogStart {
+    type SnapshotData = ();
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, ()>> {
+        let last_membership = self
+            .membership
+            .take()
+            .ok_or_else(|| io::Error::other("built twice"))??;
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: Some(self.at),
+            last_membership,
+        };
+        Ok(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () })
+    }
+}
+
+/// Whether data is wanted when openraft reads entries: always for replication, and while a group
+/// opens only if its machine applies data.
+pub(crate) fn reads_data(shared: &Shared) -> bool {
+    !shared.opening.load(Ordering::Acquire) || shared.wants_data
+}

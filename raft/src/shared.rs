@@ -1,0 +1,153 @@
+//! What the parts of one group share: handle, log store, state machine adapter, responders, tasks.
+
+use std::future::IntoFuture;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::FutureExt;
+use klamm_records::{EntryId, GroupId};
+use klamm_storage::GroupLog;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::NodeId;
+use crate::lane::Lane;
+use crate::leadership::Leadership;
+use crate::machine::StateMachine;
+use crate::proposal::Pending;
+use crate::responder::responder;
+use crate::types::Raft;
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) group: GroupId,
+    pub(crate) node: NodeId,
+    pub(crate) log: GroupLog,
+    pub(crate) machine: Arc<dyn StateMachine>,
+    pub(crate) wants_data: bool,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) heartbeat_interval: Duration,
+    /// How long after a quorum's acknowledgement a leader may still take writes.
+    pub(crate) lease: Duration,
+    pub(crate) lane: Lane,
+    /// openraft is being built: it reads the log only to find its place.
+    pub(crate) opening: AtomicBool,
+    /// The group is being closed: that its tasks end is no failure.
+    pub(crate) closing: AtomicBool,
+    /// More than one voter: needs heartbeats and may need elections.
+    pub(crate) has_peers: AtomicBool,
+    /// Term of the last applied entry.
+    pub(crate) applied_term: AtomicU64,
+    pub(crate) applied_term_changed: Notify,
+    /// Where `purge` wants the next snapshot.
+    pub(crate) snapshot_at: Mutex<Option<EntryId>>,
+    pub(crate) purged: Notify,
+    leadership: Mutex<Leadership>,
+    /// What the state machine was told to be committed.
+    committed_end: AtomicI64,
+    raft: OnceLock<Raft>,
+}
+
+/// The settings of a node that its groups need.
+pub(crate) struct Timing {
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) lease: Duration,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        node: NodeId,
+        log: GroupLog,
+        machine: Arc<dyn StateMachine>,
+        runtime: tokio::runtime::Handle,
+        timing: &Timing,
+    ) -> Shared {
+        Shared {
+            group: log.group(),
+            node,
+            log,
+            wants_data: machine.wants_data(),
+            machine,
+            runtime,
+            heartbeat_interval: timing.heartbeat_interval,
+            lease: timing.lease,
+            lane: Lane::new(),
+            opening: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
+            has_peers: AtomicBool::new(false),
+            applied_term: AtomicU64::new(0),
+            applied_term_changed: Notify::new(),
+            snapshot_at: Mutex::new(None),
+            purged: Notify::new(),
+            leadership: Mutex::new(Leadership {
+                term: 0,
+                leader: None,
+                serving: false,
+            }),
+            committed_end: AtomicI64::new(0),
+            raft: OnceLock::new(),
+        }
+    }
+
+    /// The group's openraft, once built.
+    pub(crate) fn raft(&self) -> Option<&Raft> {
+        self.raft.get()
+    }
+
+    pub(crate) fn set_raft(&self, raft: Raft) {
+        assert!(
+            self.raft.set(raft).is_ok(),
+            "group {} was started twice",
+            self.group
+        );
+        self.opening.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.leadership.lock()
+    }
+
+    pub(crate) fn set_leadership(&self, now: Leadership) {
+        *self.leadership.lock() = now;
+    }
+
+    /// Everything below `end_offset` is committed. Comes from the leader's commit and from apply;
+    /// the machine hears only of progress.
+    pub(crate) fn committed(&self, end_offset: i64) {
+        if self.committed_end.fetch_max(end_offset, Ordering::AcqRel) < end_offset {
+            self.machine.committed(end_offset);
+        }
+    }
+
+    /// An entry of `term` was applied.
+    pub(crate) fn applied(&self, term: u64) {
+        if self.applied_term.fetch_max(term, Ordering::AcqRel) < term {
+            self.applied_term_changed.notify_one();
+        }
+    }
+
+    /// Puts a proposal on openraft's queue without waiting.
+    ///
+    /// openraft offers this only as a future. Its queue is configured never to be full, so the
+    /// first poll completes it, unless the group has stopped: then it finds out why, which must
+    /// not be cut short (openraft cannot stand it) and so goes on in a task.
+    pub(crate) fn send(self: &Arc<Self>, pending: Arc<Pending>, generation: u64) {
+        let shared = Arc::clone(self);
+        let mut sending = Box::pin(tokio::task::unconstrained(async move {
+            let Some(raft) = shared.raft() else { return };
+            let responder = responder(Arc::clone(&shared), Arc::clone(&pending), generation);
+            let term = pending.term;
+            // A stopped group drops the responder, which tells the proposer.
+            let _ = raft
+                .write(pending)
+                .with_leader(term)
+                .responder(responder)
+                .into_future()
+                .await;
+        }));
+        if sending.as_mut().now_or_never().is_none() {
+            self.runtime.spawn(sending);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The machine's file system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+use super::{DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, total_len};
+
+/// Slices that one `pwritev` takes at most (Linux's UIO_MAXIOV).
+const MAX_SLICES: usize = 1024;
+
+/// Zeros written at a time where the file system cannot reserve space.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Files through the operating system's page cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// `Path::parent` of a relative name is the empty path, which the system does not open.
+fn openable(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::ReadWrite => options.write(true),
+            OpenMode::Create => options.write(true).create(true).truncate(false),
+            OpenMode::CreateNew => options.write(true).create_new(true),
+        };
+        let file = options.open(path).map_err(|e| context("open", path, &e))?;
+        // A directory opens for reading like a file does and then fails at the first read.
+        if mode == OpenMode::Read {
+            let kind = file.metadata().map_err(|e| context("stat", path, &e))?;
+            if !kind.is_file() {
+                let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+                return Err(context("open", path, &what));
+            }
+        }
+        Ok(Arc::new(RealFile {
+            file,
+            path: path.to_owned(),
+        }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path).map_err(|e| context("create directory", path, &e))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to).map_err(|e| context("rename", from, &e))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path).map_err(|e| context("remove", path, &e))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path).map_err(|e| context("remove directory", path, &e))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let read = || -> io::Result<Vec<DirEntry>> {
+            let mut entries = Vec::new();
+            for entry in fs::read_dir(openable(dir))? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                entries.push(DirEntry {
+                    name,
+                    is_dir: entry.file_type()?.is_dir(),
+                });
+            }
+            entries.sort();
+            Ok(entries)
+        };
+        read().map_err(|e| context("list", dir, &e))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        // A dangling symbolic link is something that is there.
+        match fs::symlink_metadata(path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(context("stat", path, &e)),
+        }
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let sync = || File::open(openable(dir))?.sync_all();
+        sync().map_err(|e| context("sync directory", dir, &e))
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(openable(path))
+            .map_err(|e| context("read free space of", path, &e.into()))?;
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    fn lock(&self, path: &Path, owner: &str) -> Result<DiskLock, LockError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).map_err(|e| context("open", path, &e))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = Vec::new();
+                file.take(512)
+                    .read_to_end(&mut text)
+                    .map_err(|e| context("read", path, &e))?;
+                let owner = String::from_utf8_lossy(&text).trim().to_owned();
+                return Err(LockError::Held { owner });
+            }
+            Err(e) => return Err(context("lock", path, &e.into()).into()),
+        }
+        let mut write = || {
+            file.set_len(0)?;
+            file.write_all(owner.as_bytes())
+        };
+        write().map_err(|e| context("write", path, &e))?;
+        Ok(DiskLock {
+            held: Box::new(file),
+        })
+    }
+}
+
+impl RealFile {
+    fn failed(&self, operation: &str, error: &io::Error) -> io::Error {
+        context(operation, &self.path, error)
+    }
+
+    fn write_all(&self, mut slices: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+        while !slices.is_empty() {
+            let window = &slices[..slices.len().min(MAX_SLICES)];
+            match rustix::io::pwritev(&self.file, window, position) {
+                Ok(0) if total_len(window) > 0 => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    position += written as u64;
+                    // Also passes over empty slices, so a window of nothing else ends.
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                // Interrupted before a byte was moved: not a failed write.
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_with_zeros(&self, mut from: u64, to: u64) -> io::Result<()> {
+        while from < to {
+            let piece = usize::try_from(to - from)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            self.file.write_all_at(&ZEROS[..piece], from)?;
+            from += piece as u64;
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let current = self.file.metadata()?.len();
+        if len <= current {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), current, len - current) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_with_zeros(current, len),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, position + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed("read", &e)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        let mut slices = slices.to_vec();
+        self.write_all(&mut slices, position)
+            .map_err(|e| self.failed("write", &e))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(|e| self.failed("sync", &e))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self
+            .file
+            .metadata()
+            .map_err(|e| self.failed("stat", &e))?
+            .len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file
+            .set_len(len)
+            .map_err(|e| self.failed("set the length of", &e))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.reserve(len)
+            .map_err(|e| self.failed("reserve space for", &e))
+    }
+}

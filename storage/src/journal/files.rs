@@ -1,0 +1,142 @@
+//! Files of the journal: `journal/NNNNNNNNNNNNNNNNNNNN.wal`, numbered without gaps.
+//!
+//! A file is reserved in full before it is used, and files no longer needed are used again under
+//! the next number: then a sync changes no metadata of the file system. What a recycled file still
+//! holds cannot be mistaken: each block names the file it was written to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::format::{BLOCK_ALIGN, BlockBuilder};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::options::StoreOptions;
+
+/// Old files kept for reuse.
+const SPARES: usize = 4;
+const MIN_FILE_LEN: u64 = 16 * BLOCK_ALIGN;
+const MAX_FILE_LEN: u64 = 64 * 1024 * 1024;
+
+/// Where replay has to begin: a file, and the sequence number of its first block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JournalPlace {
+    pub(crate) file_seq: u64,
+    pub(crate) block_seq: u64,
+}
+
+/// Path of a journal file.
+pub(crate) fn path_of(dir: &Path, file_seq: u64) -> PathBuf {
+    dir.join(format!("{file_seq:020}.wal"))
+}
+
+/// Numbers of the journal files in `dir`, ascending.
+pub(crate) fn list_journal(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<u64>> {
+    let number = |name: &str| name.strip_suffix(".wal").and_then(|stem| stem.parse().ok());
+    let mut found: Vec<u64> =
+        disk.list(dir)?.iter().filter_map(|entry| number(&entry.name)).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The end of the journal, and the files it will use next.
+pub(crate) struct JournalFiles {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    salt: u64,
+    /// Reserved length of a file.
+    file_len: u64,
+    file: Arc<dyn DiskFile>,
+    /// Where the next block goes.
+    place: JournalPlace,
+    position: u64,
+    spares: Arc<Mutex<Vec<u64>>>,
+}
+
+impl JournalFiles {
+    /// Begins a new file at `place`.
+    pub(crate) fn begin(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        salt: u64,
+        options: &StoreOptions,
+        place: JournalPlace,
+        spares: Arc<Mutex<Vec<u64>>>,
+    ) -> io::Result<JournalFiles> {
+        let file_len = (options.checkpoint_bytes / 4).clamp(MIN_FILE_LEN, MAX_FILE_LEN);
+        let file_len = file_len.next_multiple_of(BLOCK_ALIGN);
+        let file = prepare(disk.as_ref(), &dir, place.file_seq, file_len, &spares)?;
+        Ok(JournalFiles { disk, dir, salt, file_len, file, place, position: 0, spares })
+    }
+
+    /// Begins the next file, unless the current one is empty; returns where it begins.
+    pub(crate) fn rotate(&mut self) -> io::Result<JournalPlace> {
+        if self.position > 0 {
+            let next = self.place.file_seq + 1;
+            self.file =
+                prepare(self.disk.as_ref(), &self.dir, next, self.file_len, &self.spares)?;
+            self.place.file_seq = next;
+            self.position = 0;
+        }
+        Ok(self.place)
+    }
+
+    /// Writes a block; durable after [`JournalFiles::sync`]. Returns its length.
+    pub(crate) fn write(&mut self, block: &mut BlockBuilder) -> io::Result<u64> {
+        if self.position > 0 && self.position + block.disk_len() > self.file_len {
+            self.rotate()?;
+        }
+        let len = block.finish(self.salt, self.place.file_seq, self.place.block_seq);
+        self.file.write_at(&block.slices(), self.position)?;
+        self.position += len;
+        self.place.block_seq += 1;
+        Ok(len)
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// Opens file `file_seq`, new or recycled, reserved and with a durable directory entry.
+fn prepare(
+    disk: &dyn Disk,
+    dir: &Path,
+    file_seq: u64,
+    file_len: u64,
+    spares: &Mutex<Vec<u64>>,
+) -> io::Result<Arc<dyn DiskFile>> {
+    let path = path_of(dir, file_seq);
+    if let Some(spare) = spares.lock().pop() {
+        disk.rename(&path_of(dir, spare), &path)?;
+    }
+    let file = disk.open(&path, OpenMode::Create)?;
+    if file.len()? < file_len {
+        file.allocate(file_len)?;
+        file.sync_data()?;
+    }
+    disk.sync_dir(dir)?;
+    Ok(file)
+}
+
+/// Files before `first_needed` are kept for reuse or removed.
+pub(crate) fn recycle(
+    disk: &dyn Disk,
+    dir: &Path,
+    first_needed: u64,
+    spares: &Mutex<Vec<u64>>,
+) -> io::Result<()> {
+    let mut spares = spares.lock();
+    for file_seq in list_journal(disk, dir)? {
+        if file_seq >= first_needed || spares.contains(&file_seq) {
+            continue;
+        }
+        if spares.len() < SPARES {
+            spares.push(file_seq);
+        } else {
+            disk.remove_file(&path_of(dir, file_seq))?;
+        }
+    }
+    Ok(())
+}

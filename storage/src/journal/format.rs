@@ -1,0 +1,457 @@
+//! Bytes of the journal: blocks of frames. All numbers are little-endian.
+//!
+//! ```text
+//! file   = block*                       every block begins at a multiple of BLOCK_ALIGN
+//! block  = header(48) frame*            magic, version, salt, file and block sequence, length, count, CRC
+//! frame  = header(48) payload           kind, version, group, operation, index, term, two CRCs
+//! ```
+//!
+//! The frame header has a CRC of its own, so that a flipped bit in a payload still tells whose
+//! frame it was. Group, index and term are under it: data in the wrong place are noticed (R7). The
+//! salt is drawn once per store: no client can send a batch that, cut off by a crash at the right
+//! place, looks like a block.
+
+use bytes::{Buf, BufMut, Bytes, TryGetError};
+use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId, STAMP_LEN};
+
+use crate::entry::Vote;
+use crate::options::LogSettings;
+
+/// Blocks begin at multiples of this, so that no write touches a page that is already durable.
+pub(crate) const BLOCK_ALIGN: u64 = 4096;
+pub(crate) const BLOCK_HEADER_LEN: usize = 48;
+pub(crate) const FRAME_HEADER_LEN: usize = 48;
+/// Version of blocks and frames written by this program.
+pub(crate) const VERSION: u16 = 1;
+const MAGIC: u32 = u32::from_le_bytes(*b"KLMJ");
+/// Batches up to this size are copied next to their frame headers; larger ones are written from
+/// where they are. A copy of this size costs less than one more slice in the system call.
+const COPY_BELOW: usize = 8 * 1024;
+
+/// Header of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockHeader {
+    /// Version of the block.
+    pub(crate) version: u16,
+    /// The store's own number.
+    pub(crate) salt: u64,
+    /// Sequence number of the file it was written to; a recycled file holds blocks of others.
+    pub(crate) file_seq: u64,
+    /// Counts all blocks of the journal.
+    pub(crate) block_seq: u64,
+    /// Bytes of frames behind the header.
+    pub(crate) payload_len: u32,
+    /// Number of frames in them.
+    pub(crate) frame_count: u32,
+}
+
+impl BlockHeader {
+    /// Reads a header whose magic and CRC are right.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<BlockHeader> {
+        let bytes = bytes.get(..BLOCK_HEADER_LEN)?;
+        let (covered, mut crc) = bytes.split_at_checked(BLOCK_HEADER_LEN - 4)?;
+        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
+            return None;
+        }
+        let mut b = covered;
+        if b.try_get_u32_le().ok()? != MAGIC {
+            return None;
+        }
+        let version = b.try_get_u16_le().ok()?;
+        b.try_get_u16_le().ok()?;
+        Some(BlockHeader {
+            version,
+            salt: b.try_get_u64_le().ok()?,
+            file_seq: b.try_get_u64_le().ok()?,
+            block_seq: b.try_get_u64_le().ok()?,
+            payload_len: b.try_get_u32_le().ok()?,
+            frame_count: b.try_get_u32_le().ok()?,
+        })
+    }
+
+    fn encode(&self) -> [u8; BLOCK_HEADER_LEN] {
+        let mut out = Vec::with_capacity(BLOCK_HEADER_LEN);
+        out.put_u32_le(MAGIC);
+        out.put_u16_le(self.version);
+        out.put_u16_le(0);
+        out.put_u64_le(self.salt);
+        out.put_u64_le(self.file_seq);
+        out.put_u64_le(self.block_seq);
+        out.put_u32_le(self.payload_len);
+        out.put_u32_le(self.frame_count);
+        out.put_u32_le(0);
+        out.put_u32_le(crc32c::crc32c(&out));
+        let mut header = [0; BLOCK_HEADER_LEN];
+        header.copy_from_slice(&out);
+        header
+    }
+
+    /// Bytes the block takes in the file, padding included.
+    pub(crate) fn disk_len(&self) -> u64 {
+        (BLOCK_HEADER_LEN as u64 + u64::from(self.payload_len)).next_multiple_of(BLOCK_ALIGN)
+    }
+}
+
+/// One durable step of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) group: GroupId,
+    /// Counts the group's operations: a gap means that some were lost.
+    pub(crate) op: u64,
+    pub(crate) body: FrameBody,
+}
+
+/// Where the log was cut by a truncation. Everything replay needs, so that it reads no segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Segment that is the last one afterwards.
+    pub(crate) segment_base: i64,
+    /// Its size afterwards.
+    pub(crate) position: u64,
+    /// Log end offset afterwards.
+    pub(crate) offset: i64,
+    /// Largest timestamp left in the segment.
+    pub(crate) max_timestamp: i64,
+    /// Raft index of the last batch left in the segment (meaningless if it is empty).
+    pub(crate) last_batch_index: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FrameBody {
+    Batch(BatchFrame),
+    Blank(EntryId),
+    Membership(EntryId, Bytes),
+    Command(EntryId, Bytes),
+    Vote(Vote),
+    /// Entries behind `last` are gone (all, if None). `cut` if batches were among them.
+    Truncate { last: Option<EntryId>, cut: Option<Cut> },
+    Purge { upto: EntryId, start_offset: i64 },
+    StartOffset(i64),
+    /// A new, empty segment begins at this offset.
+    Roll(i64),
+    CreateGroup { dir: String, settings: LogSettings },
+    DeleteGroup,
+}
+
+/// A batch and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BatchFrame {
+    pub(crate) id: EntryId,
+    pub(crate) segment_base: i64,
+    pub(crate) position: u64,
+    /// As stamped.
+    pub(crate) header: BatchHeader,
+    /// The batch; `None` when read from a frame that only refers to the segment, which was made
+    /// durable before the frame was.
+    pub(crate) bytes: Option<Bytes>,
+}
+
+mod kind {
+    pub(super) const BATCH: u8 = 1;
+    pub(super) const BATCH_REFERENCE: u8 = 2;
+    pub(super) const BLANK: u8 = 3;
+    pub(super) const MEMBERSHIP: u8 = 4;
+    pub(super) const COMMAND: u8 = 5;
+    pub(super) const VOTE: u8 = 6;
+    pub(super) const TRUNCATE: u8 = 7;
+    pub(super) const PURGE: u8 = 8;
+    pub(super) const START_OFFSET: u8 = 9;
+    pub(super) const ROLL: u8 = 10;
+    pub(super) const CREATE_GROUP: u8 = 11;
+    pub(super) const DELETE_GROUP: u8 = 12;
+}
+
+/// The part of a payload that is copied, and the part that is written from where it is.
+struct Encoded<'a> {
+    kind: u8,
+    id: EntryId,
+    copied: Vec<u8>,
+    shared: Option<&'a Bytes>,
+}
+
+const NO_ENTRY: EntryId = EntryId { term: 0, index: 0 };
+
+fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
+    let mut copied = Vec::new();
+    let mut shared = None;
+    let (kind, id) = match body {
+        FrameBody::Batch(batch) => {
+            copied.reserve(16 + BATCH_HEADER_LEN);
+            copied.put_i64_le(batch.segment_base);
+            copied.put_u64_le(batch.position);
+            let header = &batch.header;
+            copied.put_slice(&header.stamp(header.base_offset, header.partition_leader_epoch));
+            // The rest of the batch, or of its header, follows its stamp.
+            shared = batch.bytes.as_ref();
+            (if by_reference { kind::BATCH_REFERENCE } else { kind::BATCH }, batch.id)
+        }
+        FrameBody::Blank(id) => (kind::BLANK, *id),
+        FrameBody::Membership(id, data) | FrameBody::Command(id, data) => {
+            copied.put_slice(data);
+            let membership = matches!(body, FrameBody::Membership(..));
+            (if membership { kind::MEMBERSHIP } else { kind::COMMAND }, *id)
+        }
+        FrameBody::Vote(vote) => {
+            copied.put_u64_le(vote.node);
+            copied.put_u8(u8::from(vote.committed));
+            (kind::VOTE, EntryId { term: vote.term, index: 0 })
+        }
+        FrameBody::Truncate { last, cut } => {
+            copied.put_u8(u8::from(last.is_some()) | u8::from(cut.is_some()) << 1);
+            if let Some(cut) = cut {
+                copied.put_i64_le(cut.segment_base);
+                copied.put_u64_le(cut.position);
+                copied.put_i64_le(cut.offset);
+                copied.put_i64_le(cut.max_timestamp);
+                copied.put_u64_le(cut.last_batch_index);
+            }
+            (kind::TRUNCATE, last.unwrap_or(NO_ENTRY))
+        }
+        FrameBody::Purge { upto, start_offset } => {
+            copied.put_i64_le(*start_offset);
+            (kind::PURGE, *upto)
+        }
+        FrameBody::StartOffset(offset) => {
+            copied.put_i64_le(*offset);
+            (kind::START_OFFSET, NO_ENTRY)
+        }
+        FrameBody::Roll(offset) => {
+            copied.put_i64_le(*offset);
+            (kind::ROLL, NO_ENTRY)
+        }
+        FrameBody::CreateGroup { dir, settings } => {
+            settings.encode(&mut copied);
+            copied.put_slice(dir.as_bytes());
+            (kind::CREATE_GROUP, NO_ENTRY)
+        }
+        FrameBody::DeleteGroup => (kind::DELETE_GROUP, NO_ENTRY),
+    };
+    Encoded { kind, id, copied, shared }
+}
+
+/// Builds one block: small things are copied together, large batches are kept where they are.
+#[derive(Default)]
+pub(crate) struct BlockBuilder {
+    scratch: Vec<u8>,
+    /// Bytes that go between `scratch[..at]` and the rest.
+    shared: Vec<(usize, Bytes)>,
+    frames: u32,
+    payload: u64,
+}
+
+impl BlockBuilder {
+    pub(crate) fn new() -> BlockBuilder {
+        BlockBuilder { scratch: vec![0; BLOCK_HEADER_LEN], ..BlockBuilder::default() }
+    }
+
+    pub(crate) fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Adds a frame. With `by_reference` a batch is represented by its header alone.
+    pub(crate) fn push(&mut self, frame: &Frame, by_reference: bool) {
+        let encoded = encode_body(&frame.body, by_reference);
+        let end = if by_reference { BATCH_HEADER_LEN } else { usize::MAX };
+        let shared = encoded.shared.map(|b| b.slice(STAMP_LEN.min(b.len())..end.min(b.len())));
+        let shared_len = shared.as_ref().map_or(0, Bytes::len);
+        let payload_len = encoded.copied.len() + shared_len;
+        let mut crc = crc32c::crc32c(&encoded.copied);
+        if let Some(bytes) = &shared {
+            crc = crc32c::crc32c_append(crc, bytes);
+        }
+        let start = self.scratch.len();
+        self.scratch.put_u8(encoded.kind);
+        self.scratch.put_u8(VERSION as u8);
+        self.scratch.put_u16_le(0);
+        self.scratch.put_u32_le(u32::try_from(payload_len).expect("a batch is below 2 GiB"));
+        self.scratch.put_u64_le(frame.group.0);
+        self.scratch.put_u64_le(frame.op);
+        self.scratch.put_u64_le(encoded.id.index);
+        self.scratch.put_u64_le(encoded.id.term);
+        self.scratch.put_u32_le(crc);
+        let header_crc = crc32c::crc32c(&self.scratch[start..]);
+        self.scratch.put_u32_le(header_crc);
+        self.scratch.put_slice(&encoded.copied);
+        match shared {
+            Some(bytes) if bytes.len() > COPY_BELOW => {
+                self.shared.push((self.scratch.len(), bytes));
+            }
+            Some(bytes) => self.scratch.put_slice(&bytes),
+            None => {}
+        }
+        self.frames += 1;
+        self.payload += (FRAME_HEADER_LEN + payload_len) as u64;
+    }
+
+    /// Bytes the block will take in the file.
+    pub(crate) fn disk_len(&self) -> u64 {
+        (BLOCK_HEADER_LEN as u64 + self.payload).next_multiple_of(BLOCK_ALIGN)
+    }
+
+    /// Writes the header and the padding; returns the block's length in the file.
+    pub(crate) fn finish(&mut self, salt: u64, file_seq: u64, block_seq: u64) -> u64 {
+        let header = BlockHeader {
+            version: VERSION,
+            salt,
+            file_seq,
+            block_seq,
+            payload_len: u32::try_from(self.payload).expect("a round is bounded below 4 GiB"),
+            frame_count: self.frames,
+        };
+        self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode());
+        let len = BLOCK_HEADER_LEN as u64 + self.payload;
+        let padding = header.disk_len() - len;
+        self.scratch.resize(self.scratch.len() + padding as usize, 0);
+        header.disk_len()
+    }
+
+    /// The block as slices, in order.
+    pub(crate) fn slices(&self) -> Vec<std::io::IoSlice<'_>> {
+        let mut slices = Vec::with_capacity(2 * self.shared.len() + 1);
+        let mut from = 0;
+        for (at, bytes) in &self.shared {
+            slices.push(std::io::IoSlice::new(&self.scratch[from..*at]));
+            slices.push(std::io::IoSlice::new(bytes));
+            from = *at;
+        }
+        slices.push(std::io::IoSlice::new(&self.scratch[from..]));
+        slices
+    }
+}
+
+/// Why a frame could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    /// Its header is damaged, so what follows in the block is lost with it.
+    #[error("frame header is damaged")]
+    Header,
+    /// The payload is damaged; the header names the group.
+    #[error("payload of operation {op} of group {group} is damaged")]
+    Payload { group: GroupId, op: u64 },
+    /// CRC is right but the kind or version is not known: a later program wrote it.
+    #[error("frame kind {kind} version {version} is not known to this program")]
+    Unknown { kind: u8, version: u8 },
+}
+
+/// Reads the frames of a block's payload one after the other.
+pub(crate) struct FrameReader {
+    rest: Bytes,
+}
+
+impl FrameReader {
+    pub(crate) fn new(payload: Bytes) -> FrameReader {
+        FrameReader { rest: payload }
+    }
+
+    /// The next frame; `None` at the end. After [`FrameError::Header`] there are no more.
+    pub(crate) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some(header) = FrameHeader::parse(&self.rest) else {
+            self.rest.clear();
+            return Some(Err(FrameError::Header));
+        };
+        let end = FRAME_HEADER_LEN.saturating_add(header.payload_len as usize);
+        if end > self.rest.len() {
+            self.rest.clear();
+            return Some(Err(FrameError::Header));
+        }
+        let mut payload = self.rest.split_to(end);
+        payload.advance(FRAME_HEADER_LEN);
+        Some(header.decode(payload))
+    }
+}
+
+struct FrameHeader {
+    kind: u8,
+    version: u8,
+    payload_len: u32,
+    group: GroupId,
+    op: u64,
+    id: EntryId,
+    payload_crc: u32,
+}
+
+impl FrameHeader {
+    fn parse(bytes: &[u8]) -> Option<FrameHeader> {
+        let (covered, mut crc) = bytes.get(..FRAME_HEADER_LEN)?.split_at(FRAME_HEADER_LEN - 4);
+        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
+            return None;
+        }
+        let mut b = covered;
+        let (kind, version) = (b.try_get_u8().ok()?, b.try_get_u8().ok()?);
+        b.try_get_u16_le().ok()?;
+        let payload_len = b.try_get_u32_le().ok()?;
+        let group = GroupId(b.try_get_u64_le().ok()?);
+        let op = b.try_get_u64_le().ok()?;
+        let (index, term) = (b.try_get_u64_le().ok()?, b.try_get_u64_le().ok()?);
+        let payload_crc = b.try_get_u32_le().ok()?;
+        let id = EntryId { term, index };
+        Some(FrameHeader { kind, version, payload_len, group, op, id, payload_crc })
+    }
+
+    fn decode(&self, payload: Bytes) -> Result<Frame, FrameError> {
+        let damaged = FrameError::Payload { group: self.group, op: self.op };
+        if crc32c::crc32c(&payload) != self.payload_crc {
+            return Err(damaged);
+        }
+        if u16::from(self.version) > VERSION {
+            return Err(FrameError::Unknown { kind: self.kind, version: self.version });
+        }
+        match self.decode_body(payload) {
+            Ok(Some(body)) => Ok(Frame { group: self.group, op: self.op, body }),
+            Ok(None) => Err(FrameError::Unknown { kind: self.kind, version: self.version }),
+            Err(TryGetError { .. }) => Err(damaged),
+        }
+    }
+
+    /// `None`: unknown kind.
+    fn decode_body(&self, payload: Bytes) -> Result<Option<FrameBody>, TryGetError> {
+        let mut p: &[u8] = &payload;
+        Ok(Some(match self.kind {
+            kind::BATCH | kind::BATCH_REFERENCE => {
+                let (segment_base, position) = (p.try_get_i64_le()?, p.try_get_u64_le()?);
+                let header = BatchHeader::parse(p)
+                    .ok_or(TryGetError { requested: BATCH_HEADER_LEN, available: p.len() })?;
+                let bytes = (self.kind == kind::BATCH).then(|| payload.slice(16..));
+                let id = self.id;
+                FrameBody::Batch(BatchFrame { id, segment_base, position, header, bytes })
+            }
+            kind::BLANK => FrameBody::Blank(self.id),
+            kind::MEMBERSHIP => FrameBody::Membership(self.id, payload),
+            kind::COMMAND => FrameBody::Command(self.id, payload),
+            kind::VOTE => FrameBody::Vote(Vote {
+                term: self.id.term,
+                node: p.try_get_u64_le()?,
+                committed: p.try_get_u8()? != 0,
+            }),
+            kind::TRUNCATE => {
+                let flags = p.try_get_u8()?;
+                let cut = if flags & 2 != 0 { Some(decode_cut(&mut p)?) } else { None };
+                FrameBody::Truncate { last: (flags & 1 != 0).then_some(self.id), cut }
+            }
+            kind::PURGE => {
+                FrameBody::Purge { upto: self.id, start_offset: p.try_get_i64_le()? }
+            }
+            kind::START_OFFSET => FrameBody::StartOffset(p.try_get_i64_le()?),
+            kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
+            kind::CREATE_GROUP => {
+                let settings = LogSettings::decode(&mut p)?;
+                FrameBody::CreateGroup { dir: String::from_utf8_lossy(p).into_owned(), settings }
+            }
+            kind::DELETE_GROUP => FrameBody::DeleteGroup,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+fn decode_cut(p: &mut &[u8]) -> Result<Cut, TryGetError> {
+    Ok(Cut {
+        segment_base: p.try_get_i64_le()?,
+        position: p.try_get_u64_le()?,
+        offset: p.try_get_i64_le()?,
+        max_timestamp: p.try_get_i64_le()?,
+        last_batch_index: p.try_get_u64_le()?,
+    })
+}

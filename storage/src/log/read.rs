@@ -1,0 +1,278 @@
+//! Kafka's reads: whole batches from an offset on.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use klamm_records::{BATCH_HEADER_LEN, BatchHeader, STAMP_LEN, batch_crc_ok};
+
+use super::tail::BatchPlace;
+use super::walk::{HEADER_WINDOW, ReadFault, SegmentReader};
+use super::{GroupLog, Log, LogState};
+use crate::error::StorageError;
+use crate::store::Shared;
+
+/// Ends of the last reads that are remembered: consumers continue where they stopped.
+const HINTS: usize = 8;
+/// A read this close to the end of the log is expected to be in the page cache.
+const HOT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Where the last reads ended.
+#[derive(Debug, Default)]
+pub(crate) struct ReadHints(VecDeque<Hint>);
+
+#[derive(Clone, Copy, Debug)]
+struct Hint {
+    offset: i64,
+    segment_base: i64,
+    /// What the log counted then: a hint does not outlive a truncation.
+    rearranged: u64,
+    position: u64,
+}
+
+impl ReadHints {
+    fn take(&mut self, offset: i64, segment_base: i64, rearranged: u64) -> Option<Hint> {
+        let wanted = |h: &Hint| {
+            (h.offset, h.segment_base, h.rearranged) == (offset, segment_base, rearranged)
+        };
+        let at = self.0.iter().position(wanted)?;
+        self.0.remove(at)
+    }
+
+    fn keep(&mut self, hint: Hint) {
+        if self.0.len() >= HINTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(hint);
+    }
+}
+
+/// What of a read is known under the lock.
+enum Plan {
+    Empty,
+    Memory(Bytes),
+    File(FilePlan),
+}
+
+struct FilePlan {
+    segment_base: i64,
+    /// Bytes of the segment that are in the file.
+    end: u64,
+    /// Offsets from here on are not to be returned.
+    limit: i64,
+    /// Nearest batch at or before the wanted offset that is known without the index.
+    near: (u64, i64),
+    /// Up to where the index may be asked.
+    index_bound: i64,
+    rearranged: u64,
+}
+
+/// What a read asks for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    from: i64,
+    end_offset: i64,
+    max_bytes: usize,
+    at_least_one: bool,
+}
+
+impl GroupLog {
+    /// Whole batches from the one that holds `from`, up to those that end at or before
+    /// `end_offset` (exclusive bound, e.g. high watermark), at most `max_bytes` but the first
+    /// batch always if `at_least_one`. Bytes are as on disk, CRC checked. May end early, at a
+    /// segment's end for example; empty only if nothing is there to return.
+    ///
+    /// # Errors
+    /// `OutOfRange` below the log start or above the log end; `Corrupt` if the batch that holds
+    /// `from` is damaged (batches before a damaged one are returned without it).
+    pub fn read(
+        &self,
+        from: i64,
+        end_offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Bytes, StorageError> {
+        let wanted = Wanted { from, end_offset, max_bytes, at_least_one };
+        self.log.stable(self.shared(), || self.log.read_once(self.shared(), wanted))
+    }
+
+    /// True when a `read` there would be served from memory or recent page cache (no seek
+    /// expected).
+    pub fn is_hot(&self, from: i64) -> bool {
+        let state = self.log.state.lock();
+        if state.tail.batches().next().is_some_and(|(_, b)| b.header.base_offset <= from) {
+            return true;
+        }
+        let active = state.active();
+        if from < active.base_offset {
+            return false;
+        }
+        let at = active.fresh.partition_point(|entry| entry.base_offset <= from);
+        let position = active.fresh.get(at).map_or(active.size, |entry| entry.position);
+        // Before the first fresh entry nothing is known but the size of the segment.
+        let near = if at == 0 { active.size } else { active.size - position };
+        near <= HOT_BYTES
+    }
+}
+
+impl Log {
+    fn read_once(&self, shared: &Shared, wanted: Wanted) -> Result<Bytes, ReadFault> {
+        let plan = self.plan(&self.state.lock(), wanted)?;
+        let plan = match plan {
+            Plan::Empty => return Ok(Bytes::new()),
+            Plan::Memory(bytes) => return Ok(bytes),
+            Plan::File(plan) => plan,
+        };
+        let FilePlan { segment_base, rearranged, .. } = plan;
+        let hint = self.hints.lock().take(wanted.from, segment_base, rearranged);
+        let mut reader = SegmentReader::open(self, shared, segment_base, plan.end, HEADER_WINDOW)?;
+        let start = match hint {
+            Some(hint) => hint.position,
+            None => self.position_of(shared, &mut reader, wanted.from, &plan)?,
+        };
+        let Batches { bytes, next_offset } = read_batches(&reader, start, plan.limit, wanted)?;
+        if let Some(offset) = next_offset {
+            let position = start + bytes.len() as u64;
+            self.hints.lock().keep(Hint { offset, segment_base, rearranged, position });
+        }
+        Ok(bytes)
+    }
+
+    fn plan(&self, state: &LogState, wanted: Wanted) -> Result<Plan, StorageError> {
+        self.check(state)?;
+        let (start, end) = (state.start_offset, state.end_offset);
+        let from = wanted.from;
+        if from < start || from > end {
+            return Err(StorageError::OutOfRange { offset: from, start, end });
+        }
+        let limit = wanted.end_offset.min(end);
+        if from >= limit {
+            return Ok(Plan::Empty);
+        }
+        let unwritten = state.tail.unwritten().next();
+        if unwritten.is_some_and(|batch| batch.header.base_offset <= from) {
+            return Ok(Plan::Memory(read_memory(state, limit, wanted)));
+        }
+        let segment = state.segment_of(from);
+        let end = match unwritten {
+            Some(first) if first.segment_base == segment.base_offset => first.position,
+            _ => segment.size,
+        };
+        let fresh = &segment.fresh;
+        let at = fresh.partition_point(|e| e.base_offset <= from);
+        let near = at.checked_sub(1).and_then(|at| fresh.get(at));
+        Ok(Plan::File(FilePlan {
+            segment_base: segment.base_offset,
+            end,
+            limit,
+            near: near.map_or((0, segment.base_offset), |e| (e.position, e.base_offset)),
+            index_bound: state.index_bounds().0,
+            rearranged: state.rearranged,
+        }))
+    }
+
+    /// Position of the batch that holds `from`.
+    fn position_of(
+        &self,
+        shared: &Shared,
+        reader: &mut SegmentReader,
+        from: i64,
+        plan: &FilePlan,
+    ) -> Result<u64, ReadFault> {
+        let (mut position, mut base_offset) = plan.near;
+        if position == 0 && base_offset < from {
+            let bound = from.min(plan.index_bound.saturating_sub(1));
+            let entry = shared.index.at_or_below_offset(self.group, base_offset, bound)?;
+            if let Some(entry) = entry.filter(|e| e.position < reader.end()) {
+                (position, base_offset) = (entry.position, entry.base_offset);
+            }
+        }
+        loop {
+            let header = reader.header_at(position, base_offset)?;
+            if header.last_offset() >= from {
+                return Ok(position);
+            }
+            let place = BatchPlace { segment_base: 0, position, header, bytes: None };
+            position += place.len();
+            base_offset = header.next_offset();
+        }
+    }
+}
+
+struct Batches {
+    bytes: Bytes,
+    /// Offset behind the last batch, if there is one.
+    next_offset: Option<i64>,
+}
+
+/// Reads and checks batches from `start` on. Damage behind the first batch ends the read.
+fn read_batches(
+    reader: &SegmentReader,
+    start: u64,
+    limit: i64,
+    wanted: Wanted,
+) -> Result<Batches, ReadFault> {
+    let left = usize::try_from(reader.end().saturating_sub(start)).unwrap_or(usize::MAX);
+    let mut buffer = reader.read(start, wanted.max_bytes.max(BATCH_HEADER_LEN).min(left))?;
+    let mut taken = 0;
+    let mut next_offset = None;
+    while let Some(header) = buffer.get(taken..).and_then(BatchHeader::parse) {
+        let first = taken == 0;
+        let (len, mut damage) = check_header(&header, next_offset, wanted.from);
+        let forced = first && wanted.at_least_one;
+        if damage.is_none() {
+            if header.next_offset() > limit || (taken + len > wanted.max_bytes && !forced) {
+                break;
+            }
+            if taken + len > buffer.len() {
+                if !first {
+                    break;
+                }
+                buffer = reader.read(start, len)?;
+            }
+            if !buffer.get(taken..taken + len).is_some_and(batch_crc_ok) {
+                damage = Some("the batch's CRC is wrong");
+            }
+        }
+        match damage {
+            Some(what) if first => return Err(reader.damage(start, what)),
+            Some(_) => break,
+            None => {}
+        }
+        taken += len;
+        next_offset = Some(header.next_offset());
+    }
+    buffer.truncate(taken);
+    Ok(Batches { bytes: Bytes::from(buffer), next_offset })
+}
+
+/// Length of a batch, and what is wrong with its header: it has to follow `next_offset`, and the
+/// first one has to hold `from`.
+fn check_header(
+    header: &BatchHeader,
+    next_offset: Option<i64>,
+    from: i64,
+) -> (usize, Option<&'static str>) {
+    let holds = header.base_offset <= from && from <= header.last_offset();
+    match header.total_len() {
+        None => (0, Some("no batch header")),
+        Some(len) if next_offset.map_or(holds, |next| next == header.base_offset) => (len, None),
+        Some(len) => (len, Some("a batch with another base offset")),
+    }
+}
+
+/// Batches that are not written yet, stamped.
+fn read_memory(state: &LogState, limit: i64, wanted: Wanted) -> Bytes {
+    let mut out = BytesMut::new();
+    let holding = state.tail.unwritten().skip_while(|b| b.header.last_offset() < wanted.from);
+    for batch in holding {
+        let (header, Some(bytes)) = (&batch.header, &batch.bytes) else { break };
+        let forced = out.is_empty() && wanted.at_least_one;
+        let fits = out.len() + bytes.len() <= wanted.max_bytes;
+        if header.next_offset() > limit || !(fits || forced) {
+            break;
+        }
+        out.extend_from_slice(&header.stamp(header.base_offset, header.partition_leader_epoch));
+        out.extend_from_slice(bytes.get(STAMP_LEN..).unwrap_or_default());
+    }
+    out.freeze()
+}

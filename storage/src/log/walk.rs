@@ -1,0 +1,390 @@
+//! Going through a log's batches in order: first those that only the files have, then those whose
+//! descriptors are in memory.
+//!
+//! A walk works on a picture of the state taken at its start. A truncation or purge that comes
+//! meanwhile may pull the file away under it; then what looks like damage is none, and the walk
+//! is begun again ([`Log::stable`]).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use klamm_records::{BATCH_HEADER_LEN, BatchHeader, batch_crc_ok};
+
+use super::tail::BatchPlace;
+use super::{Log, LogState};
+use crate::disk::DiskFile;
+use crate::error::StorageError;
+use crate::index::{IndexError, SparseEntry};
+use crate::store::Shared;
+
+/// Bytes read at once when only headers are wanted.
+pub(super) const HEADER_WINDOW: usize = 32 * 1024;
+/// Bytes read at once when the batches are wanted.
+pub(super) const DATA_WINDOW: usize = 1024 * 1024;
+/// Times a read is begun again because the log was rearranged under it.
+const ATTEMPTS: usize = 16;
+
+/// Why a read did not succeed.
+#[derive(Debug)]
+pub(super) enum ReadFault {
+    /// Stored bytes are not what they should be, unless the log was rearranged meanwhile.
+    Damage { segment_base: i64, position: u64, what: &'static str },
+    /// The file is not there, unless the log was rearranged meanwhile.
+    Missing { segment_base: i64, error: io::Error },
+    /// Anything that stays.
+    Storage(StorageError),
+}
+
+impl From<StorageError> for ReadFault {
+    fn from(error: StorageError) -> ReadFault {
+        ReadFault::Storage(error)
+    }
+}
+
+impl From<IndexError> for ReadFault {
+    fn from(error: IndexError) -> ReadFault {
+        ReadFault::Storage(StorageError::Io(error.to_string().into()))
+    }
+}
+
+/// Reads one segment through a window.
+pub(super) struct SegmentReader {
+    segment_base: i64,
+    file: Arc<dyn DiskFile>,
+    /// Bytes of the segment that may be read.
+    end: u64,
+    window: usize,
+    chunk: Bytes,
+    chunk_at: u64,
+}
+
+impl SegmentReader {
+    pub(super) fn open(
+        log: &Log,
+        shared: &Shared,
+        segment_base: i64,
+        end: u64,
+        window: usize,
+    ) -> Result<SegmentReader, ReadFault> {
+        let file = log.file(shared, segment_base).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ReadFault::Missing { segment_base, error },
+            _ => ReadFault::Storage(error.into()),
+        })?;
+        Ok(SegmentReader { segment_base, file, end, window, chunk: Bytes::new(), chunk_at: 0 })
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(super) fn damage(&self, position: u64, what: &'static str) -> ReadFault {
+        ReadFault::Damage { segment_base: self.segment_base, position, what }
+    }
+
+    /// `len` bytes at `position`, all before the end.
+    pub(super) fn bytes_at(&mut self, position: u64, len: usize) -> Result<Bytes, ReadFault> {
+        if let Some(found) = self.buffered(position, len) {
+            return Ok(found);
+        }
+        let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
+        self.chunk = Bytes::from(self.read(position, self.window.min(left).max(len))?);
+        self.chunk_at = position;
+        Ok(self.chunk.slice(..len))
+    }
+
+    /// `len` bytes at `position`, all before the end, past the window.
+    pub(super) fn read(&self, position: u64, len: usize) -> Result<Vec<u8>, ReadFault> {
+        if self.end.saturating_sub(position) < len as u64 {
+            return Err(self.damage(position, "a batch reaches past the end of the segment"));
+        }
+        let mut buffer = vec![0; len];
+        self.file.read_exact_at(&mut buffer, position).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.damage(position, "the file ends early"),
+            _ => ReadFault::Storage(error.into()),
+        })?;
+        Ok(buffer)
+    }
+
+    fn buffered(&self, position: u64, len: usize) -> Option<Bytes> {
+        let from = usize::try_from(position.checked_sub(self.chunk_at)?).ok()?;
+        let to = from.checked_add(len)?;
+        (to <= self.chunk.len()).then(|| self.chunk.slice(from..to))
+    }
+
+    /// The header of the batch at `position`, which begins at `base_offset`.
+    pub(super) fn header_at(
+        &mut self,
+        position: u64,
+        base_offset: i64,
+    ) -> Result<BatchHeader, ReadFault> {
+        let bytes = self.bytes_at(position, BATCH_HEADER_LEN)?;
+        let header = BatchHeader::parse(&bytes).filter(|h| h.total_len().is_some() && h.magic == 2);
+        match header {
+            None => Err(self.damage(position, "no batch header")),
+            Some(h) if h.base_offset != base_offset => {
+                Err(self.damage(position, "a batch with another base offset"))
+            }
+            Some(h) if h.last_offset_delta < 0 => {
+                Err(self.damage(position, "a batch with a negative number of offsets"))
+            }
+            Some(h) => Ok(h),
+        }
+    }
+
+    /// The whole batch at `position`, checked.
+    pub(super) fn batch_at(
+        &mut self,
+        position: u64,
+        header: &BatchHeader,
+    ) -> Result<Bytes, ReadFault> {
+        let len = header.total_len().ok_or_else(|| self.damage(position, "no batch header"))?;
+        let bytes = self.bytes_at(position, len)?;
+        if BatchHeader::parse(&bytes).as_ref() != Some(header) {
+            return Err(self.damage(position, "another batch"));
+        }
+        if !batch_crc_ok(&bytes) {
+            return Err(self.damage(position, "the batch's CRC is wrong"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Where a walk begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begin {
+    /// With the batch that holds the offset, or the first one behind it.
+    Offset(i64),
+    /// With the batch of that Raft index, or the first one behind it.
+    Index(u64),
+}
+
+impl Begin {
+    fn is_before(self, index: u64, header: &BatchHeader) -> bool {
+        match self {
+            Begin::Offset(offset) => header.last_offset() < offset,
+            Begin::Index(wanted) => index < wanted,
+        }
+    }
+}
+
+/// The part of the log that only files have.
+struct Cold {
+    /// (base offset, bytes, first index), the current one in front.
+    segments: VecDeque<(i64, u64, u64)>,
+    /// Where the walk begins in the first of them.
+    position: u64,
+    base_offset: i64,
+    index: u64,
+    /// Indexes of entries without records.
+    plain: BTreeSet<u64>,
+    reader: Option<SegmentReader>,
+}
+
+/// Batches in order.
+pub(super) struct Walk<'a> {
+    log: &'a Log,
+    shared: &'a Shared,
+    from: Begin,
+    cold: Option<Cold>,
+    warm: VecDeque<(u64, BatchPlace)>,
+}
+
+impl Log {
+    /// A walk from `from` to the end of the log.
+    pub(super) fn walk<'a>(&'a self, shared: &'a Shared, from: Begin) -> Result<Walk<'a>, ReadFault> {
+        let (mut cold, warm, bounds) = {
+            let state = self.state.lock();
+            let warm = warm_part(&state, from);
+            (cold_part(&state, from), warm, state.index_bounds())
+        };
+        if let Some(cold) = &mut cold {
+            self.skip_by_index(shared, cold, from, bounds)?;
+        }
+        Ok(Walk { log: self, shared, from, cold, warm })
+    }
+
+    /// Moves the start forward to the nearest checkpointed index entry.
+    fn skip_by_index(
+        &self,
+        shared: &Shared,
+        cold: &mut Cold,
+        from: Begin,
+        (offset_bound, index_bound): (i64, u64),
+    ) -> Result<(), ReadFault> {
+        let Some((segment_base, len, _)) = cold.segments.front().copied() else { return Ok(()) };
+        let entry = match from {
+            Begin::Offset(offset) => {
+                let offset = offset.min(offset_bound.saturating_sub(1));
+                shared.index.at_or_below_offset(self.group, segment_base, offset)?
+            }
+            Begin::Index(0) => None,
+            Begin::Index(index) => {
+                let index = index.min(index_bound.saturating_sub(1));
+                shared.index.at_or_below_raft_index(self.group, index)?
+            }
+        };
+        if let Some(entry) = entry
+            && entry.segment_base == segment_base
+            && entry.position > cold.position
+            && entry.position < len
+        {
+            cold.start_at(&entry);
+        }
+        Ok(())
+    }
+
+    /// Runs a read until it succeeds or fails for good. What looks like damage is none if the log
+    /// was rearranged since the read began.
+    pub(super) fn stable<T>(
+        &self,
+        shared: &Shared,
+        read: impl Fn() -> Result<T, ReadFault>,
+    ) -> Result<T, StorageError> {
+        for attempt in 1.. {
+            let before = self.rearranged()?;
+            let fault = match read() {
+                Ok(value) => return Ok(value),
+                Err(ReadFault::Storage(error)) => return Err(error),
+                Err(fault) => fault,
+            };
+            if attempt < ATTEMPTS && self.rearranged()? != before {
+                continue;
+            }
+            return Err(match fault {
+                ReadFault::Damage { segment_base, position, what } => {
+                    self.damage(shared, segment_base, position, what)
+                }
+                ReadFault::Missing { segment_base, error } => {
+                    self.damage(shared, segment_base, 0, &error.to_string())
+                }
+                ReadFault::Storage(error) => error,
+            });
+        }
+        unreachable!("the loop returns")
+    }
+
+    fn rearranged(&self) -> Result<u64, StorageError> {
+        let state = self.state.lock();
+        self.check(&state)?;
+        Ok(state.rearranged)
+    }
+}
+
+/// Descriptors in memory from `from` on.
+fn warm_part(state: &LogState, from: Begin) -> VecDeque<(u64, BatchPlace)> {
+    let wanted = state.tail.batches().skip_while(|(i, place)| from.is_before(*i, &place.header));
+    wanted.map(|(index, place)| (index, place.clone())).collect()
+}
+
+/// What lies before the descriptors in memory, from the nearest known place before `from`.
+fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
+    let first_warm = state.tail.batches().next();
+    if first_warm.is_some_and(|(index, place)| match from {
+        Begin::Offset(offset) => place.header.base_offset <= offset,
+        Begin::Index(wanted) => index <= wanted,
+    }) {
+        return None;
+    }
+    // Bytes of a segment before the first batch in memory.
+    let cold_len = |base: i64, size: u64| match first_warm {
+        Some((_, warm)) if base > warm.segment_base => 0,
+        Some((_, warm)) if base == warm.segment_base => warm.position.min(size),
+        _ => size,
+    };
+    let first = match from {
+        Begin::Offset(offset) => state.segments.partition_point(|s| s.next_offset <= offset),
+        Begin::Index(index) => state.segment_at_index(index).unwrap_or(0),
+    };
+    let segments: VecDeque<(i64, u64, u64)> = state
+        .segments
+        .iter()
+        .skip(first)
+        .map(|s| (s.base_offset, cold_len(s.base_offset, s.size), s.first_index))
+        .filter(|(_, len, _)| *len > 0)
+        .collect();
+    let (base, len, index) = *segments.front()?;
+    let known = |entry: &SparseEntry| match from {
+        Begin::Offset(offset) => entry.base_offset <= offset && entry.position < len,
+        Begin::Index(wanted) => entry.raft_index <= wanted && entry.position < len,
+    };
+    let fresh = state.fresh_of(base);
+    let fresh = fresh.get(..fresh.partition_point(known)).and_then(<[_]>::last);
+    let plain = state.plain.range(index..).map(|(index, _)| *index).collect();
+    let mut cold = Cold { segments, position: 0, base_offset: base, index, plain, reader: None };
+    if let Some(entry) = fresh {
+        cold.start_at(entry);
+    }
+    Some(cold)
+}
+
+impl Cold {
+    fn start_at(&mut self, entry: &SparseEntry) {
+        self.position = entry.position;
+        self.base_offset = entry.base_offset;
+        self.index = entry.raft_index;
+    }
+
+    fn next(&mut self, log: &Log, shared: &Shared) -> Result<Option<(u64, BatchPlace)>, ReadFault> {
+        while let Some((_, len, _)) = self.segments.front() {
+            if self.position < *len {
+                break;
+            }
+            self.segments.pop_front();
+            self.reader = None;
+            if let Some((base, _, index)) = self.segments.front() {
+                (self.position, self.base_offset, self.index) = (0, *base, *index);
+            }
+        }
+        let Some((segment_base, len, _)) = self.segments.front().copied() else { return Ok(None) };
+        while self.plain.contains(&self.index) {
+            self.index += 1;
+        }
+        if self.reader.is_none() {
+            let reader = SegmentReader::open(log, shared, segment_base, len, HEADER_WINDOW)?;
+            self.reader = Some(reader);
+        }
+        let reader = self.reader.as_mut().expect("set above");
+        let header = reader.header_at(self.position, self.base_offset)?;
+        let place = BatchPlace { segment_base, position: self.position, header, bytes: None };
+        let found = (self.index, place);
+        self.position += found.1.len();
+        self.base_offset = header.next_offset();
+        self.index += 1;
+        Ok(Some(found))
+    }
+}
+
+impl Walk<'_> {
+    /// The next batch with its Raft index.
+    pub(super) fn next(&mut self) -> Result<Option<(u64, BatchPlace)>, ReadFault> {
+        while let Some(cold) = &mut self.cold {
+            match cold.next(self.log, self.shared)? {
+                Some((index, place)) if self.from.is_before(index, &place.header) => {}
+                Some(found) => return Ok(Some(found)),
+                None => self.cold = None,
+            }
+        }
+        Ok(self.warm.pop_front())
+    }
+
+    /// Reads the bytes of a batch this walk found.
+    pub(super) fn data(&mut self, place: &BatchPlace) -> Result<Bytes, ReadFault> {
+        match &place.bytes {
+            Some(bytes) => Ok(bytes.clone()),
+            None => read_place(self.log, self.shared, place),
+        }
+    }
+}
+
+/// Reads one batch from its file, checked.
+pub(super) fn read_place(
+    log: &Log,
+    shared: &Shared,
+    place: &BatchPlace,
+) -> Result<Bytes, ReadFault> {
+    let end = place.position + place.len();
+    let mut reader = SegmentReader::open(log, shared, place.segment_base, end, 0)?;
+    reader.batch_at(place.position, &place.header)
+}

@@ -1,0 +1,376 @@
+//! Producer state of one log (KIP-98): what makes a retried batch a duplicate and a lost one an
+//! error. Pure: a function of the appended batches and of the times they were appended at.
+//!
+//! Per producer id: its epoch and its last five batches, because five requests may be in flight.
+//! A batch that equals one of the five is a duplicate; otherwise it has to continue the sequence.
+//!
+//! [`ProducerStates::check`] judges and changes nothing; [`ProducerStates::appended`] follows the
+//! log and judges nothing: a replica takes what the leader accepted.
+//!
+//! Deliberately absent: truncation. Who cuts the log starts from an earlier state and appends the
+//! headers that remain.
+
+use std::collections::BTreeMap;
+
+use klamm_records::BatchHeader;
+
+/// Batches remembered per producer: as many as a client may have in flight.
+pub const BATCHES_PER_PRODUCER: usize = 5;
+
+/// Version of [`ProducerStates::encode`].
+const FORMAT: u8 = 1;
+
+/// Producers of one log, by producer id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerStates {
+    producers: BTreeMap<i64, ProducerState>,
+}
+
+/// What is known of one producer, as DescribeProducers shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerInfo {
+    /// Producer id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub producer_epoch: i16,
+    /// Sequence of its last record; -1 if it wrote none in this epoch.
+    pub last_sequence: i32,
+    /// Offset of its last record; -1 if it wrote none in this epoch.
+    pub last_offset: i64,
+    /// Largest timestamp of its last batch, in ms.
+    pub last_timestamp: i64,
+    /// When it appended last, in ms by this broker's clock.
+    pub last_activity_ms: i64,
+}
+
+/// What becomes of a batch on the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SequenceCheck {
+    /// It may be appended.
+    Append,
+    /// It is in the log already; the answer is the first append's. It is not to be acknowledged
+    /// before `last_offset` is committed.
+    Duplicate {
+        /// Offset of the first record.
+        base_offset: i64,
+        /// Offset of the last record.
+        last_offset: i64,
+        /// Largest timestamp of the batch, in ms.
+        timestamp: i64,
+    },
+    /// A batch before it is missing, or it is older than the window
+    /// (OUT_OF_ORDER_SEQUENCE_NUMBER).
+    OutOfOrder {
+        /// Sequence that would continue.
+        expected: i32,
+        /// Sequence of the batch.
+        found: i32,
+    },
+    /// The producer was fenced by a newer epoch (INVALID_PRODUCER_EPOCH).
+    InvalidEpoch {
+        /// Newest epoch.
+        current: i16,
+        /// Epoch of the batch.
+        found: i16,
+    },
+}
+
+/// Why stored producer state could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProducersError {
+    /// A later version wrote it.
+    #[error("producer state has version {0}, this program knows up to {FORMAT}")]
+    NewerVersion(u8),
+    /// It does not have the form of its version.
+    #[error("producer state is corrupt: {0}")]
+    Corrupt(&'static str),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ProducerState {
+    epoch: i16,
+    last_timestamp: i64,
+    last_activity_ms: i64,
+    /// Oldest first; the first `len` count.
+    batches: [SequencedBatch; BATCHES_PER_PRODUCER],
+    len: usize,
+}
+
+/// Sequences and offsets of one batch, bounds included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SequencedBatch {
+    first_sequence: i32,
+    last_sequence: i32,
+    base_offset: i64,
+    last_offset: i64,
+    timestamp: i64,
+}
+
+/// The sequence `steps` behind `sequence`; after 2^31-1 comes 0.
+fn sequence_after(sequence: i32, steps: i32) -> i32 {
+    const MODULUS: i64 = 1 << 31;
+    let sum = (i64::from(sequence) + i64::from(steps)).rem_euclid(MODULUS);
+    i32::try_from(sum).expect("less than 2^31")
+}
+
+/// First and last sequence of a batch. The last follows from the offsets rather than the record
+/// count: both agree when a batch is produced, but compaction removes records and not sequences.
+fn sequences(header: &BatchHeader) -> (i32, i32) {
+    let first = header.base_sequence;
+    (
+        first,
+        sequence_after(first, header.last_offset_delta.max(0)),
+    )
+}
+
+impl ProducerState {
+    fn new(epoch: i16) -> ProducerState {
+        ProducerState {
+            epoch,
+            last_timestamp: -1,
+            last_activity_ms: i64::MIN,
+            batches: Default::default(),
+            len: 0,
+        }
+    }
+
+    fn batches(&self) -> &[SequencedBatch] {
+        &self.batches[..self.len]
+    }
+
+    fn last(&self) -> Option<&SequencedBatch> {
+        self.batches().last()
+    }
+
+    fn push(&mut self, batch: SequencedBatch) {
+        if self.len == BATCHES_PER_PRODUCER {
+            self.batches.rotate_left(1);
+            self.len -= 1;
+        }
+        self.batches[self.len] = batch;
+        self.len += 1;
+    }
+
+    fn enter_epoch(&mut self, epoch: i16) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.batches = Default::default();
+            self.len = 0;
+        }
+    }
+
+    fn duplicate_of(&self, header: &BatchHeader) -> Option<&SequencedBatch> {
+        let wanted = sequences(header);
+        self.batches()
+            .iter()
+            .find(|batch| (batch.first_sequence, batch.last_sequence) == wanted)
+    }
+
+    fn check(&self, header: &BatchHeader) -> SequenceCheck {
+        let (current, found) = (self.epoch, header.producer_epoch);
+        if found < current {
+            return SequenceCheck::InvalidEpoch { current, found };
+        }
+        if !has_sequence(header) {
+            return SequenceCheck::Append;
+        }
+        let expected = match self.last().filter(|_| found == current) {
+            Some(last) => sequence_after(last.last_sequence, 1),
+            // A new epoch, or one that so far only a transaction marker has named.
+            None => 0,
+        };
+        if found == current
+            && let Some(batch) = self.duplicate_of(header)
+        {
+            return SequenceCheck::Duplicate {
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset,
+                timestamp: batch.timestamp,
+            };
+        }
+        if header.base_sequence == expected {
+            SequenceCheck::Append
+        } else {
+            SequenceCheck::OutOfOrder {
+                expected,
+                found: header.base_sequence,
+            }
+        }
+    }
+}
+
+/// Markers and what a coordinator writes for a producer carry its id and epoch but no sequence.
+fn has_sequence(header: &BatchHeader) -> bool {
+    !header.is_control() && header.base_sequence >= 0
+}
+
+impl ProducerStates {
+    /// No producers.
+    pub fn new() -> ProducerStates {
+        ProducerStates::default()
+    }
+
+    /// Number of producers.
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Whether no producer is known.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// What becomes of a batch that a client sent. A batch without producer id is appended, and
+    /// so is any first sequence of an unknown producer: its state may have expired.
+    pub fn check(&self, header: &BatchHeader) -> SequenceCheck {
+        match self.producers.get(&header.producer_id) {
+            Some(producer) if header.producer_id >= 0 => producer.check(header),
+            _ => SequenceCheck::Append,
+        }
+    }
+
+    /// Takes a batch that is in the log; `header` is stamped, `now_ms` is the time of the append
+    /// (on replay, the best guess at it: the batch's largest timestamp or the present).
+    pub fn appended(&mut self, header: &BatchHeader, now_ms: i64) {
+        if header.producer_id < 0 {
+            return;
+        }
+        let producer = self
+            .producers
+            .entry(header.producer_id)
+            .or_insert_with(|| ProducerState::new(header.producer_epoch));
+        producer.enter_epoch(header.producer_epoch);
+        producer.last_timestamp = header.max_timestamp;
+        producer.last_activity_ms = producer.last_activity_ms.max(now_ms);
+        if has_sequence(header) {
+            let (first_sequence, last_sequence) = sequences(header);
+            producer.push(SequencedBatch {
+                first_sequence,
+                last_sequence,
+                base_offset: header.base_offset,
+                last_offset: header.last_offset(),
+                timestamp: header.max_timestamp,
+            });
+        }
+    }
+
+    /// Forgets producers that were silent for `ttl_ms` or longer; returns how many.
+    pub fn expire(&mut self, now_ms: i64, ttl_ms: u64) -> usize {
+        let before = self.producers.len();
+        let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        self.producers
+            .retain(|_, p| now_ms.saturating_sub(p.last_activity_ms) < ttl_ms);
+        before - self.producers.len()
+    }
+
+    /// All producers by ascending id.
+    pub fn iter(&self) -> impl Iterator<Item = ProducerInfo> + '_ {
+        self.producers
+            .iter()
+            .map(|(&producer_id, producer)| ProducerInfo {
+                producer_id,
+                producer_epoch: producer.epoch,
+                last_sequence: producer.last().map_or(-1, |batch| batch.last_sequence),
+                last_offset: producer.last().map_or(-1, |batch| batch.last_offset),
+                last_timestamp: producer.last_timestamp,
+                last_activity_ms: producer.last_activity_ms,
+            })
+    }
+
+    /// The state as bytes. Version 1, all numbers little-endian: version u8, producers u32; per
+    /// producer id i64, epoch i16, last timestamp i64, last activity i64, batches u8; per batch,
+    /// oldest first, first sequence i32, last sequence i32, base offset i64, last offset i64,
+    /// timestamp i64.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        let count = u32::try_from(self.producers.len()).expect("2^32 producers do not fit memory");
+        out.extend_from_slice(&count.to_le_bytes());
+        for (id, producer) in &self.producers {
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&producer.epoch.to_le_bytes());
+            out.extend_from_slice(&producer.last_timestamp.to_le_bytes());
+            out.extend_from_slice(&producer.last_activity_ms.to_le_bytes());
+            out.push(u8::try_from(producer.len).expect("at most five"));
+            for batch in producer.batches() {
+                out.extend_from_slice(&batch.first_sequence.to_le_bytes());
+                out.extend_from_slice(&batch.last_sequence.to_le_bytes());
+                out.extend_from_slice(&batch.base_offset.to_le_bytes());
+                out.extend_from_slice(&batch.last_offset.to_le_bytes());
+                out.extend_from_slice(&batch.timestamp.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads what [`ProducerStates::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<ProducerStates, ProducersError> {
+        let mut input = Input(bytes);
+        match u8::from_le_bytes(input.take()?) {
+            FORMAT => {}
+            0 => return Err(ProducersError::Corrupt("version 0")),
+            newer => return Err(ProducersError::NewerVersion(newer)),
+        }
+        let mut states = ProducerStates::new();
+        for _ in 0..u32::from_le_bytes(input.take()?) {
+            let id = i64::from_le_bytes(input.take()?);
+            let producer = input.producer()?;
+            // Ascending and never negative, as written; anything else is not what we wrote.
+            if id < 0
+                || states
+                    .producers
+                    .last_key_value()
+                    .is_some_and(|(&last, _)| last >= id)
+            {
+                return Err(ProducersError::Corrupt("producer ids do not ascend"));
+            }
+            states.producers.insert(id, producer);
+        }
+        if input.0.is_empty() {
+            Ok(states)
+        } else {
+            Err(ProducersError::Corrupt("bytes behind the last producer"))
+        }
+    }
+}
+
+/// What is left to decode.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], ProducersError> {
+        let (head, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(ProducersError::Corrupt("ends too early"))?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn producer(&mut self) -> Result<ProducerState, ProducersError> {
+        let mut producer = ProducerState::new(i16::from_le_bytes(self.take()?));
+        producer.last_timestamp = i64::from_le_bytes(self.take()?);
+        producer.last_activity_ms = i64::from_le_bytes(self.take()?);
+        let count = usize::from(u8::from_le_bytes(self.take()?));
+        if count > BATCHES_PER_PRODUCER {
+            return Err(ProducersError::Corrupt("more batches than are kept"));
+        }
+        for _ in 0..count {
+            let batch = SequencedBatch {
+                first_sequence: i32::from_le_bytes(self.take()?),
+                last_sequence: i32::from_le_bytes(self.take()?),
+                base_offset: i64::from_le_bytes(self.take()?),
+                last_offset: i64::from_le_bytes(self.take()?),
+                timestamp: i64::from_le_bytes(self.take()?),
+            };
+            if batch.first_sequence < 0 || batch.last_sequence < 0 {
+                return Err(ProducersError::Corrupt("negative sequence"));
+            }
+            producer.push(batch);
+        }
+        Ok(producer)
+    }
+}
+
+#[cfg(test)]
+#[path = "producers_test.rs"]
+mod tests;

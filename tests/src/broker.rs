@@ -1,0 +1,138 @@
+//! The program as a process.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a start may take, recovery included.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running `klamm dev`.
+pub struct Broker {
+    child: Child,
+    /// Where Kafka clients connect.
+    pub address: String,
+    /// Where HTTP is.
+    pub http: String,
+    /// From start to `ready`.
+    pub started_in: Duration,
+}
+
+/// The program under test: `KLAMM`, or the one built next to this test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KLAMM") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let path = test.parent().and_then(Path::parent).context("tests lie in target/PROFILE/deps")?.join("klamm");
+    ensure!(path.exists(), "{} is not there: run `cargo build --release` first", path.display());
+    Ok(path)
+}
+
+/// A port nobody listens at now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+impl Broker {
+    /// Starts `klamm dev` over `data` at `port` (0: a free one) and waits until it is ready.
+    pub fn start(data: &Path, port: u16, args: &[&str]) -> Result<Broker> {
+        let began = Instant::now();
+        let mut child = Command::new(binary()?)
+            .args(["dev", "--http", "127.0.0.1:0", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .arg(data)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let (lines, screen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let (mut address, mut http) = (None, None);
+        loop {
+            let Ok(line) = screen.recv_timeout(START_TIMEOUT.saturating_sub(began.elapsed())) else {
+                child.kill()?;
+                bail!("klamm dev ended or was not ready after {:?}: {}", began.elapsed(), child.wait()?);
+            };
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("Kafka") => address = address.or_else(|| words.next().map(str::to_owned)),
+                Some("HTTP") => http = words.next().map(|url| url.trim_start_matches("http://").to_owned()),
+                Some("ready") => break,
+                _ => {}
+            }
+        }
+        Ok(Broker {
+            child,
+            address: address.context("no Kafka address on the first screen")?,
+            http: http.context("no HTTP address on the first screen")?,
+            started_in: began.elapsed(),
+        })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM; answers how long the end took and whether it was a clean one.
+    pub fn stop(mut self) -> Result<(Duration, bool)> {
+        let began = Instant::now();
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
+        kill_process(pid, Signal::TERM)?;
+        let status = self.child.wait()?;
+        Ok((began.elapsed(), status.success()))
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(mut self, timeout: Duration) -> Result<std::process::ExitStatus> {
+        let until = Instant::now() + timeout;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("still running after {timeout:?}")
+    }
+
+    /// Body of `GET path`.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(&self.http)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: klamm\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.split_whitespace().nth(1).context("no status line")?.parse()?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Already ended unless a test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,140 @@
+//! The arrows between crates and modules, checked by reading manifests and sources.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder lies in the workspace").to_owned()
+}
+
+/// Names below `[dependencies]` of a crate.
+fn dependencies(folder: &str) -> Result<BTreeSet<String>> {
+    let path = root().join(folder).join("Cargo.toml");
+    let manifest = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (_, section) = manifest.split_once("[dependencies]").context("no [dependencies]")?;
+    Ok(section
+        .lines()
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split(['.', '=', ' ']).next())
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Rust sources of a folder, without folders named in `except`.
+fn sources(folder: &str, except: &[&str]) -> Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            let relative = path.strip_prefix(root())?.to_string_lossy().into_owned();
+            if except.contains(&relative.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path)?;
+                found.push((path, text));
+            }
+        }
+    }
+    ensure!(!found.is_empty(), "no sources in {folder}");
+    Ok(found)
+}
+
+/// No source of `folder` has a line of code that contains one of `words`.
+fn never(folder: &str, except: &[&str], words: &[&str]) -> Result<()> {
+    for (path, text) in sources(folder, except)? {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for word in words {
+                ensure!(!code.contains(word), "{}:{}: {word} is not for {folder}", path.display(), number + 1);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Our crates that a crate may depend on, and no others.
+#[test]
+fn crates_depend_only_downwards() -> Result<()> {
+    let allowed: [(&str, &[&str]); 7] = [
+        ("protocol/records", &[]),
+        ("protocol", &["klamm-records"]),
+        ("protocol/client", &["klamm-records", "klamm-protocol"]),
+        ("storage", &["klamm-records"]),
+        ("raft", &["klamm-records", "klamm-storage"]),
+        ("broker/metadata", &["klamm-records"]),
+        (
+            "broker",
+            &["klamm-records", "klamm-protocol", "klamm-client", "klamm-storage", "klamm-raft", "klamm-metadata"],
+        ),
+    ];
+    for (folder, allowed) in allowed {
+        for name in dependencies(folder)?.iter().filter(|name| name.starts_with("klamm")) {
+            ensure!(allowed.contains(&name.as_str()), "{folder} depends on {name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_library_has_its_one_place() -> Result<()> {
+    let folders = ["protocol/records", "protocol", "protocol/client", "storage", "raft", "broker/metadata", "broker"];
+    let only: [(&str, &[&str]); 6] = [
+        ("openraft", &["raft"]),
+        ("rocksdb", &["storage"]),
+        ("socket2", &["broker"]),
+        ("prometheus", &["broker"]),
+        ("axum", &["broker"]),
+        ("tokio", &["protocol/client", "raft", "broker"]),
+    ];
+    for (library, places) in only {
+        for folder in folders {
+            let named = dependencies(folder)?.contains(library);
+            ensure!(!named || places.contains(&folder), "{folder} depends on {library}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn inside_the_broker_each_library_has_its_module() -> Result<()> {
+    never("broker/src", &["broker/src/server"], &["socket2::"])?;
+    never("broker/src", &["broker/src/telemetry"], &["prometheus::"])?;
+    never("broker/src", &["broker/src/http"], &["axum::"])?;
+    Ok(())
+}
+
+#[test]
+fn pure_crates_touch_no_clock_randomness_or_files() -> Result<()> {
+    let impure = ["SystemTime::now", "Instant::now", "std::fs", "std::net", "rand::", "Uuid::new_v4"];
+    never("broker/metadata/src", &[], &impure)?;
+    never("protocol/records/src", &[], &impure)?;
+    never("protocol/src", &[], &impure)?;
+    Ok(())
+}
+
+#[test]
+fn handlers_and_http_do_not_reach_past_partitions_and_controller() -> Result<()> {
+    never("broker/src/handlers", &[], &["klamm_storage::Store", "klamm_storage::GroupLog", ".propose("])?;
+    never("broker/src/http", &[], &["klamm_storage::", "klamm_raft::"])?;
+    Ok(())
+}
+
+#[test]
+fn files_stay_readable() -> Result<()> {
+    const LIMIT: usize = 600;
+    for folder in ["protocol", "storage/src", "raft/src", "broker"] {
+        for (path, text) in sources(folder, &[])? {
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default().lines().count();
+            ensure!(code <= LIMIT, "{} has {code} lines: is it one thing?", path.display());
+        }
+    }
+    Ok(())
+}
