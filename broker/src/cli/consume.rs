@@ -14,8 +14,7 @@ use klamm_client::{
 use super::error::UserError;
 use super::output::{self, Cluster, accept_closed_pipe, json_record};
 
-use start::Bounds;
-pub(super) use start::Start;
+use start::{Bounds, Start};
 
 /// Arguments of `consume`.
 #[derive(Args, Clone, Debug)]

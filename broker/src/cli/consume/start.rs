@@ -18,7 +18,7 @@ pub(super) struct Bounds {
 
 /// Where to begin in every partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(super) enum Start {
     /// With the oldest record kept.
     Beginning,
     /// With the next record to come.

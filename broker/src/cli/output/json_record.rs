@@ -78,7 +78,12 @@ struct Read {
 }
 
 /// Appends a record as one line, newline included.
-pub fn write_line(out: &mut Vec<u8>, topic: &str, partition: i32, message: &Message) {
+pub(in crate::cli) fn write_line(
+    out: &mut Vec<u8>,
+    topic: &str,
+    partition: i32,
+    message: &Message,
+) {
     let headers = message.headers.iter().map(|header| JsonHeader {
         key: JsonBytes::new(&header.key),
         value: header.value.as_deref().map(JsonBytes::new),
@@ -101,7 +106,7 @@ pub fn write_line(out: &mut Vec<u8>, topic: &str, partition: i32, message: &Mess
 ///
 /// # Errors
 /// What is wrong with the line, for people.
-pub fn read_line(line: &[u8]) -> Result<(Option<i32>, NewMessage), String> {
+pub(in crate::cli) fn read_line(line: &[u8]) -> Result<(Option<i32>, NewMessage), String> {
     let read: Read = serde_json::from_slice(line).map_err(|error| {
         // It counts lines within this one, which is always line 1.
         error.to_string().replace(" at line 1 column", " at column")
