@@ -226,6 +226,24 @@ async fn a_broker_that_loses_count_is_left() {
 }
 
 #[tokio::test]
+async fn the_wrong_port_is_named() {
+    for (bytes, name) in [
+        (&b"HTTP/1.1 400 Bad Request"[..], "HTTP"),
+        (&b"\x15\x03\x03\x00\x02\x02\x46"[..], "TLS"),
+    ] {
+        let address = play(move |_| vec![Bytes::from_static(bytes)]).await;
+        let error = Connection::connect(&address, &options())
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("it speaks {name}")),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_closed_connection_fails_what_is_outstanding() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -175,6 +175,9 @@ impl Reader {
 
     async fn next_frame(&mut self) -> Result<Bytes, String> {
         self.fill(FRAME_PREFIX_LEN).await?;
+        if let Some(other) = other_protocol(&self.buffer) {
+            return Err(format!("it speaks {other}, not Kafka's protocol"));
+        }
         let size = self.buffer.get_i32();
         let size = usize::try_from(size).map_err(|_| format!("response claims {size} bytes"))?;
         if size > self.max_response_bytes {
@@ -225,5 +228,17 @@ impl Reader {
         // The receiver may be gone: its caller gave up.
         drop(waiting.reply.send(Ok(frame)));
         Ok(())
+    }
+}
+
+/// What a server speaks whose first bytes cannot be the length of a response: the wrong port is
+/// the commonest reason for such a length.
+fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'H', b'T', b'T', b'P', ..] => Some("HTTP"),
+        // A TLS alert: what a TLS server answers to plain text.
+        [0x15, 0x03, ..] => Some("TLS"),
+        [b'S', b'S', b'H', b'-', ..] => Some("SSH"),
+        _ => None,
     }
 }
