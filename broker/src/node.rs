@@ -427,7 +427,7 @@ async fn open_metadata(
             store.create_group(GroupId::METADATA, METADATA_DIR, settings)?
         }
     };
-    let machine = MetadataMachine::rebuild(&log)?;
+    let machine = MetadataMachine::new();
     let voters = [identity.replica_id()].into();
     let group = groups.open(log, Some(voters), machine.clone()).await?;
     let mut leadership = machine.watch_leadership();

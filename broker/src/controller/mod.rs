@@ -12,7 +12,7 @@ use klamm_metadata::{Command, Image};
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal};
 use klamm_records::{BatchBuilder, BatchHeader, NewRecord};
-use klamm_storage::{Batch, Clock, GroupLog};
+use klamm_storage::{Batch, Clock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
@@ -191,9 +191,4 @@ fn finish(builder: BatchBuilder) -> Batch {
     let bytes = builder.build().expect("metadata commands fit a batch");
     let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
     Batch { header, bytes }
-}
-
-/// A log without a first command: the node is new.
-pub fn is_unfounded(log: &GroupLog) -> bool {
-    log.raft_state().last.is_none()
 }
