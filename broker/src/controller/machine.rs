@@ -32,7 +32,11 @@ impl MetadataMachine {
         Arc::new(MetadataMachine {
             image: ArcSwap::from_pointee(Image::default()),
             applied: watch::Sender::new(0),
-            leadership: watch::Sender::new(Leadership { term: 0, leader: None, serving: false }),
+            leadership: watch::Sender::new(Leadership {
+                term: 0,
+                leader: None,
+                serving: false,
+            }),
         })
     }
 
@@ -68,7 +72,8 @@ impl MetadataMachine {
         }
         let end = image.last_offset() + 1;
         self.image.store(Arc::new(image));
-        self.applied.send_if_modified(|applied| std::mem::replace(applied, end) != end);
+        self.applied
+            .send_if_modified(|applied| std::mem::replace(applied, end) != end);
     }
 }
 
@@ -80,7 +85,8 @@ fn values(batch: &Batch) -> Vec<Vec<u8>> {
     records
         .iter()
         .map(|record| {
-            let record = record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
+            let record =
+                record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
             record.value.map(<[u8]>::to_vec).unwrap_or_default()
         })
         .collect()

@@ -53,7 +53,11 @@ impl Controller {
             clock,
         };
         tokio::spawn(task.run());
-        Controller { changes, machine, group }
+        Controller {
+            changes,
+            machine,
+            group,
+        }
     }
 
     /// The newest image.
@@ -93,7 +97,10 @@ impl Controller {
             let _ = tell.send(answer);
             commands
         });
-        self.changes.send(Change { decide, done }).await.map_err(|_| ErrorCode::NOT_CONTROLLER)?;
+        self.changes
+            .send(Change { decide, done })
+            .await
+            .map_err(|_| ErrorCode::NOT_CONTROLLER)?;
         finished.await.map_err(|_| ErrorCode::NOT_CONTROLLER)??;
         told.await.map_err(|_| ErrorCode::NOT_CONTROLLER)
     }
@@ -146,7 +153,10 @@ impl Task {
             end += i64::from(batch.header.record_count);
             self.group.propose(
                 leadership.term,
-                Proposal::Batch { batch, expected_offset },
+                Proposal::Batch {
+                    batch,
+                    expected_offset,
+                },
                 Box::new(move |result| {
                     let _ = done.send(result);
                 }),
@@ -163,7 +173,10 @@ impl Task {
                 Err(_) => return Err(ErrorCode::NOT_CONTROLLER),
             }
         }
-        self.applied.wait_for(|applied| *applied >= end).await.map_err(|_| ErrorCode::NOT_CONTROLLER)?;
+        self.applied
+            .wait_for(|applied| *applied >= end)
+            .await
+            .map_err(|_| ErrorCode::NOT_CONTROLLER)?;
         Ok(())
     }
 }
@@ -180,8 +193,15 @@ fn batches(commands: &[Command], now_ms: i64) -> Vec<Batch> {
             size = 0;
         }
         size += value.len();
-        let record = NewRecord { timestamp: now_ms, key: None, value: Some(&value), headers: &[] };
-        builder.push(&record).expect("a metadata command fits a batch");
+        let record = NewRecord {
+            timestamp: now_ms,
+            key: None,
+            value: Some(&value),
+            headers: &[],
+        };
+        builder
+            .push(&record)
+            .expect("a metadata command fits a batch");
     }
     batches.push(finish(builder));
     batches
