@@ -83,7 +83,7 @@ async fn kill_9_loses_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_loses_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let volume = match Volume::new(dir.path(), 4096) {
+    let volume = match Volume::new(dir.path(), 16 << 10) {
         Ok(volume) => volume,
         Err(cause) => {
             println!("skipped: no volume whose power can be cut: {cause:#}");
