@@ -65,7 +65,8 @@ start_kafka() {
         echo "log.dirs=$BROKER_DIR/data"
     } > "$BROKER_DIR/server.properties"
     local java=(java -Dlog4j2.configurationFile="$COMPAT/broker/log4j2.xml" -cp "$JARS/*")
-    "${java[@]}" kafka.tools.StorageTool format -t "$("${java[@]}" kafka.tools.StorageTool random-uuid)" \
+    # The cluster id is any 16 bytes in base64.
+    "${java[@]}" kafka.tools.StorageTool format -t S2xhbW0tY29tcGF0LXRlcw \
         -c "$BROKER_DIR/server.properties" > "$BROKER_LOG" 2>&1 || { echo "formatting failed, see $BROKER_LOG" >&2; return 1; }
     "${java[@]}" -Xmx1g -Xms1g kafka.Kafka "$BROKER_DIR/server.properties" >> "$BROKER_LOG" 2>&1 < /dev/null &
     BROKER_PID=$!

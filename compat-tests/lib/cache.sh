@@ -72,7 +72,8 @@ fetch_kafka_jars() {
             dependency org.apache.kafka "$artifact" "$version"
         done
         case $version in
-            [23].*) dependency org.slf4j slf4j-reload4j 1.7.36 ;;
+            2.*) ;; # brings its own
+            3.*) dependency org.slf4j slf4j-reload4j 1.7.36 ;;
             *) for logging in log4j-slf4j-impl log4j-core; do dependency org.apache.logging.log4j $logging 2.24.3; done ;;
         esac
         echo '</dependencies></project>'
