@@ -255,7 +255,7 @@ func (r *rig) wokenFetch(ctx context.Context) error {
 			return err
 		}
 	}
-	start := kgo.NewOffset().AtStart()
+	start = kgo.NewOffset().AtStart()
 	client, err := r.client(kgo.FetchMaxWait(15*time.Second), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: start, 1: start}}))
 	if err != nil {
 		return err
