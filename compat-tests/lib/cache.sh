@@ -1,7 +1,8 @@
 # Fetching and building what the suites need, from the package registries by their ordinary clients, into $CACHE.
 # Every step leaves a stamp, so that a warm cache costs nothing; a changed version makes a new folder.
 
-# once STAMP COMMAND...: runs the command unless an earlier run of it succeeded; its output goes to STAMP.log.
+# once STAMP COMMAND...: runs the command unless an earlier run of it succeeded; its output goes to STAMP.log. The command's
+# status decides, so a function's steps are joined by && (set -e has no effect below || and &&).
 once() {
     local stamp=$1; shift
     [ -f "$stamp" ] && return 0
@@ -9,8 +10,7 @@ once() {
     (
         flock 9
         [ -f "$stamp" ] && exit 0
-        ( set -euo pipefail; "$@" ) > "$stamp.log" 2>&1 < /dev/null || exit 1
-        touch "$stamp"
+        ( "$@" ) > "$stamp.log" 2>&1 < /dev/null && touch "$stamp"
     ) 9> "$stamp.lock" || {
         echo "$SUITE: could not be installed, see $stamp.log:" >&2
         tail -n 5 "$stamp.log" >&2
@@ -48,7 +48,7 @@ python_venv() {
     debian python3-venv || return 1
     # The checksum makes a change of the requirements build the environment anew.
     VENV=$1-$(cksum < "$2" | cut -d' ' -f1)
-    build_venv() { rm -rf "$VENV"; python3 -m venv "$VENV"; "$VENV/bin/pip" install -q --disable-pip-version-check -r "$1"; }
+    build_venv() { rm -rf "$VENV" && python3 -m venv "$VENV" && "$VENV/bin/pip" install -q --disable-pip-version-check -r "$1"; }
     once "$VENV.ready" build_venv "$2"
 }
 
@@ -61,7 +61,7 @@ kafka_jars() {
 
 fetch_kafka_jars() {
     local version=$1 artifact logging
-    cd "$CACHE/java/$version"
+    cd "$CACHE/java/$version" || return 1
     dependency() {
         printf '<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>\n' "$@"
     }
@@ -78,6 +78,5 @@ fetch_kafka_jars() {
         esac
         echo '</dependencies></project>'
     } > pom.xml
-    rm -rf jars
-    mvn -q -B -Dmaven.repo.local="$CACHE/m2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=jars
+    rm -rf jars && mvn -q -B -Dmaven.repo.local="$CACHE/m2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=jars
 }
