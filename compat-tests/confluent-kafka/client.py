@@ -25,6 +25,8 @@ def make_topic(name, partitions=1, **config):
     topic = f"{PREFIX}-{name}"
     config = {key.replace("_", "."): value for key, value in config.items()}
     only(admin.create_topics([NewTopic(topic, partitions, 1, config=config)]))
+    # Kafka answers before every request sees the topic.
+    eventually(lambda: topic in admin.list_topics(timeout=10).topics, "the new topic is listed")
     return topic
 
 

@@ -36,13 +36,20 @@ func main() {
 	}
 }
 
-// topic makes a topic of this name and waits until metadata shows it.
+// topic makes a topic of this name and waits until metadata shows it: Kafka answers before every request sees the topic.
 func (r *rig) topic(ctx context.Context, name string, partitions int32, configs map[string]*string) (string, error) {
 	topic := r.prefix + "-" + name
 	if _, err := r.admin.CreateTopic(ctx, partitions, 1, configs, topic); err != nil {
 		return topic, fmt.Errorf("creating %s: %w", topic, err)
 	}
-	return topic, nil
+	for range 100 {
+		listed, err := r.admin.ListTopics(ctx)
+		if err != nil || listed.Has(topic) {
+			return topic, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return topic, fmt.Errorf("the new topic %s is not listed", topic)
 }
 
 func (r *rig) client(options ...kgo.Opt) (*kgo.Client, error) {

@@ -19,6 +19,8 @@ def make_topic(name, partitions=1, **config):
     topic = f"{PREFIX}-{name}"
     config = {key.replace("_", "."): value for key, value in config.items()}
     admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=config)])
+    # Kafka answers before every request sees the topic.
+    eventually(lambda: topic in admin.list_topics(), "the new topic is listed")
     return topic
 
 

@@ -169,6 +169,8 @@ final class ClientChecks {
     private String topic(String name, int partitions, Map<String, String> configs) throws Exception {
         String topic = prefix + "-" + name;
         get(admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all());
+        // Kafka answers before every request sees the topic.
+        for (int i = 0; i < 100 && !get(admin.listTopics().names()).contains(topic); i++) Thread.sleep(50);
         return topic;
     }
 
