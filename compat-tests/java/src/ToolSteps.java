@@ -204,7 +204,7 @@ final class ToolSteps {
     private static String tellingLine(String text) {
         String last = "no output", error = null;
         for (String line : text.split("\n")) {
-            if (line.isBlank() || line.startsWith("\tat ") || line.startsWith("\t...")) continue;
+            if (line.isBlank() || line.startsWith("\tat ") || line.startsWith("\t...") || line.contains(Exited.class.getName())) continue;
             last = line;
             if (line.contains("Exception") || line.contains("rror")) error = line;
         }
