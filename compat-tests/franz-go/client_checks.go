@@ -202,6 +202,10 @@ func (r *rig) offsets(ctx context.Context) error {
 			return err
 		}
 	}
+	first, err := r.consume(ctx, topic, 0, kgo.NewOffset().AtStart(), 1)
+	if err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		name string
 		from kgo.Offset
@@ -211,7 +215,7 @@ func (r *rig) offsets(ctx context.Context) error {
 		{"exact", kgo.NewOffset().At(17), 17},
 		{"relative to the end", kgo.NewOffset().AtEnd().Relative(-4), 26},
 		{"after a time", kgo.NewOffset().AfterMilli(base + 9_500), 10},
-		{"with an epoch", kgo.NewOffset().At(5).WithEpoch(0), 5},
+		{"with an epoch", kgo.NewOffset().At(5).WithEpoch(first[0].LeaderEpoch), 5},
 	} {
 		got, err := r.consume(ctx, topic, 0, c.from, 1)
 		if err != nil {
