@@ -1,4 +1,4 @@
-//! Klamm: a broker that speaks Apache Kafka's wire protocol.
+#![doc = include_str!("../README.md")]
 
 pub mod cli;
 pub mod context;

@@ -134,11 +134,13 @@ impl Shared {
     /// on all interfaces without an advertised address is this node at the address the client
     /// used.
     pub fn endpoint(&self, broker: &Broker, connection: &ConnectionInfo) -> Option<Endpoint> {
-        let endpoint = broker.endpoints.get(&*connection.listener)?;
-        if broker.id == self.node_id && endpoint.host.is_empty() {
-            return Some(Endpoint { host: connection.local.ip().to_string(), port: endpoint.port });
+        let endpoint = broker.endpoints.get(&*connection.listener)?.clone();
+        let advertised = self.listeners.advertised.iter().find(|told| *told.name == *connection.listener);
+        let as_reached = advertised.is_some_and(|told| told.host.is_none());
+        if broker.id == self.node_id && as_reached {
+            return Some(Endpoint { host: connection.local.ip().to_string(), ..endpoint });
         }
-        Some(endpoint.clone())
+        Some(endpoint)
     }
 
     /// Identity of a broker's data directory.
@@ -437,6 +439,11 @@ async fn open_metadata(
     Ok(Controller::start(group, machine, clock))
 }
 
+/// The name of this machine, as Kafka advertises a listener on all interfaces.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// What this node tells the cluster about itself.
 fn registration(shared: &Shared, bound: &[Bound]) -> BrokerRegistration {
     let endpoints = shared
@@ -447,7 +454,7 @@ fn registration(shared: &Shared, bound: &[Bound]) -> BrokerRegistration {
             let bound = bound.iter().find(|bound| *bound.name == *advertised.name)?;
             let host = match &advertised.host {
                 Some(host) => host.clone(),
-                None if bound.address.ip().is_unspecified() => String::new(),
+                None if bound.address.ip().is_unspecified() => host_name(),
                 None => bound.host.clone(),
             };
             let port = advertised.port.filter(|&port| port != 0).unwrap_or(bound.address.port());

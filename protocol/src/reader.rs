@@ -14,9 +14,10 @@ pub struct Malformed {
 
 /// Reads forward; every read past the end is an error.
 pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Position of `bytes` within the whole message, for reports.
+    rest: &'a [u8],
+    /// Bytes that were there to read.
+    len: usize,
+    /// Position of the first of them within the whole message, for reports.
     base: usize,
 }
 
@@ -27,29 +28,34 @@ impl<'a> Reader<'a> {
 
     /// Reads bytes that lie at `base` within a whole message.
     pub(crate) fn within(bytes: &'a [u8], base: usize) -> Reader<'a> {
-        Reader { bytes, at: 0, base }
+        Reader {
+            rest: bytes,
+            len: bytes.len(),
+            base,
+        }
     }
 
     /// Number of bytes read.
     pub(crate) fn position(&self) -> usize {
-        self.at
+        self.len - self.rest.len()
     }
 
     pub(crate) fn remaining(&self) -> usize {
-        self.bytes.len() - self.at
+        self.rest.len()
     }
 
+    #[cold]
     pub(crate) fn malformed<T>(&self, problem: &'static str) -> Result<T, Malformed> {
         Err(Malformed {
-            at: self.base + self.at,
+            at: self.base + self.position(),
             problem,
         })
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        match self.bytes.get(self.at..).and_then(|rest| rest.get(..len)) {
-            Some(taken) => {
-                self.at += len;
+        match self.rest.split_at_checked(len) {
+            Some((taken, rest)) => {
+                self.rest = rest;
                 Ok(taken)
             }
             None => self.malformed("ends too early"),
@@ -57,8 +63,11 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        match self.take(N)?.first_chunk() {
-            Some(array) => Ok(*array),
+        match self.rest.split_first_chunk() {
+            Some((array, rest)) => {
+                self.rest = rest;
+                Ok(*array)
+            }
             None => self.malformed("ends too early"),
         }
     }
@@ -106,7 +115,7 @@ impl<'a> Reader<'a> {
             }
             next_allowed = u64::from(tag) + 1;
             let size = self.unsigned_varint()?;
-            let at = self.base + self.at;
+            let at = self.base + self.position();
             each(tag, at, self.take(size as usize)?)?;
         }
         Ok(())

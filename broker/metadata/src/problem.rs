@@ -10,8 +10,6 @@ pub enum ErrorCode {
     UnknownTopicOrPartition = 3,
     /// `INVALID_TOPIC_EXCEPTION`
     InvalidTopic = 17,
-    /// `CLUSTER_AUTHORIZATION_FAILED`
-    ClusterAuthorizationFailed = 31,
     /// `TOPIC_ALREADY_EXISTS`
     TopicAlreadyExists = 36,
     /// `INVALID_PARTITIONS`

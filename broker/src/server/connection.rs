@@ -129,7 +129,7 @@ impl Connection {
 
     /// Serves requests until the connection ends.
     pub async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Ended {
-        let timer = tokio::time::sleep(self.limits.idle);
+        let timer = tokio::time::sleep(self.limits.frame_timeout);
         tokio::pin!(timer);
         let mut last_read = Instant::now();
         loop {
@@ -167,6 +167,12 @@ impl Connection {
             if let Err(ended) = self.start_frames().await {
                 return ended;
             }
+            // Only once per incomplete frame: the timer stays where it is until it fires.
+            if let Some(began) = self.frame_began
+                && timer.deadline() > began + self.limits.frame_timeout
+            {
+                timer.as_mut().reset(began + self.limits.frame_timeout);
+            }
         }
     }
 
@@ -189,8 +195,9 @@ impl Connection {
                 return Some(Ended::TooSlow("a request was not complete in time"));
             }
         }
-        // A request in progress is not idleness.
-        let idle_at = if self.in_flight.is_empty() { last_read } else { now } + self.limits.idle;
+        // Whoever connects has something to say; a request in progress is not idleness.
+        let patience = if self.sniffed { self.limits.idle } else { self.limits.frame_timeout.min(self.limits.idle) };
+        let idle_at = if self.in_flight.is_empty() { last_read } else { now } + patience;
         if now >= idle_at {
             return Some(Ended::Idle);
         }

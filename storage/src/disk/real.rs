@@ -155,13 +155,8 @@ impl RealFile {
                 Ok(0) if total_len(window) > 0 => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     position += written as u64;
-                    if written == 0 {
-                        // Nothing but empty slices in the window.
-                        let empty = window.len();
-                        slices = &mut slices[empty..];
-                    } else {
-                        IoSlice::advance_slices(&mut slices, written);
-                    }
+                    // Also passes over empty slices, so a window of nothing else ends.
+                    IoSlice::advance_slices(&mut slices, written);
                 }
                 // Interrupted before a byte was moved: not a failed write.
                 Err(Errno::INTR) => {}

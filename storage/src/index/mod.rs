@@ -361,7 +361,7 @@ impl Index {
         while high - low.base_offset > 1 {
             let middle = low.base_offset + (high - low.base_offset) / 2;
             match self.at_or_above_offset(group, segment_base, middle)? {
-                Some(entry) if entry.base_offset < high && earlier(&entry) => low = entry,
+                Some(entry) if earlier(&entry) => low = entry,
                 _ => high = middle,
             }
         }
@@ -458,5 +458,8 @@ impl Index {
 }
 
 #[cfg(test)]
-#[path = "index_test.rs"]
-mod tests;
+#[path = "contract_test.rs"]
+mod contract_tests;
+#[cfg(test)]
+#[path = "forms_test.rs"]
+mod forms_tests;

@@ -332,7 +332,7 @@ impl Image {
             self.groups
                 .insert(partition.group, (topic.id, partition.index));
             for (position, broker) in partition.replicas.iter().enumerate() {
-                let load = self.load.entry(*broker).or_insert(Load::default());
+                let load = self.load.entry(*broker).or_default();
                 load.replicas += 1;
                 load.preferred += u32::from(position == 0);
             }

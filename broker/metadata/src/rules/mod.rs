@@ -14,6 +14,7 @@ mod describe_configs;
 mod features;
 mod placement;
 mod producer_ids;
+mod reassignments;
 mod topic_configs;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub use features::{
 };
 pub use placement::{Candidate, place};
 pub use producer_ids::{PRODUCER_ID_BLOCK, allocate_producer_ids};
+pub use reassignments::{Reassignment, alter_partition_reassignments};
 pub use topic_configs::check_topic_configs;
 
 use crate::command::Command;

@@ -110,6 +110,8 @@ pub enum Accepts {
     Ratio,
     /// One of these texts; for a list, each element, none twice.
     OneOf(&'static [&'static str]),
+    /// Elements `host:number`.
+    NumberPerHost,
     /// `*`, or elements `partition:broker`.
     ThrottledReplicas,
     /// Text that is not empty; lists with an element and none empty.

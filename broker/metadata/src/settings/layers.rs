@@ -2,14 +2,15 @@
 //! brokers, static (file and command line), default of the table.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::key::{Key, Kind, Scope, Support, Synonym, Unit};
-use super::listeners::{ListenerError, Listeners};
+use super::listeners::{self, ListenerError, Listeners};
 use super::quorum::{self, QuorumError, Voter};
 use super::table::{find, keys, unknown_key};
 use super::topic_settings::TopicSettings;
-use super::value::{ValueError, elements, parse_boolean};
+use super::value::{ValueError, elements, number_per_host, parse_boolean};
 use crate::image::Image;
 use crate::resource::ConfigResource;
 
@@ -46,11 +47,26 @@ pub struct Settings {
     layers: Arc<Layers>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Layers {
     dynamic_broker: BTreeMap<String, String>,
     dynamic_default: BTreeMap<String, String>,
     fixed: BTreeMap<String, String>,
+}
+
+/// Shows names only: values may be secrets.
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Layers");
+        for (layer, values) in [
+            ("dynamic_broker", &self.dynamic_broker),
+            ("dynamic_default", &self.dynamic_default),
+            ("fixed", &self.fixed),
+        ] {
+            shown.field(layer, &values.keys().collect::<Vec<_>>());
+        }
+        shown.finish()
+    }
 }
 
 /// A value with its origin.
@@ -325,6 +341,30 @@ impl Settings {
         Listeners::read(self)
     }
 
+    /// `klamm.http.listener`: host (all interfaces when empty) and port; `None` for no HTTP.
+    ///
+    /// # Errors
+    /// [`ListenerError`]. Never after [`Settings::load`].
+    pub fn http_listener(&self) -> Result<Option<(String, u16)>, ListenerError> {
+        listeners::parse_http(&self.text("klamm.http.listener").unwrap_or_default())
+    }
+
+    /// `max.connections.per.ip.overrides`: connections by host name or address.
+    pub fn connections_per_ip_overrides(&self) -> BTreeMap<String, i32> {
+        let text = self
+            .text("max.connections.per.ip.overrides")
+            .unwrap_or_default();
+        number_per_host(&text).expect("values are checked when they enter a layer")
+    }
+
+    /// `controller.quorum.bootstrap.servers`, read and checked.
+    ///
+    /// # Errors
+    /// [`QuorumError`]. Never after [`Settings::load`].
+    pub fn bootstrap_servers(&self) -> Result<Vec<(String, u16)>, QuorumError> {
+        quorum::parse_bootstrap_servers(&self.list("controller.quorum.bootstrap.servers").join(","))
+    }
+
     /// `controller.quorum.voters`, read and checked.
     ///
     /// # Errors
@@ -387,13 +427,8 @@ impl Settings {
         let mut errors: Vec<SettingError> = Vec::new();
         errors.extend(self.listeners().err().map(SettingError::from));
         errors.extend(self.voters().err().map(SettingError::from));
-        errors.extend(
-            quorum::parse_bootstrap_servers(
-                &self.list("controller.quorum.bootstrap.servers").join(","),
-            )
-            .err()
-            .map(SettingError::from),
-        );
+        errors.extend(self.bootstrap_servers().err().map(SettingError::from));
+        errors.extend(self.http_listener().err().map(SettingError::from));
         let mut contradiction = |text: String| errors.push(SettingError::Contradiction(text));
         if self.is_set("node.id")
             && self.is_set("broker.id")
@@ -463,5 +498,268 @@ fn convert(unit: Unit, value: Option<String>) -> Option<String> {
                 .expect("only numbers have a unit, and they are checked");
             Some(unit.convert(number).to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{map, settings};
+    use crate::{Command, Image};
+
+    fn errors(fixed: &[(&str, &str)]) -> Vec<String> {
+        Settings::load(map(fixed))
+            .expect_err("must be refused")
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn dynamic(base: &Settings, broker: &[(&str, &str)], default: &[(&str, &str)]) -> Settings {
+        let mut image = Image::new();
+        for (offset, id, configs) in [(0, Some(1), broker), (1, None, default)] {
+            let resource = ConfigResource::Broker(id);
+            image = image
+                .apply(
+                    offset,
+                    &Command::AlterConfigs {
+                        resource,
+                        sets: map(configs),
+                        removes: vec![],
+                    },
+                )
+                .0;
+        }
+        base.with_dynamic(&image, 1)
+    }
+
+    #[test]
+    fn every_default_stands_alone() {
+        let settings = settings(&[]);
+        assert_eq!(
+            (settings.node_id(), settings.log_dir().as_str()),
+            (1, "/tmp/kafka-logs")
+        );
+        assert_eq!(settings.long("log.retention.check.interval.ms"), 300_000);
+        assert!(settings.boolean("auto.create.topics.enable"));
+        assert_eq!(settings.text("broker.rack"), None);
+        assert_eq!(settings.list("process.roles"), ["broker", "controller"]);
+        assert_eq!(
+            settings.http_listener(),
+            Ok(Some(("127.0.0.1".into(), 9644)))
+        );
+        for key in keys(Scope::Topic) {
+            assert_eq!(
+                settings.inherited(key).value.as_deref(),
+                key.default,
+                "{}: the table says it twice",
+                key.name
+            );
+        }
+        for key in keys(Scope::Group) {
+            assert_eq!(
+                settings.inherited(key).value.as_deref(),
+                key.default,
+                "{}: the table says it twice",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn precedence_is_dynamic_broker_dynamic_default_static_default() {
+        let fixed = settings(&[("message.max.bytes", "4")]);
+        let source = |settings: &Settings| {
+            (
+                settings.int("message.max.bytes"),
+                settings.resolve("message.max.bytes").expect("known").source,
+            )
+        };
+        assert_eq!(source(&settings(&[])), (1_048_588, Source::Default));
+        assert_eq!(source(&fixed), (4, Source::StaticBroker));
+        assert_eq!(
+            source(&dynamic(&fixed, &[], &[("message.max.bytes", "3")])),
+            (3, Source::DynamicDefaultBroker)
+        );
+        let both = dynamic(
+            &fixed,
+            &[("message.max.bytes", "2")],
+            &[("message.max.bytes", "3")],
+        );
+        assert_eq!(source(&both), (2, Source::DynamicBroker));
+        assert_eq!(both.synonyms("message.max.bytes").len(), 4);
+    }
+
+    #[test]
+    fn stored_values_this_program_does_not_accept_do_not_count() {
+        let base = settings(&[]);
+        let odd = [
+            ("message.max.bytes", "x"),
+            ("num.partitions", "5"),
+            ("key.of.the.future", "1"),
+        ];
+        let settings = dynamic(&base, &odd, &[]);
+        assert_eq!(
+            (
+                settings.int("message.max.bytes"),
+                settings.int("num.partitions")
+            ),
+            (1_048_588, 1)
+        );
+    }
+
+    #[test]
+    fn units_of_retention() {
+        for (fixed, expected) in [
+            (&[][..], "604800000"),
+            (&[("log.retention.hours", "-1")], "-1"),
+            (
+                &[("log.retention.hours", "1"), ("log.retention.minutes", "1")],
+                "60000",
+            ),
+            (
+                &[
+                    ("log.retention.hours", "1"),
+                    ("log.retention.minutes", "1"),
+                    ("log.retention.ms", "1"),
+                ],
+                "1",
+            ),
+            (&[("log.retention.hours", "2147483647")], "7730941129200000"),
+        ] {
+            let key = find(Scope::Topic, "retention.ms").expect("a key");
+            assert_eq!(
+                settings(fixed).inherited(key).value.as_deref(),
+                Some(expected),
+                "{fixed:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_value_a_broker_key_takes_is_one_its_topic_key_takes() {
+        let values = [
+            "-5",
+            "-2",
+            "-1",
+            "0",
+            "1",
+            "14",
+            "4096",
+            "1048576",
+            "2147483647",
+            "9223372036854775807",
+        ];
+        for key in keys(Scope::Topic).chain(keys(Scope::Group)) {
+            for synonym in key.synonyms {
+                let broker = find(Scope::Broker, synonym.name).expect("a key");
+                for value in values.iter().filter(|value| broker.check(value).is_ok()) {
+                    let fixed = Settings {
+                        layers: Arc::new(Layers {
+                            fixed: map(&[(synonym.name, value)]),
+                            ..Layers::default()
+                        }),
+                    };
+                    let inherited = fixed.inherited(key).value.expect("set");
+                    assert_eq!(
+                        key.check(&inherited),
+                        Ok(()),
+                        "{}={value} gives {}={inherited}",
+                        synonym.name,
+                        key.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let all = errors(&[
+            ("num.partition", "1"),
+            ("log.retention.ms", "x"),
+            ("authorizer.class.name", "A"),
+        ]);
+        assert_eq!(all.len(), 3);
+        assert!(
+            all.iter()
+                .any(|text| text.contains("Did you mean num.partitions?")),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn contradictions() {
+        for (fixed, part) in [
+            (&[("node.id", "1"), ("broker.id", "2")][..], "two names"),
+            (&[("log.dirs", "/a,/b")], "2 directories"),
+            (&[("process.roles", "broker")], "both roles"),
+            (
+                &[
+                    ("klamm.cluster.secret", "a"),
+                    ("klamm.cluster.secret.file", "b"),
+                ],
+                "give one",
+            ),
+            (&[("controller.quorum.voters", "1")], "id@host:port"),
+            (&[("controller.quorum.bootstrap.servers", "x")], "host:port"),
+            (&[("klamm.http.listener", "9644")], "HOST:PORT"),
+            (&[("listeners", "nonsense")], "NAME://HOST:PORT"),
+        ] {
+            let all = errors(fixed);
+            assert!(
+                all.len() == 1 && all[0].contains(part),
+                "{fixed:?}: {all:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn inert_keys_are_named_with_the_reason() {
+        let (_, notices) =
+            Settings::load(map(&[("num.io.threads", "16"), ("num.partitions", "2")]))
+                .expect("valid");
+        assert_eq!(
+            notices
+                .iter()
+                .map(|notice| notice.key.as_str())
+                .collect::<Vec<_>>(),
+            ["num.io.threads"]
+        );
+    }
+
+    #[test]
+    fn other_names_of_a_setting() {
+        assert_eq!(settings(&[("broker.id", "7")]).node_id(), 7);
+        assert_eq!(
+            settings(&[("broker.id", "7"), ("node.id", "7")]).node_id(),
+            7
+        );
+        assert_eq!(settings(&[("log.dir", "/d")]).log_dir(), "/d");
+        assert_eq!(
+            settings(&[("log.dir", "/d"), ("log.dirs", "/e")]).log_dir(),
+            "/e"
+        );
+        assert_eq!(
+            settings(&[("max.connections.per.ip.overrides", "a:1")]).connections_per_ip_overrides()
+                ["a"],
+            1
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_in_debug_output() {
+        let settings = settings(&[("klamm.cluster.secret", "hush")]);
+        assert!(!format!("{settings:?}").contains("hush"));
+        assert_eq!(
+            settings.text("klamm.cluster.secret").as_deref(),
+            Some("hush")
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "not in the table")]
+    fn a_name_that_is_no_key_is_a_bug() {
+        settings(&[]).int("no.such.key");
     }
 }

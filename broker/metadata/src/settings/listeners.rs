@@ -98,6 +98,14 @@ pub enum ListenerError {
         /// The protocol.
         protocol: String,
     },
+    /// Not HOST:PORT.
+    #[error(
+        "klamm.http.listener: '{entry}' is not HOST:PORT, such as 127.0.0.1:9644; leave it empty for no HTTP"
+    )]
+    MalformedHttp {
+        /// The value.
+        entry: String,
+    },
     /// Every listener belongs to the cluster.
     #[error("listeners has none for clients: all of them are in controller.listener.names")]
     NoneForClients,
@@ -121,6 +129,19 @@ pub enum ListenerError {
         /// The host.
         host: String,
     },
+}
+
+/// Reads `klamm.http.listener`: host (all interfaces when empty) and port, or `None` when it is empty.
+pub(super) fn parse_http(text: &str) -> Result<Option<(String, u16)>, ListenerError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let malformed = || ListenerError::MalformedHttp {
+        entry: text.to_owned(),
+    };
+    split_host_port(text)
+        .map(|(host, port)| Some((host.to_owned(), port)))
+        .ok_or_else(malformed)
 }
 
 struct Address {
@@ -316,4 +337,149 @@ pub(super) fn split_host_port(address: &str) -> Option<(&str, u16)> {
 
 fn is_wildcard(host: &str) -> bool {
     matches!(host, "0.0.0.0" | "::" | "*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{map, settings};
+
+    fn read(fixed: &[(&str, &str)]) -> Listeners {
+        settings(fixed).listeners().expect("checked on loading")
+    }
+
+    #[test]
+    fn by_default_one_plaintext_listener() {
+        let listeners = read(&[]);
+        let listener = Listener {
+            name: "PLAINTEXT".into(),
+            protocol: Protocol::Plaintext,
+            host: None,
+            port: 9092,
+        };
+        assert_eq!(
+            (listeners.client, listeners.controller),
+            (vec![listener], vec![])
+        );
+        assert_eq!(
+            listeners.advertised,
+            [Advertised {
+                name: "PLAINTEXT".into(),
+                host: None,
+                port: Some(9092)
+            }]
+        );
+    }
+
+    #[test]
+    fn a_kraft_combined_node() {
+        let listeners = read(&[
+            (
+                "listeners",
+                "internal://0.0.0.0:9092,EXTERNAL://[::1]:0, CONTROLLER://node1:9093",
+            ),
+            ("advertised.listeners", "INTERNAL://broker.example:19092"),
+            ("controller.listener.names", "CONTROLLER"),
+            (
+                "listener.security.protocol.map",
+                "INTERNAL:PLAINTEXT,EXTERNAL:plaintext,CONTROLLER:PLAINTEXT",
+            ),
+        ]);
+        assert_eq!(
+            listeners
+                .client
+                .iter()
+                .map(|l| (l.name.as_str(), l.host.as_deref(), l.port))
+                .collect::<Vec<_>>(),
+            [("INTERNAL", None, 9092), ("EXTERNAL", Some("::1"), 0)]
+        );
+        assert_eq!(
+            listeners
+                .controller
+                .iter()
+                .map(|l| l.port)
+                .collect::<Vec<_>>(),
+            [9093]
+        );
+        let told = listeners
+            .advertised
+            .iter()
+            .map(|a| (a.host.as_deref(), a.port))
+            .collect::<Vec<_>>();
+        assert_eq!(
+            told,
+            [
+                (Some("broker.example"), Some(19092)),
+                (Some("::1"), None),
+                (Some("node1"), Some(9093))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_controller_listener_needs_no_protocol_while_the_map_is_the_default() {
+        let fixed = [
+            ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+            ("controller.listener.names", "CONTROLLER"),
+        ];
+        assert_eq!(read(&fixed).controller.len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_clearly() {
+        for (fixed, part) in [
+            (&[("listeners", "")][..], "none for clients"),
+            (&[("listeners", "9092")], "NAME://HOST:PORT"),
+            (&[("listeners", "PLAINTEXT://:x")], "NAME://HOST:PORT"),
+            (&[("listeners", "PLAINTEXT://:70000")], "NAME://HOST:PORT"),
+            (&[("listeners", "PLAINTEXT://a:b:1")], "NAME://HOST:PORT"),
+            (&[("listeners", "PLAINTEXT://[zz]:1")], "NAME://HOST:PORT"),
+            (&[("listeners", "://:1")], "NAME://HOST:PORT"),
+            (
+                &[("listeners", "PLAINTEXT://:1,plaintext://:2")],
+                "used twice",
+            ),
+            (
+                &[("listeners", "PLAINTEXT://:1,A://:1")],
+                "port 1 is used twice",
+            ),
+            (&[("listeners", "SSL://:1")], "only PLAINTEXT is"),
+            (&[("listeners", "SASL_SSL://:1")], "only PLAINTEXT is"),
+            (&[("listeners", "INTERNAL://:1")], "add INTERNAL:PLAINTEXT"),
+            (
+                &[("listener.security.protocol.map", "PLAINTEXT")],
+                "NAME:PROTOCOL",
+            ),
+            (
+                &[("controller.listener.names", "PLAINTEXT")],
+                "none for clients",
+            ),
+            (
+                &[("controller.listener.names", "OTHER")],
+                "OTHER is not one of the names",
+            ),
+            (
+                &[("advertised.listeners", "PLAINTEXT://0.0.0.0:1")],
+                "cannot connect to 0.0.0.0",
+            ),
+            (
+                &[("advertised.listeners", "OTHER://h:1")],
+                "OTHER is not one of the names",
+            ),
+        ] {
+            let errors = Settings::load(map(fixed)).expect_err("must be refused");
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert!(
+                texts.iter().any(|text| text.contains(part)),
+                "{fixed:?}: {texts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn http() {
+        assert_eq!(parse_http(""), Ok(None));
+        assert_eq!(parse_http("[::1]:0"), Ok(Some(("::1".into(), 0))));
+        assert!(parse_http("localhost").is_err());
+    }
 }

@@ -190,3 +190,123 @@ fn hex_unit(chars: &mut Peekable<Chars<'_>>) -> Option<u16> {
     }
     Some(unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::settings::Settings;
+    use crate::testing::map;
+
+    #[test]
+    fn properties_syntax() {
+        for (text, expected) in [
+            (
+                "a=1\nb = 2\r\nc:3\rd 4",
+                &[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")][..],
+            ),
+            ("# comment\n! comment\n\n  \t\n a=1", &[("a", "1")]),
+            ("a=1 \\\n   2\\\n#3", &[("a", "1 2#3")]),
+            ("a=1\\\\\nb=2", &[("a", "1\\"), ("b", "2")]),
+            ("# comment \\\na=1", &[("a", "1")]),
+            ("a\\ b\\=c\\:d=e", &[("a b=c:d", "e")]),
+            ("a==b", &[("a", "=b")]),
+            ("a = = b ", &[("a", "= b ")]),
+            ("a", &[("a", "")]),
+            ("a=\\t\\n\\r\\f\\x\\\\", &[("a", "\t\n\r\u{c}x\\")]),
+            ("a=\\u00e4\\uD83D\\ude00", &[("a", "ä😀")]),
+            ("a=1\na=2", &[("a", "2")]),
+            ("a=1\\", &[("a", "1")]),
+            ("\u{feff}a=ü", &[("a", "ü")]),
+            ("", &[]),
+        ] {
+            assert_eq!(parse_properties(text), Ok(map(expected)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_escapes_name_their_line() {
+        for (text, line) in [
+            ("a=\\u12", 1),
+            ("a=1\nb=\\uxyzw", 2),
+            ("a=1\\\n2\nb=\\ud83d", 3),
+        ] {
+            let error = parse_properties(text).expect_err(text);
+            assert!(
+                matches!(error, ParseError::Properties { line: found, .. } if found == line),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn toml_with_the_same_keys() {
+        let text = "node.id = 1\n\"log.dirs\" = \"/d\"\nlisteners = [\"A://:1\", \"B://:2\"]\n[auto.create.topics]\nenable = false\n[log.cleaner]\nmin.cleanable.ratio = 0.25\n";
+        let expected = [
+            ("node.id", "1"),
+            ("log.dirs", "/d"),
+            ("listeners", "A://:1,B://:2"),
+            ("auto.create.topics.enable", "false"),
+            ("log.cleaner.min.cleanable.ratio", "0.25"),
+        ];
+        assert_eq!(parse_toml(text), Ok(map(&expected)));
+        for bad in [
+            "a",
+            "a = 1979-05-27",
+            "a = [[1]]",
+            "a = [\"b,c\"]",
+            "\"a.b\" = 1\n[a]\nb = 2",
+            "[[a]]\nb = 1",
+        ] {
+            assert!(parse_toml(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_kafka_operator_works() {
+        let text = "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=localhost:9093\n\
+            listeners=PLAINTEXT://:9092,CONTROLLER://:9093\ninter.broker.listener.name=PLAINTEXT\n\
+            advertised.listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\n\
+            controller.listener.names=CONTROLLER\n\
+            listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT\n\
+            num.network.threads=3\nnum.io.threads=8\nsocket.send.buffer.bytes=102400\nsocket.request.max.bytes=104857600\n\
+            log.dirs=/tmp/kraft-combined-logs\nnum.partitions=1\nnum.recovery.threads.per.data.dir=1\n\
+            offsets.topic.replication.factor=1\nshare.coordinator.state.topic.replication.factor=1\n\
+            share.coordinator.state.topic.min.isr=1\ntransaction.state.log.replication.factor=1\n\
+            transaction.state.log.min.isr=1\nlog.retention.hours=168\nlog.segment.bytes=1073741824\n\
+            log.retention.check.interval.ms=300000\n";
+        let (settings, notices) =
+            Settings::load(parse_properties(text).expect("properties")).expect("valid");
+        assert_eq!(
+            (settings.node_id(), settings.log_dir().as_str()),
+            (1, "/tmp/kraft-combined-logs")
+        );
+        assert!(notices.iter().any(|notice| notice.key == "num.io.threads"));
+    }
+
+    fn escape(text: &str) -> String {
+        text.chars()
+            .flat_map(|c| match c {
+                '\n' => vec!['\\', 'n'],
+                '\r' => vec!['\\', 'r'],
+                c if c.is_alphanumeric() => vec![c],
+                c => vec!['\\', c],
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_escaped_reads_back(pairs in proptest::collection::btree_map("[^tnrfu\u{feff}]{1,8}", "[^tnrfu]{0,8}", 0..5)) {
+            let text: String = pairs.iter().map(|(key, value)| format!("{}={}\n", escape(key), escape(value))).collect();
+            prop_assert_eq!(parse_properties(&text), Ok(pairs));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[\\\\u0-9a-f=: \t\n\r#!]{0,40}|.{0,40}") {
+            let _ = parse_properties(&text);
+            let _ = parse_toml(&text);
+        }
+    }
+}

@@ -197,3 +197,144 @@ impl Reader<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{map, settings};
+
+    #[test]
+    fn defaults_are_those_of_kafka() {
+        let topic = settings(&[]).topic(&map(&[]));
+        assert_eq!((topic.delete, topic.compact), (true, false));
+        assert_eq!(
+            (topic.retention_ms, topic.retention_bytes),
+            (Some(604_800_000), None)
+        );
+        assert_eq!(
+            (
+                topic.segment_bytes,
+                topic.segment_ms,
+                topic.max_message_bytes
+            ),
+            (1 << 30, 604_800_000, 1_048_588)
+        );
+        assert_eq!(
+            (topic.timestamp_type, topic.compression),
+            (TimestampType::CreateTime, CompressionTarget::Producer)
+        );
+        assert_eq!(
+            (topic.timestamp_before_max_ms, topic.timestamp_after_max_ms),
+            (i64::MAX, 3_600_000)
+        );
+        assert_eq!(
+            (topic.min_insync_replicas, topic.index_interval_bytes),
+            (1, 4096)
+        );
+        assert_eq!(topic.producer_id_expiration_ms, 86_400_000);
+    }
+
+    #[test]
+    fn an_override_comes_before_the_broker_comes_before_the_default() {
+        let broker = settings(&[
+            ("log.segment.bytes", "2000000"),
+            ("log.roll.hours", "1"),
+            ("message.max.bytes", "7"),
+        ]);
+        let topic = broker.topic(&map(&[
+            ("segment.bytes", "3000000"),
+            ("message.timestamp.type", "LogAppendTime"),
+        ]));
+        assert_eq!(
+            (
+                topic.segment_bytes,
+                topic.segment_ms,
+                topic.max_message_bytes
+            ),
+            (3_000_000, 3_600_000, 7)
+        );
+        assert_eq!(topic.timestamp_type, TimestampType::LogAppendTime);
+    }
+
+    #[test]
+    fn retention_needs_delete() {
+        let topic = settings(&[]).topic(&map(&[("cleanup.policy", ""), ("retention.bytes", "5")]));
+        assert_eq!(
+            (topic.delete, topic.retention_ms, topic.retention_bytes),
+            (false, None, None)
+        );
+        let topic = settings(&[]).topic(&map(&[("retention.ms", "-1"), ("retention.bytes", "5")]));
+        assert_eq!((topic.retention_ms, topic.retention_bytes), (None, Some(5)));
+    }
+
+    #[test]
+    fn compression_with_its_level() {
+        let compression = |configs: &[(&str, &str)]| {
+            settings(&[("compression.zstd.level", "5")])
+                .topic(&map(configs))
+                .compression
+        };
+        assert_eq!(
+            compression(&[("compression.type", "zstd")]),
+            CompressionTarget::Zstd { level: 5 }
+        );
+        assert_eq!(
+            compression(&[("compression.type", "gzip")]),
+            CompressionTarget::Gzip { level: None }
+        );
+        let gzip = [
+            ("compression.type", "gzip"),
+            ("compression.gzip.level", "3"),
+        ];
+        assert_eq!(
+            compression(&gzip),
+            CompressionTarget::Gzip { level: Some(3) }
+        );
+        assert_eq!(
+            compression(&[("compression.type", "uncompressed")]),
+            CompressionTarget::Uncompressed
+        );
+        assert_eq!(
+            compression(&[("compression.type", "snappy")]),
+            CompressionTarget::Snappy
+        );
+        assert_eq!(
+            compression(&[("compression.type", "lz4")]),
+            CompressionTarget::Lz4 { level: 9 }
+        );
+    }
+
+    #[test]
+    fn jitter_shortens_segments_but_never_to_nothing() {
+        let topic = |ms, jitter| {
+            settings(&[]).topic(&map(&[("segment.ms", ms), ("segment.jitter.ms", jitter)]))
+        };
+        assert_eq!(topic("100", "0").jittered_segment_ms(77), 100);
+        assert_eq!(topic("100", "10").jittered_segment_ms(77), 93);
+        assert_eq!(
+            topic("1", "9223372036854775807").jittered_segment_ms(u64::MAX),
+            1
+        );
+    }
+
+    #[test]
+    fn small_segments_for_tests() {
+        assert_eq!(
+            settings(&[])
+                .topic(&map(&[("internal.segment.bytes", "500")]))
+                .segment_bytes,
+            500
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_stored_overrides_resolve(name in 0..60_usize, value in ".{0,8}|-?[0-9]{1,19}|[a-z,]{0,12}") {
+            let keys: Vec<_> = crate::settings::keys(Scope::Topic).collect();
+            let key = keys[name % keys.len()].name;
+            let _ = settings(&[]).topic(&map(&[(key, &value)]));
+        }
+    }
+}

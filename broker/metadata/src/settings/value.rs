@@ -1,6 +1,6 @@
 //! Reading and checking one value, by Kafka's rules and with its messages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::key::{Accepts, Key, Kind, Support};
 
@@ -132,6 +132,9 @@ impl Key {
                 value: text.to_owned(),
                 why,
             }),
+            Accepts::NumberPerHost if number_per_host(text).is_none() => {
+                Err(self.invalid(text, "must be a list in the form host:number,host:number"))
+            }
             Accepts::NonEmpty if text.is_empty() => {
                 Err(self.invalid(text, "String must be non-empty"))
             }
@@ -208,9 +211,203 @@ pub(crate) fn elements(text: &str) -> impl Iterator<Item = &str> {
         .filter(move |_| !text.is_empty())
 }
 
+/// Reads `host:number,..`; an IPv6 address keeps its colons, the last one counts.
+pub(super) fn number_per_host(text: &str) -> Option<BTreeMap<String, i32>> {
+    let entries = elements(text).map(|element| {
+        let (host, number) = element.rsplit_once(':')?;
+        let number = number
+            .trim()
+            .parse::<i32>()
+            .ok()
+            .filter(|number| *number >= 0)?;
+        Some((host.trim().to_owned(), number)).filter(|(host, _)| !host.is_empty())
+    });
+    entries.collect()
+}
+
 fn is_partition_and_broker(element: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     element
         .split_once(':')
         .is_some_and(|(partition, broker)| number(partition) && number(broker))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::settings::key::Scope;
+    use crate::settings::table::{find, keys};
+
+    fn check(scope: Scope, name: &str, value: &str) -> Result<(), String> {
+        find(scope, name)
+            .expect(name)
+            .check(value)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_of_topics() {
+        for (name, good, bad) in [
+            (
+                "retention.ms",
+                &["-1", "0", " 5 ", "+5", "9223372036854775807"][..],
+                &["-2", "", "1.5", "9223372036854775808", "5ms"][..],
+            ),
+            (
+                "max.message.bytes",
+                &["0", "2147483647"],
+                &["-1", "2147483648"],
+            ),
+            ("segment.bytes", &["1048576"], &["1048575", "14"]),
+            (
+                "preallocate",
+                &["true", "FALSE", " True "],
+                &["yes", "1", ""],
+            ),
+            (
+                "min.cleanable.dirty.ratio",
+                &["0", "0.5", "1", "1e-3"],
+                &["-0.1", "1.1", "x", "NaN", "inf"],
+            ),
+            (
+                "compression.type",
+                &["producer", "zstd", " gzip "],
+                &["brotli", "", "GZIP"],
+            ),
+            (
+                "compression.gzip.level",
+                &["-1", "1", "9"],
+                &["0", "10", "-2"],
+            ),
+            (
+                "compression.zstd.level",
+                &["-131072", "22"],
+                &["23", "-131073"],
+            ),
+            (
+                "cleanup.policy",
+                &["delete", "", " delete "],
+                &[
+                    "compact",
+                    "compact,delete",
+                    "delete,delete",
+                    "keep",
+                    "delete,",
+                ],
+            ),
+            (
+                "leader.replication.throttled.replicas",
+                &["", "*", "0:1", "0:1, 1:2"],
+                &["x", "0:", "0:1,*", ":1", "0:1,"],
+            ),
+            (
+                "message.timestamp.type",
+                &["CreateTime", "LogAppendTime"],
+                &["createtime"],
+            ),
+            (
+                "unclean.leader.election.enable",
+                &["false"],
+                &["true", "TRUE"],
+            ),
+            ("remote.storage.enable", &["false"], &["true"]),
+            ("message.format.version", &[], &["2.8", "3.0-IV1"]),
+        ] {
+            for value in good {
+                assert_eq!(check(Scope::Topic, name, value), Ok(()), "{name}={value}");
+            }
+            for value in bad {
+                assert!(check(Scope::Topic, name, value).is_err(), "{name}={value}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_brokers() {
+        assert_eq!(check(Scope::Broker, "authorizer.class.name", ""), Ok(()));
+        assert!(
+            check(
+                Scope::Broker,
+                "authorizer.class.name",
+                "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+            )
+            .is_err()
+        );
+        assert_eq!(
+            check(
+                Scope::Broker,
+                "max.connections.per.ip.overrides",
+                "127.0.0.1:5,::1:6"
+            ),
+            Ok(())
+        );
+        assert!(check(Scope::Broker, "max.connections.per.ip.overrides", "host").is_err());
+        assert!(check(Scope::Broker, "zookeeper.connect", "localhost:2181").is_err());
+        assert!(
+            check(Scope::Broker, "log.dirs", "").is_err()
+                && check(Scope::Broker, "log.dirs", "a,,b").is_err()
+        );
+    }
+
+    #[test]
+    fn messages_are_those_of_kafka() {
+        for (name, value, message) in [
+            (
+                "retention.ms",
+                "x",
+                "Invalid value x for configuration retention.ms: Not a number of type LONG",
+            ),
+            (
+                "retention.ms",
+                "-2",
+                "Invalid value -2 for configuration retention.ms: Value must be at least -1",
+            ),
+            (
+                "compression.lz4.level",
+                "18",
+                "Invalid value 18 for configuration compression.lz4.level: Value must be no more than 17",
+            ),
+            (
+                "preallocate",
+                "yes",
+                "Invalid value yes for configuration preallocate: Expected value to be either true or false",
+            ),
+            (
+                "message.timestamp.type",
+                "x",
+                "Invalid value x for configuration message.timestamp.type: String must be one of: CreateTime, LogAppendTime",
+            ),
+        ] {
+            assert_eq!(check(Scope::Topic, name, value), Err(message.to_owned()));
+        }
+        assert_eq!(
+            check(Scope::Topic, "cleanup.policy", "delete,compact"),
+            Err("Value compact for configuration cleanup.policy is not supported: log compaction is not supported yet; \
+                 use cleanup.policy=delete"
+                .to_owned())
+        );
+    }
+
+    #[test]
+    fn canonical_values() {
+        let canonical = |name, value| find(Scope::Topic, name).expect(name).canonical(value);
+        assert_eq!(
+            canonical("leader.replication.throttled.replicas", " 0:1 , 1:2 "),
+            "0:1,1:2"
+        );
+        assert_eq!(canonical("preallocate", " TRUE "), "true");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged_and_stays_judged_alike(text in ".{0,20}|-?[0-9]{1,20}|[a-z*:,0-9]{0,12}") {
+            for key in [Scope::Topic, Scope::Broker, Scope::Group, Scope::ClientMetrics].into_iter().flat_map(keys) {
+                if key.check(&text).is_ok() {
+                    prop_assert_eq!(key.check(&key.canonical(&text)), Ok(()), "{}", key.name);
+                }
+            }
+        }
+    }
 }

@@ -52,8 +52,8 @@ pub(super) const KEYS: &[Key] = &[
         .inert("files are unlinked at once: a reader that has one open finishes, and the space comes back sooner")
         .doc("Default of the topic setting file.delete.delay.ms."),
     broker(Long, "log.flush.interval.messages", MAX_LONG).at_least(1).cluster().inert(SYNC_ALWAYS).doc("Default of the topic setting flush.messages."),
-    broker_null(Long, "log.flush.interval.ms").cluster().inert(SYNC_ALWAYS).doc("Default of the topic setting flush.ms."),
-    broker(Long, "log.flush.scheduler.interval.ms", MAX_LONG).inert(SYNC_ALWAYS).doc("Time in milliseconds between two looks for logs to force to disk."),
+    broker_null(Long, "log.flush.interval.ms").at_least(0).cluster().inert(SYNC_ALWAYS).doc("Default of the topic setting flush.ms."),
+    broker(Long, "log.flush.scheduler.interval.ms", MAX_LONG).at_least(0).inert(SYNC_ALWAYS).doc("Time in milliseconds between two looks for logs to force to disk."),
     broker(Int, "log.flush.offset.checkpoint.interval.ms", "60000").at_least(0).inert(CHECKPOINTS).doc("Time in milliseconds between two checkpoints of what is on disk."),
     broker(Int, "log.flush.start.offset.checkpoint.interval.ms", "60000").at_least(0).inert(CHECKPOINTS).doc("Time in milliseconds between two checkpoints of log start offsets."),
     broker(Long, "replica.high.watermark.checkpoint.interval.ms", "5000").inert(CHECKPOINTS).doc("Time in milliseconds between two checkpoints of high watermarks."),

@@ -35,7 +35,7 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "connections.max.idle.ms", "600000").doc("Time in milliseconds after which a connection without requests is closed."),
     broker(Int, "max.connections", MAX_INT).at_least(0).cluster().doc("Connections the node takes at the same time."),
     broker(Int, "max.connections.per.ip", MAX_INT).at_least(0).cluster().doc("Connections the node takes from one address at the same time."),
-    broker(String, "max.connections.per.ip.overrides", "")
+    broker(String, "max.connections.per.ip.overrides", "").accepts(Accepts::NumberPerHost)
         .cluster()
         .doc("Exceptions to max.connections.per.ip, as address:number, separated by commas."),
     broker(Int, "max.connection.creation.rate", MAX_INT)

@@ -1,0 +1,10 @@
+//! Groups over the store, through the public interface only.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod cost;
+mod fixture;
+mod peers;
+mod retention;
+mod scale;
+mod single;

@@ -1,0 +1,93 @@
+//! The purge that leans on openraft's snapshots: a snapshot far below what is applied, and a log that goes on.
+
+use klamm_records::EntryId;
+
+use crate::fixture::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_below_applied_and_goes_on() {
+    let store = open_store(false);
+    let log = create_log(&store, 1);
+    let (first, fatal) = groups();
+    let machine = Recorder::new(false);
+    let group = first
+        .open(log.clone(), alone(), machine.clone())
+        .await
+        .unwrap();
+    let term = machine.serving().await;
+    let mut last = EntryId { term, index: 0 };
+    for _ in 0..1_050 {
+        last = append_one(&group, term).await;
+    }
+    eventually("apply", || machine.batches().len() == 1_050).await;
+
+    for index in [600, 600, 400, 700] {
+        group.purge(EntryId { term, index }).await.unwrap();
+        assert!(log.raft_state().purged.unwrap().index >= index);
+    }
+    assert_eq!(log.raft_state().purged.unwrap().index, 700);
+    assert_eq!(log.raft_state().last, Some(last), "nothing above is lost");
+    assert_eq!(group.members().0, alone().unwrap());
+    assert!(log.start_offset() > 0);
+    let next = append_one(&group, term).await;
+    assert_eq!(next.index, last.index + 1);
+    eventually("apply", || machine.batches().len() == 1_051).await;
+    first.shutdown().await;
+    assert!(fatal.lock().is_empty());
+
+    for wants_data in [false, true] {
+        let (groups, fatal) = groups();
+        let machine = Recorder::new(wants_data);
+        let group = groups
+            .open(log.clone(), alone(), machine.clone())
+            .await
+            .unwrap();
+        let term = machine.serving().await;
+        assert_eq!(machine.committed(), log.end_offset());
+        assert_eq!(
+            group.members().0,
+            alone().unwrap(),
+            "the membership outlives its entry"
+        );
+        append_one(&group, term).await;
+        let state = log.raft_state();
+        group.purge(state.last.unwrap()).await.unwrap();
+        groups.shutdown().await;
+        assert!(fatal.lock().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_everything_applied_at_most() {
+    let store = open_store(false);
+    let log = create_log(&store, 1);
+    let (first, _) = groups();
+    let machine = Recorder::new(false);
+    let group = first
+        .open(log.clone(), alone(), machine.clone())
+        .await
+        .unwrap();
+    let term = machine.serving().await;
+    let last = append_one(&group, term).await;
+    eventually("metrics", || group.progress().committed_index == last.index).await;
+    eventually("apply", || machine.batches().len() == 1).await;
+    group
+        .purge(EntryId {
+            term,
+            index: u64::MAX,
+        })
+        .await
+        .unwrap();
+    let purged = log.raft_state().purged.unwrap();
+    assert!(purged.index <= last.index);
+    append_one(&group, term).await;
+    first.shutdown().await;
+
+    let (second, fatal) = groups();
+    let machine = Recorder::new(false);
+    let group = second.open(log, None, machine.clone()).await.unwrap();
+    let term = machine.serving().await;
+    append_one(&group, term).await;
+    second.shutdown().await;
+    assert!(fatal.lock().is_empty());
+}
