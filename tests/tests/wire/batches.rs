@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use klamm_records::{
-    BatchBuilder, BatchHeader, NewRecord, RecordSet, SplitError, batch_crc_ok, split_batches,
+    BatchBuilder, BatchHeader, Codec, NewRecord, RecordSet, SplitError, batch_crc_ok, split_batches,
 };
 
 /// Decompressed bytes that a batch of a test may have.
@@ -54,17 +54,15 @@ pub(crate) fn sized(bytes: usize) -> Bytes {
     batch(&[&"x".repeat(bytes)])
 }
 
-/// A batch of exactly `total` bytes, header included.
+/// A batch of exactly `total` bytes, header included: two records, so that no length field is
+/// about to grow.
 pub(crate) fn of_total(total: usize) -> Bytes {
-    let mut value = total - 70;
-    loop {
-        let batch = sized(value);
-        if batch.len() >= total {
-            assert_eq!(batch.len(), total, "one byte more of value is one byte more of batch");
-            return batch;
-        }
-        value += total - batch.len();
-    }
+    let half = "x".repeat(total / 2);
+    let with = |filling: usize| batch(&[&half, &"y".repeat(filling)]);
+    let filling = total / 2 - 100;
+    let batch = with(filling + total - with(filling).len());
+    assert_eq!(batch.len(), total, "a byte more of value is a byte more of batch");
+    batch
 }
 
 /// Changes bytes of a batch and makes its CRC right again.
@@ -74,8 +72,10 @@ pub(crate) fn patched(batch: &[u8], at: usize, bytes: &[u8]) -> Bytes {
     reseal(batch)
 }
 
-/// A batch with the header of `like` over other bytes of records; `attributes` name their codec.
-pub(crate) fn with_records(like: &[u8], attributes: i16, records: &[u8]) -> Bytes {
+/// A batch with the header of `like` over other bytes, which are said to be in that codec.
+pub(crate) fn with_records(like: &[u8], codec: Codec, records: &[u8]) -> Bytes {
+    let number = Codec::ALL.iter().position(|other| *other == codec).expect("all are in it");
+    let attributes = i16::try_from(number).expect("five codecs");
     let mut batch = like[..klamm_records::BATCH_HEADER_LEN].to_vec();
     batch.extend_from_slice(records);
     let length = i32::try_from(batch.len() - klamm_records::BATCH_LENGTH_OVERHEAD).expect("small");

@@ -12,4 +12,8 @@ mod calls;
 mod rig;
 
 mod framing;
+mod idempotence;
 mod metadata;
+mod offsets;
+mod produce;
+mod produce_validation;

@@ -27,6 +27,11 @@ fn of(topics: &[&str]) -> MetadataRequest {
     MetadataRequest::default().with_topics(Some(asked.collect())).with_allow_auto_topic_creation(false)
 }
 
+/// The same in a version; below 4 there is no way not to consent.
+fn of_version(version: i16, topics: &[&str]) -> MetadataRequest {
+    of(topics).with_allow_auto_topic_creation(version < 4)
+}
+
 fn names(response: &MetadataResponse) -> Vec<String> {
     let topics = response.topics.iter();
     topics.filter_map(|topic| Some(topic.name.as_ref()?.0.to_string())).collect()
@@ -56,7 +61,7 @@ async fn behaviour_16_creation_on_first_use_needs_the_clients_consent() -> Resul
     for version in [4, 9, NEWEST] {
         let topic = unique("never");
         for _ in 0..3 {
-            let response = connection.send_version(version, &of(&[&topic])).await?;
+            let response = connection.send_version(version, &of_version(version, &[&topic])).await?;
             assert_eq!(code(response.topics[0].error_code), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
             ensure!(response.topics[0].partitions.is_empty());
         }
@@ -109,7 +114,7 @@ async fn behaviour_19_topic_ids_are_stable_and_new_after_recreation() -> Result<
     let (connection, topic) = connect_and_create().await?;
     assert_ne!(topic.id, Uuid::nil());
     for version in 10..=NEWEST {
-        let response = connection.send_version(version, &of(&[&topic.name])).await?;
+        let response = connection.send_version(version, &of_version(version, &[&topic.name])).await?;
         assert_eq!(response.topics[0].topic_id, topic.id, "version {version}");
     }
     delete(&connection, &topic).await?;
@@ -145,7 +150,7 @@ async fn behaviour_20_leader_epochs_are_real() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let mut last = 0;
     for version in 7..=NEWEST {
-        let response = connection.send_version(version, &of(&[&topic.name])).await?;
+        let response = connection.send_version(version, &of_version(version, &[&topic.name])).await?;
         let epoch = response.topics[0].partitions[0].leader_epoch;
         ensure!(epoch >= last, "version {version}: epoch {epoch} after {last}");
         last = epoch;
@@ -161,7 +166,7 @@ async fn behaviour_20_leader_epochs_are_real() -> Result<()> {
 async fn behaviour_21_the_controller_is_a_broker_that_takes_admin_writes() -> Result<()> {
     let connection = connect().await?;
     for version in 1..=NEWEST {
-        let response = connection.send_version(version, &of(&[])).await?;
+        let response = connection.send_version(version, &of_version(version, &[])).await?;
         let id = response.controller_id;
         let broker = response.brokers.iter().find(|broker| broker.node_id == id);
         let broker = broker.with_context(|| format!("version {version}: controller {id:?} is no broker"))?;
@@ -179,7 +184,7 @@ async fn behaviour_22_the_cluster_id_is_stable() -> Result<()> {
     let mut seen = Vec::new();
     for connection in [&one, &two] {
         for version in 2..=NEWEST {
-            let id = connection.send_version(version, &of(&[])).await?.cluster_id;
+            let id = connection.send_version(version, &of_version(version, &[])).await?.cluster_id;
             seen.push(id.with_context(|| format!("version {version}: no cluster id"))?);
         }
         let id = connection.send(&DescribeClusterRequest::default().with_endpoint_type(1)).await?.cluster_id;
@@ -194,7 +199,7 @@ async fn behaviour_22_the_cluster_id_is_stable() -> Result<()> {
 async fn behaviour_23_brokers_have_the_address_the_client_came_in_on() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     for version in 0..=NEWEST {
-        let response = connection.send_version(version, &of(&[&topic.name])).await?;
+        let response = connection.send_version(version, &of_version(version, &[&topic.name])).await?;
         assert_eq!(response.brokers.len(), 1);
         let broker = &response.brokers[0];
         assert_eq!(format!("{}:{}", broker.host, broker.port), bootstrap(), "version {version}");
@@ -236,7 +241,7 @@ async fn behaviour_25_authorized_operations_are_told_when_asked_for() -> Result<
     const ON_CLUSTER: i32 = 0b1_1111_1010_0000;
     let (connection, topic) = connect_and_create().await?;
     for version in 8..=NEWEST {
-        let plain = connection.send_version(version, &of(&[&topic.name])).await?;
+        let plain = connection.send_version(version, &of_version(version, &[&topic.name])).await?;
         assert_eq!(plain.topics[0].topic_authorized_operations, i32::MIN, "version {version}");
         assert_eq!(plain.cluster_authorized_operations, i32::MIN, "version {version}");
         let mut request = of(&[&topic.name]).with_include_topic_authorized_operations(true);
