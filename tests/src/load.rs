@@ -38,8 +38,8 @@ pub async fn create_topic(bootstrap: &str) -> Result<()> {
         replication_factor: Some(1),
         configs: vec![("segment.bytes".to_owned(), (1 << 20).to_string())],
     };
-    for created in client.create_topics(&[topic], false, Duration::from_secs(10)).await? {
-        created.1.map_err(anyhow::Error::from)?;
+    for created in client.create_topics(&[topic], false).await? {
+        created?;
     }
     Ok(())
 }
@@ -147,10 +147,9 @@ pub async fn read_partition(bootstrap: &str, partition: i32) -> Result<Vec<(i64,
         .into_iter()
         .next()
         .context("one answer")?
-        .1?
         .offset
         .context("a partition has an end")?;
-    let mut reader = PartitionReader::new(client, at, 0, ReaderOptions::default());
+    let mut reader = PartitionReader::new(client, TOPIC, partition, 0, ReaderOptions::default());
     let mut records = Vec::new();
     while reader.position() < end {
         for message in reader.poll().await?.messages {

@@ -56,7 +56,9 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
         Ok(placed) => placed,
         Err(error) => {
             ctx.shared.metrics.failed(ctx.api, error);
-            return encode(&ctx, FetchResponse { error, ..FetchResponse::default() });
+            let mut response = FetchResponse::default();
+            response.error = error;
+            return encode(&ctx, response);
         }
     };
     let fetch = Arc::new(Fetch::resolve(ctx, &placed, limits));
@@ -276,7 +278,8 @@ impl Fetch {
             .map(|(target, part)| (target.key.clone(), outcome(part)))
             .collect();
         let tell = self.ctx.shared.sessions.answered(placed, &outcomes);
-        let mut response = FetchResponse { session_id: placed.session_id(), ..FetchResponse::default() };
+        let mut response = FetchResponse::default();
+        response.session_id = placed.session_id();
         let mut leaders_told = false;
         for ((target, part), tell) in self.targets.iter().zip(found.partitions).zip(tell) {
             if !part.error.is_none() {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::format::{BLOCK_ALIGN, BlockBuilder};
 use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::options::StoreOptions;
 
 /// Old files kept for reuse.
 const SPARES: usize = 4;
@@ -59,11 +60,11 @@ impl JournalFiles {
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         salt: u64,
-        checkpoint_bytes: u64,
+        options: &StoreOptions,
         place: JournalPlace,
         spares: Arc<Mutex<Vec<u64>>>,
     ) -> io::Result<JournalFiles> {
-        let file_len = (checkpoint_bytes / 4).clamp(MIN_FILE_LEN, MAX_FILE_LEN);
+        let file_len = (options.checkpoint_bytes / 4).clamp(MIN_FILE_LEN, MAX_FILE_LEN);
         let file_len = file_len.next_multiple_of(BLOCK_ALIGN);
         let file = prepare(disk.as_ref(), &dir, place.file_seq, file_len, &spares)?;
         Ok(JournalFiles { disk, dir, salt, file_len, file, place, position: 0, spares })

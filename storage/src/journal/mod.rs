@@ -15,9 +15,6 @@ mod format;
 mod reader;
 mod thread;
 
-#[cfg(test)]
-mod format_test;
-
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -26,9 +23,9 @@ use crate::error::{Completion, StorageError};
 use crate::log::{FileAction, Log};
 
 pub(crate) use files::{JournalFiles, JournalPlace, list_journal, path_of, recycle};
-pub(crate) use format::{BatchFrame, Cut, Frame, FrameBody, FrameError};
-pub(crate) use reader::{Damage, Scan, scan};
-pub(crate) use thread::{Rounds, RoundsContext};
+pub(crate) use format::{BatchFrame, Cut, Frame, FrameBody};
+pub(crate) use reader::{Damage, scan};
+pub(crate) use thread::{Rounds, RoundsContext, act};
 
 /// Operations that may wait for the journal thread; who comes when it is full waits.
 pub(crate) const QUEUE_LEN: usize = 8 * 1024;

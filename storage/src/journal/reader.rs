@@ -31,12 +31,14 @@ pub(crate) struct Damage {
 }
 
 /// How the journal ended.
-#[derive(Debug)]
 pub(crate) struct Scan {
-    /// Sequence number the next block gets.
-    pub(crate) next_block_seq: u64,
-    /// Number the next file gets.
-    pub(crate) next_file_seq: u64,
+    /// Where the journal goes on: its last file if nothing is in it, else a new one.
+    pub(crate) resume: JournalPlace,
+    next_block_seq: u64,
+    /// Files read, to be synced: what was replayed must not vanish once something follows it.
+    pub(crate) files: Vec<Arc<dyn DiskFile>>,
+    /// Blocks in the file read last.
+    last_file_blocks: u64,
     pub(crate) bytes: u64,
     pub(crate) torn_bytes: u64,
     pub(crate) damage: Vec<Damage>,
@@ -57,8 +59,10 @@ pub(crate) fn scan(
     let all = list_journal(disk, dir).map_err(failed)?;
     let wanted: Vec<u64> = all.iter().copied().filter(|seq| *seq >= place.file_seq).collect();
     let mut scan = Scan {
+        resume: place,
         next_block_seq: place.block_seq,
-        next_file_seq: place.file_seq.max(all.last().copied().unwrap_or(0)) + 1,
+        files: Vec::new(),
+        last_file_blocks: 0,
         bytes: 0,
         torn_bytes: 0,
         damage: Vec::new(),
@@ -88,6 +92,11 @@ pub(crate) fn scan(
             ScanError::Open(e) => e,
         })?;
     }
+    let last = files.last().map_or(place.file_seq, |file| file.file_seq);
+    let empty = scan.last_file_blocks == 0 && scan.torn_bytes == 0 && scan.damage.is_empty();
+    let file_seq = if empty { last } else { last + 1 };
+    scan.resume = JournalPlace { file_seq, block_seq: scan.next_block_seq };
+    scan.files = files.into_iter().map(|file| file.file).collect();
     Ok(scan)
 }
 
@@ -199,6 +208,7 @@ impl Scan {
         visit: Visit<'_>,
     ) -> Result<(), ScanError> {
         let mut position = 0;
+        self.last_file_blocks = 0;
         loop {
             let header = file.header_at(position)?.filter(|h| h.block_seq >= self.next_block_seq);
             let Some(header) = header else {
@@ -227,6 +237,7 @@ impl Scan {
                 return Ok(());
             }
             self.bytes += header.disk_len();
+            self.last_file_blocks += 1;
             for frame in frames {
                 match frame {
                     Ok(frame) => visit(frame)?,

@@ -24,6 +24,7 @@ use super::format::{BatchFrame, BlockBuilder, Frame, FrameBody};
 use super::{Done, JournalPlace, Message, Op};
 use crate::checkpoint::Request;
 use crate::error::StorageError;
+use crate::layout::DELETED;
 use crate::log::{FileAction, Log};
 use crate::store::Shared;
 
@@ -148,6 +149,10 @@ impl Rounds {
             for frame in &op.frames {
                 block.push(frame, bulk.contains_key(&frame.group));
             }
+        }
+        if block.frames() == 0 {
+            // Only waiters for what is durable already.
+            return Ok(());
         }
         let len = self.context.files.write(&mut block)?;
         if shared.options.sync {
@@ -341,9 +346,6 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
         }
     }
 }
-
-/// Suffix of directories that are being removed.
-pub(crate) const DELETED: &str = ".deleted";
 
 fn grave_of(log: &Log) -> PathBuf {
     let mut name = log.path.clone().into_os_string();

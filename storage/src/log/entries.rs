@@ -6,7 +6,7 @@ use bytes::Bytes;
 use klamm_records::EntryId;
 
 use super::tail::BatchPlace;
-use super::walk::{DATA_WINDOW, From, ReadFault, SegmentReader, Walk};
+use super::walk::{Begin, DATA_WINDOW, ReadFault, SegmentReader, Walk};
 use super::{GroupLog, Log};
 use crate::entry::{Batch, Entry, Payload, RaftState};
 use crate::error::StorageError;
@@ -79,7 +79,7 @@ impl GroupLog {
     pub fn last_entry_below(&self, offset: i64) -> Result<Option<EntryId>, StorageError> {
         let shared = self.shared();
         self.log.stable(shared, || {
-            let first = self.log.walk(shared, From::Offset(offset))?.next()?;
+            let first = self.log.walk(shared, Begin::Offset(offset))?.next()?;
             let state = self.log.state.lock();
             let below = match first {
                 Some((index, _)) => index.checked_sub(1),
@@ -110,16 +110,14 @@ impl Log {
             next = last.index + 1;
             for (id, known) in known {
                 let payload = match known {
-                    Known::Plain(payload) => payload,
+                    Known::Plain(payload) => budget.take(plain_len(&payload)).then_some(payload),
                     Known::Warm(place) => source.batch(place, with_data, &mut budget)?,
                     Known::Cold => {
                         let place = source.cold_place(id.index)?;
                         source.batch(place, with_data, &mut budget)?
                     }
                 };
-                if !budget.take(&payload) {
-                    return Ok(out);
-                }
+                let Some(payload) = payload else { return Ok(out) };
                 out.push(Entry { id, payload });
             }
         }
@@ -153,22 +151,19 @@ struct Budget {
 }
 
 impl Budget {
-    /// Whether a payload of `len` bytes still fits; the first always does.
-    fn fits(&self, len: usize) -> bool {
-        !self.any || len <= self.left
-    }
-
-    fn take(&mut self, payload: &Payload) -> bool {
-        let len = match payload {
-            Payload::Blank => 0,
-            Payload::Membership(data) | Payload::Command(data) => data.len(),
-            Payload::Batch(batch) if self.fits(0) && batch.bytes.is_empty() => 0,
-            Payload::Batch(batch) => batch.bytes.len(),
-        };
-        let fits = self.fits(len);
-        self.left = self.left.saturating_sub(len);
+    /// Takes `len` bytes if they fit; the first always do.
+    fn take(&mut self, len: usize) -> bool {
+        let fits = !self.any || len <= self.left;
         self.any = true;
+        self.left = self.left.saturating_sub(len);
         fits
+    }
+}
+
+fn plain_len(payload: &Payload) -> usize {
+    match payload {
+        Payload::Membership(data) | Payload::Command(data) => data.len(),
+        Payload::Blank | Payload::Batch(_) => 0,
     }
 }
 
@@ -185,7 +180,7 @@ impl Source<'_> {
     fn cold_place(&mut self, index: u64) -> Result<BatchPlace, ReadFault> {
         let mut walk = match self.walk.take() {
             Some(walk) => walk,
-            None => self.log.walk(self.shared, From::Index(index))?,
+            None => self.log.walk(self.shared, Begin::Index(index))?,
         };
         match walk.next()? {
             Some((found, place)) if found == index => {
@@ -200,24 +195,24 @@ impl Source<'_> {
         }
     }
 
+    /// The batch, unless it does not fit any more.
     fn batch(
         &mut self,
         place: BatchPlace,
         with_data: bool,
         budget: &mut Budget,
-    ) -> Result<Payload, ReadFault> {
+    ) -> Result<Option<Payload>, ReadFault> {
         let header = place.header;
+        let len = header.total_len().unwrap_or(0);
+        if !budget.take(if with_data { len } else { 0 }) {
+            return Ok(None);
+        }
         let bytes = match place.bytes {
             _ if !with_data => Bytes::new(),
             Some(bytes) => bytes,
-            None if budget.fits(header.total_len().unwrap_or(0)) => self.read(&place)?,
-            None => {
-                // It would be dropped anyway: not worth reading.
-                budget.left = 0;
-                Bytes::from_static(&[0])
-            }
+            None => self.read(&place)?,
         };
-        Ok(Payload::Batch(Batch { header, bytes }))
+        Ok(Some(Payload::Batch(Batch { header, bytes })))
     }
 
     fn read(&mut self, place: &BatchPlace) -> Result<Bytes, ReadFault> {

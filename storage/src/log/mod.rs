@@ -43,7 +43,7 @@ use crate::segment::{SegmentInfo, file_name};
 use crate::store::{Handle, Shared};
 
 pub(crate) use read::ReadHints;
-pub(crate) use state::{FileAction, LogState, Stale};
+pub(crate) use state::{FileAction, LogState};
 pub use times::TimestampOffset;
 
 /// Files of a group that a checkpoint has to sync.
@@ -150,16 +150,15 @@ impl Log {
         // One at a time: who finds a directory marked as synced must be able to rely on it.
         let syncing = shared.dir_sync.lock();
         if self.unsynced.lock().dir {
-            if shared.disk.exists(&self.path)? {
-                shared.disk.sync_dir(&self.path)?;
+            match shared.disk.sync_dir(&self.path) {
+                // Deleted meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
             }
             self.unsynced.lock().dir = false;
         }
-        if shared.root_unsynced.load(Ordering::SeqCst) {
-            shared.root_unsynced.store(false, Ordering::SeqCst);
-            shared.disk.sync_dir(&shared.options.dir)?;
-        }
         drop(syncing);
+        shared.sync_root()?;
         Ok(segments.len())
     }
 

@@ -153,18 +153,18 @@ impl SegmentReader {
 
 /// Where a walk begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum From {
+pub(super) enum Begin {
     /// With the batch that holds the offset, or the first one behind it.
     Offset(i64),
     /// With the batch of that Raft index, or the first one behind it.
     Index(u64),
 }
 
-impl From {
+impl Begin {
     fn is_before(self, index: u64, header: &BatchHeader) -> bool {
         match self {
-            From::Offset(offset) => header.last_offset() < offset,
-            From::Index(wanted) => index < wanted,
+            Begin::Offset(offset) => header.last_offset() < offset,
+            Begin::Index(wanted) => index < wanted,
         }
     }
 }
@@ -186,14 +186,14 @@ struct Cold {
 pub(super) struct Walk<'a> {
     log: &'a Log,
     shared: &'a Shared,
-    from: From,
+    from: Begin,
     cold: Option<Cold>,
     warm: VecDeque<(u64, BatchPlace)>,
 }
 
 impl Log {
     /// A walk from `from` to the end of the log.
-    pub(super) fn walk<'a>(&'a self, shared: &'a Shared, from: From) -> Result<Walk<'a>, ReadFault> {
+    pub(super) fn walk<'a>(&'a self, shared: &'a Shared, from: Begin) -> Result<Walk<'a>, ReadFault> {
         let (mut cold, warm, bounds) = {
             let state = self.state.lock();
             let warm = warm_part(&state, from);
@@ -210,17 +210,17 @@ impl Log {
         &self,
         shared: &Shared,
         cold: &mut Cold,
-        from: From,
+        from: Begin,
         (offset_bound, index_bound): (i64, u64),
     ) -> Result<(), ReadFault> {
         let Some((segment_base, len, _)) = cold.segments.front().copied() else { return Ok(()) };
         let entry = match from {
-            From::Offset(offset) => {
+            Begin::Offset(offset) => {
                 let offset = offset.min(offset_bound.saturating_sub(1));
                 shared.index.at_or_below_offset(self.group, segment_base, offset)?
             }
-            From::Index(0) => None,
-            From::Index(index) => {
+            Begin::Index(0) => None,
+            Begin::Index(index) => {
                 let index = index.min(index_bound.saturating_sub(1));
                 shared.index.at_or_below_raft_index(self.group, index)?
             }
@@ -273,17 +273,17 @@ impl Log {
 }
 
 /// Descriptors in memory from `from` on.
-fn warm_part(state: &LogState, from: From) -> VecDeque<(u64, BatchPlace)> {
+fn warm_part(state: &LogState, from: Begin) -> VecDeque<(u64, BatchPlace)> {
     let wanted = state.tail.batches().skip_while(|(i, place)| from.is_before(*i, &place.header));
     wanted.map(|(index, place)| (index, place.clone())).collect()
 }
 
 /// What lies before the descriptors in memory, from the nearest known place before `from`.
-fn cold_part(state: &LogState, from: From) -> Option<Cold> {
+fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
     let first_warm = state.tail.batches().next();
     if first_warm.is_some_and(|(index, place)| match from {
-        From::Offset(offset) => place.header.base_offset <= offset,
-        From::Index(wanted) => index <= wanted,
+        Begin::Offset(offset) => place.header.base_offset <= offset,
+        Begin::Index(wanted) => index <= wanted,
     }) {
         return None;
     }
@@ -294,8 +294,8 @@ fn cold_part(state: &LogState, from: From) -> Option<Cold> {
         _ => size,
     };
     let first = match from {
-        From::Offset(offset) => state.segments.partition_point(|s| s.next_offset <= offset),
-        From::Index(index) => state.segment_at_index(index).unwrap_or(0),
+        Begin::Offset(offset) => state.segments.partition_point(|s| s.next_offset <= offset),
+        Begin::Index(index) => state.segment_at_index(index).unwrap_or(0),
     };
     let segments: VecDeque<(i64, u64, u64)> = state
         .segments
@@ -306,8 +306,8 @@ fn cold_part(state: &LogState, from: From) -> Option<Cold> {
         .collect();
     let (base, len, index) = *segments.front()?;
     let known = |entry: &SparseEntry| match from {
-        From::Offset(offset) => entry.base_offset <= offset && entry.position < len,
-        From::Index(wanted) => entry.raft_index <= wanted && entry.position < len,
+        Begin::Offset(offset) => entry.base_offset <= offset && entry.position < len,
+        Begin::Index(wanted) => entry.raft_index <= wanted && entry.position < len,
     };
     let fresh = state.fresh_of(base);
     let fresh = fresh.get(..fresh.partition_point(known)).and_then(<[_]>::last);

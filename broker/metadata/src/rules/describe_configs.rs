@@ -1,5 +1,6 @@
 //! DescribeConfigs and ListConfigResources (behaviours 107, 113, 114).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
@@ -38,7 +39,7 @@ pub struct ConfigEntry {
     /// Number of the type on the wire.
     pub config_type: i8,
     /// What the key means, and whether it does nothing here.
-    pub documentation: String,
+    pub documentation: Cow<'static, str>,
 }
 
 /// Answers one resource of a request.

@@ -1,5 +1,7 @@
 //! What the table says of one key.
 
+use std::borrow::Cow;
+
 /// A key of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -322,12 +324,13 @@ impl Key {
     }
 
     /// The documentation, with a sentence on what the key does not do here.
-    pub fn full_documentation(&self) -> String {
+    pub fn full_documentation(&self) -> Cow<'static, str> {
         match self.support {
-            Support::Inert(why) => {
-                format!("{} (Accepted without effect: {why}.)", self.documentation)
-            }
-            Support::Honoured | Support::Refused(_) => self.documentation.to_owned(),
+            Support::Inert(why) => Cow::Owned(format!(
+                "{} (Accepted without effect: {why}.)",
+                self.documentation
+            )),
+            Support::Honoured | Support::Refused(_) => Cow::Borrowed(self.documentation),
         }
     }
 

@@ -3,13 +3,14 @@
 /// The candidate nearest to `name`, if one is near enough to be what was meant: at most a third of
 /// the name's length in edits (insert, remove, replace, swap of neighbours).
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Names come from clients: the work below is quadratic in the length.
-    if name.len() > 200 {
+    // Names come from clients, many to a request: the work below is quadratic in the length.
+    if name.len() > 100 {
         return None;
     }
     let allowed = (name.chars().count() / 3).max(1);
     let folded = name.to_ascii_lowercase().replace(['_', '-'], ".");
     candidates
+        .filter(|candidate| candidate.len().abs_diff(folded.len()) <= allowed)
         .map(|candidate| (distance(&folded, candidate), candidate))
         .filter(|(edits, _)| *edits <= allowed)
         .min()

@@ -236,7 +236,6 @@ fn is_partition_and_broker(element: &str) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
     use crate::settings::key::Scope;
     use crate::settings::table::{find, keys};
 

@@ -1,0 +1,267 @@
+//! Checkpoints: the journal's effects are made durable in segments and index, then its old files
+//! are free to be used again.
+//!
+//! 1. The journal begins a new file: replay will begin there.
+//! 2. Each changed log's state is copied. It may be ahead of the new file's start: each row says
+//!    up to which operation it goes, and replay skips frames up to there.
+//! 3. A barrier: all operations in the copies are durable and in the segment files.
+//! 4. Segment files and directories are synced.
+//! 5. One atomic commit of the index: rows, and the marker with the place to replay from.
+//! 6. Memory that the index now covers is released, journal files before the place are recycled.
+//!
+//! A crash anywhere leaves the old marker with all its files, or the new one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, TryGetError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use klamm_records::GroupId;
+use parking_lot::Mutex;
+
+use crate::error::StorageError;
+use crate::index::IndexBatch;
+use crate::journal::{JournalPlace, Message, recycle};
+use crate::layout::journal_dir;
+use crate::log::{Log, row};
+use crate::store::{Shared, encode_producers};
+
+/// Written entries kept in memory of a log at a checkpoint: idle logs shall cost little.
+const KEEP_DESCRIPTORS: usize = 16;
+
+/// What the checkpoint thread is asked for.
+pub(crate) enum Request {
+    /// Something was journaled: a checkpoint within the interval.
+    Within,
+    /// The journal has grown enough.
+    Due,
+    /// At once; the last one before the store closes if `last`.
+    Now { last: bool, answer: Sender<Result<(), StorageError>> },
+    /// End the thread.
+    Stop,
+}
+
+/// The row that says where a start begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// First journal file to replay, and its first block.
+    pub(crate) place: JournalPlace,
+    /// The store was closed after this checkpoint: no file holds more than its state says.
+    pub(crate) clean: bool,
+    /// Groups that are gone although the journal still has frames of them, up to an operation.
+    pub(crate) deleted: Vec<(GroupId, u64)>,
+}
+
+const MARKER_VERSION: u8 = 1;
+
+impl Marker {
+    pub(crate) fn new(place: JournalPlace) -> Marker {
+        Marker { place, clean: true, deleted: Vec::new() }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(32);
+        row.put_u8(MARKER_VERSION);
+        row.put_u64_le(self.place.file_seq);
+        row.put_u64_le(self.place.block_seq);
+        row.put_u8(u8::from(self.clean));
+        row.put_u32_le(u32::try_from(self.deleted.len()).expect("deleted groups are few"));
+        for (group, op) in &self.deleted {
+            row.put_u64_le(group.0);
+            row.put_u64_le(*op);
+        }
+        row
+    }
+
+    /// `None`: a version this program does not know.
+    pub(crate) fn decode(mut row: &[u8]) -> Result<Option<Marker>, TryGetError> {
+        if row.try_get_u8()? != MARKER_VERSION {
+            return Ok(None);
+        }
+        let place =
+            JournalPlace { file_seq: row.try_get_u64_le()?, block_seq: row.try_get_u64_le()? };
+        let clean = row.try_get_u8()? != 0;
+        let mut deleted = Vec::new();
+        for _ in 0..row.try_get_u32_le()? {
+            deleted.push((GroupId(row.try_get_u64_le()?), row.try_get_u64_le()?));
+        }
+        Ok(Some(Marker { place, clean, deleted }))
+    }
+}
+
+/// A log whose state is in the commit under way.
+struct Copied {
+    log: Arc<Log>,
+    op: u64,
+    /// Index entries in the commit, by segment.
+    indexed: Vec<(i64, usize)>,
+}
+
+/// The checkpoint thread.
+pub(crate) struct Checkpointer {
+    shared: Arc<Shared>,
+    journal: Sender<Message>,
+    requests: Receiver<Request>,
+    spares: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Checkpointer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        journal: Sender<Message>,
+        requests: Receiver<Request>,
+        spares: Arc<Mutex<Vec<u64>>>,
+    ) -> Checkpointer {
+        Checkpointer { shared, journal, requests, spares }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Serves requests until told to stop.
+    pub(crate) fn run(self) {
+        let interval = self.shared.options.checkpoint_interval;
+        let mut due: Option<Instant> = None;
+        loop {
+            match self.next_request(due) {
+                Some(Request::Within) => {
+                    due = due.or_else(|| Instant::now().checked_add(interval));
+                }
+                Some(Request::Due) | None => {
+                    due = None;
+                    // A failure has been reported by whoever met it.
+                    let _ = self.checkpoint(false);
+                }
+                Some(Request::Now { last, answer }) => {
+                    due = None;
+                    let _ = answer.send(self.checkpoint(last));
+                }
+                Some(Request::Stop) => return,
+            }
+        }
+    }
+
+    /// The next request; `None` when a checkpoint is due by time.
+    fn next_request(&self, due: Option<Instant>) -> Option<Request> {
+        let Some(due) = due else { return Some(self.requests.recv().unwrap_or(Request::Stop)) };
+        let left = due.checked_duration_since(Instant::now()).unwrap_or(Duration::ZERO);
+        match self.requests.recv_timeout(left) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+        }
+    }
+
+    fn checkpoint(&self, last: bool) -> Result<(), StorageError> {
+        let shared = &self.shared;
+        let place = self.ask(Message::Rotate)?;
+        let deleted = std::mem::take(&mut *shared.deleted.lock());
+        let logs: Vec<Arc<Log>> = shared.groups.read().values().cloned().collect();
+        let mut batch = IndexBatch::new();
+        for (group, _) in &deleted {
+            batch.delete_group(*group);
+        }
+        let now_ms = shared.clock.now_ms();
+        let copied: Vec<Copied> =
+            logs.iter().filter_map(|log| copy(log, &mut batch, now_ms)).collect();
+        let marker = Marker { place, clean: last, deleted };
+        batch.set_marker(marker.encode());
+        self.ask(Message::Barrier)?;
+        let failed = |what: &str, e: &dyn std::fmt::Display| {
+            shared.failure.poison(&format!("checkpoint: {what}: {e}"))
+        };
+        for log in &logs {
+            log.sync_files(shared).map_err(|e| failed("segments", &e))?;
+        }
+        shared.sync_root().map_err(|e| failed("directory", &e))?;
+        shared.index.commit(batch).map_err(|e| failed("index", &e))?;
+        copied.iter().for_each(release);
+        let dir = journal_dir(&shared.options.dir);
+        recycle(shared.disk.as_ref(), &dir, place.file_seq, &self.spares)
+            .map_err(|e| failed("journal", &e))?;
+        let graves = std::mem::take(&mut *shared.graves.lock());
+        for grave in graves {
+            shared.disk.remove_dir_all(&grave).map_err(|e| failed("removal", &e))?;
+        }
+        shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends a control message to the journal thread and waits for the answer.
+    fn ask<T>(
+        &self,
+        message: impl FnOnce(Sender<Result<T, StorageError>>) -> Message,
+    ) -> Result<T, StorageError> {
+        let (answer, answered) = bounded(1);
+        let stopped = || StorageError::Poisoned("the journal thread ended".into());
+        self.journal.send(message(answer)).map_err(|_| stopped())?;
+        answered.recv().map_err(|_| stopped())?
+    }
+}
+
+/// Puts a changed log's state into the batch.
+fn copy(log: &Arc<Log>, batch: &mut IndexBatch, now_ms: i64) -> Option<Copied> {
+    let group = log.group;
+    // With the order lock, what the state holds has been queued.
+    let _order = log.order.lock();
+    let mut state = log.state.lock();
+    if !state.dirty || state.deleted {
+        return None;
+    }
+    state.dirty = false;
+    let ttl_ms = state.settings.producer_id_expiration_ms;
+    state.producers.expire(now_ms, ttl_ms);
+    let stale = std::mem::take(&mut state.stale);
+    for base_offset in &stale.dropped {
+        batch.delete_segment(group, *base_offset);
+    }
+    if let Some((segment_base, offset)) = stale.cut {
+        batch.truncate_offsets(group, segment_base, offset);
+    }
+    if let Some(from) = stale.truncated_from {
+        batch.truncate_raft(group, from);
+    }
+    if let Some(upto) = stale.purged_upto {
+        batch.purge_raft(group, upto);
+    }
+    state.stale_committing = stale;
+    let mut indexed = Vec::new();
+    for segment in state.segments.iter_mut().filter(|s| s.dirty) {
+        segment.dirty = false;
+        batch.put_segment(group, segment.base_offset, segment.encode());
+        segment.fresh.iter().for_each(|entry| batch.put_sparse(group, entry));
+        indexed.push((segment.base_offset, segment.fresh.len()));
+    }
+    for (index, entry) in state.plain.iter_mut().filter(|(_, entry)| !entry.saved) {
+        entry.saved = true;
+        batch.put_raft_entry(group, *index, row::encode_plain(entry));
+    }
+    batch.put_group(group, row::encode(&log.dir, &state));
+    batch.put_producers(group, encode_producers(state.end_offset, &state.producers));
+    Some(Copied { log: Arc::clone(log), op: state.op, indexed })
+}
+
+/// Releases memory that the index covers since the commit.
+fn release(copied: &Copied) {
+    let log = &copied.log;
+    let mut state = log.state.lock();
+    state.stale_committing = Default::default();
+    // After a cut the counts do not fit any more; the entries are then committed once more.
+    if state.stale.cut.is_none() {
+        for (base_offset, count) in &copied.indexed {
+            if let Ok(at) = state.segments.binary_search_by_key(base_offset, |s| s.base_offset)
+                && let Some(segment) = state.segments.get_mut(at)
+            {
+                segment.fresh.drain(..*count);
+                segment.fresh.shrink_to_fit();
+            }
+        }
+    } else {
+        state.dirty = true;
+        state.segments.iter_mut().filter(|s| !s.fresh.is_empty()).for_each(|s| s.dirty = true);
+    }
+    state.tail.keep_written(KEEP_DESCRIPTORS);
+    log.checkpointed_op.store(copied.op, Ordering::SeqCst);
+}

@@ -1,0 +1,164 @@
+//! The store's directory: format file, lock, names.
+//!
+//! ```text
+//! <dir>/klamm.format        version and salt; written last when a store is founded
+//! <dir>/lock                held while a store is open; says by whom
+//! <dir>/journal/            see journal/
+//! <dir>/index/              RocksDB
+//! <dir>/<group>/            segments of one log
+//! <dir>/<group>.deleted/    being removed
+//! ```
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Marker;
+use crate::disk::{Disk, DiskLock, LockError, OpenMode};
+use crate::error::OpenError;
+use crate::index::{Index, IndexBatch, IndexStore};
+use crate::journal::{JournalPlace, list_journal, path_of};
+
+/// Version of the directory's layout.
+const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "klamm.format";
+const LOCK_FILE: &str = "lock";
+const JOURNAL_DIR: &str = "journal";
+const INDEX_DIR: &str = "index";
+/// Suffix of directories that are being removed.
+pub(crate) const DELETED: &str = ".deleted";
+
+/// What a directory holds once it is locked and its format is known.
+pub(crate) struct Opened {
+    pub(crate) lock: DiskLock,
+    pub(crate) index: Index,
+    /// The store's own number; see journal/format.rs.
+    pub(crate) salt: u64,
+}
+
+/// Directory of the journal.
+pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
+    dir.join(JOURNAL_DIR)
+}
+
+/// Whether `name` may be a group's directory: one plain component that is not ours.
+pub(crate) fn is_group_dir(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let ours = [FORMAT_FILE, LOCK_FILE, JOURNAL_DIR, INDEX_DIR, "lost+found"];
+    !name.is_empty()
+        && name.len() <= 200
+        && name.chars().all(plain)
+        && !name.starts_with('.')
+        && !name.ends_with(DELETED)
+        && !ours.contains(&name)
+}
+
+/// Locks the directory, reads its format or founds it, opens the index.
+pub(crate) fn open(
+    disk: &dyn Disk,
+    indexes: &dyn IndexStore,
+    dir: &Path,
+) -> Result<Opened, OpenError> {
+    let failed = |e: io::Error| OpenError::failed(format!("opening {}", dir.display()), e);
+    disk.create_dir_all(dir).map_err(failed)?;
+    let lock = disk.lock(&dir.join(LOCK_FILE), &owner()).map_err(|e| match e {
+        LockError::Held { owner } => OpenError::Locked { dir: dir.to_path_buf(), owner },
+        LockError::Io(e) => failed(e),
+    })?;
+    let format = disk.exists(&dir.join(FORMAT_FILE)).map_err(failed)?;
+    let salt = if format { Some(read_format(disk, dir)?) } else { None };
+    let index_dir = dir.join(INDEX_DIR);
+    if salt.is_some() && !indexes.exists(&index_dir) {
+        return Err(missing_index(dir));
+    }
+    let index = indexes
+        .open(&index_dir)
+        .map_err(|e| OpenError::failed(format!("opening {}", index_dir.display()), e))?;
+    let salt = match salt {
+        Some(salt) => salt,
+        None => found(disk, &index, dir)?,
+    };
+    Ok(Opened { lock, index, salt })
+}
+
+/// The index holds what no segment does (votes, which entries were records): a store that lost it
+/// must not pretend to know.
+pub(crate) fn missing_index(dir: &Path) -> OpenError {
+    let what = format!("opening {}", dir.display());
+    let cause = "its index is missing or empty although it holds data; put the folder \"index\" \
+                 back, or empty the directory to let the replica be built anew";
+    OpenError::failed(what, cause)
+}
+
+fn owner() -> String {
+    let command = std::env::args().next().unwrap_or_default();
+    format!("process {} ({command})", std::process::id())
+}
+
+fn read_format(disk: &dyn Disk, dir: &Path) -> Result<u64, OpenError> {
+    let path = dir.join(FORMAT_FILE);
+    let read = || -> io::Result<String> {
+        let file = disk.open(&path, OpenMode::Read)?;
+        let mut text = vec![0; usize::try_from(file.len()?.min(4096)).unwrap_or(0)];
+        file.read_exact_at(&mut text, 0)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let text = read().map_err(|e| OpenError::failed(format!("reading {}", path.display()), e))?;
+    let field = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once('='));
+        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
+    };
+    let unreadable = || OpenError::failed(format!("reading {}", path.display()), "it is damaged");
+    let version = field("version").and_then(|v| v.parse().ok()).ok_or_else(unreadable)?;
+    if version > FORMAT {
+        return Err(OpenError::NewerFormat { dir: dir.to_path_buf(), found: version, known: FORMAT });
+    }
+    let salt = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok());
+    salt.ok_or_else(unreadable)
+}
+
+/// Makes a new store. The format file comes last: without it the next start begins again.
+fn found(disk: &dyn Disk, index: &Index, dir: &Path) -> Result<u64, OpenError> {
+    let what = format!("founding a store in {}", dir.display());
+    let failed = |e: io::Error| OpenError::failed(what.clone(), e);
+    let failed_index = |e| OpenError::failed(what.clone(), e);
+    let strays = disk.list(dir).map_err(failed)?;
+    let has_groups = !index.groups().map_err(failed_index)?.is_empty();
+    let stray = strays.iter().find(|e| e.is_dir && is_group_dir(&e.name));
+    if has_groups || stray.is_some() {
+        let found = stray.map_or(INDEX_DIR, |entry| &entry.name);
+        let cause = format!("it holds data ({found}) but no file {FORMAT_FILE}");
+        return Err(OpenError::failed(what, cause));
+    }
+    let journal = journal_dir(dir);
+    disk.create_dir_all(&journal).map_err(failed)?;
+    // Left by a founding that did not come to its end.
+    let next = list_journal(disk, &journal).map_err(failed)?.last().map_or(1, |last| last + 1);
+    disk.open(&path_of(&journal, next), OpenMode::Create).map_err(failed)?;
+    disk.sync_dir(&journal).map_err(failed)?;
+    disk.sync_dir(dir).map_err(failed)?;
+    let marker = Marker::new(JournalPlace { file_seq: next, block_seq: 1 });
+    let mut batch = IndexBatch::new();
+    batch.set_marker(marker.encode());
+    index.commit(batch).map_err(failed_index)?;
+    let salt = RandomState::new().build_hasher().finish();
+    write_format(disk, dir, salt).map_err(failed)?;
+    Ok(salt)
+}
+
+fn write_format(disk: &dyn Disk, dir: &Path, salt: u64) -> io::Result<()> {
+    let temporary = dir.join(format!("{FORMAT_FILE}.new"));
+    let text = format!("version={FORMAT}\nsalt={salt:016x}\n");
+    let file = disk.open(&temporary, OpenMode::Create)?;
+    file.set_len(0)?;
+    file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename(&temporary, &dir.join(FORMAT_FILE))?;
+    disk.sync_dir(dir)?;
+    // The directory's own entry, where its parent is ours to sync.
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => disk.sync_dir(parent),
+        None => Ok(()),
+    }
+}

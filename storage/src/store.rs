@@ -1,0 +1,362 @@
+//! The store of one node: its logs, its two threads, its health.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::{Buf, BufMut};
+use crossbeam::channel::{Sender, bounded};
+use klamm_records::GroupId;
+use parking_lot::{Mutex, RwLock};
+
+use crate::checkpoint::{Checkpointer, Request};
+use crate::clock::Clock;
+use crate::disk::{Disk, DiskLock, FileCache};
+use crate::error::{Completion, OpenError, StorageError};
+use crate::health::{Failure, Gate, Space};
+use crate::index::{Index, IndexStore, RocksIndexStore};
+use crate::journal::{Done, Frame, FrameBody, Message, Op, QUEUE_LEN, Rounds, RoundsContext};
+use crate::layout;
+use crate::log::{GroupLog, Log, LogState};
+use crate::options::{LogSettings, StoreOptions};
+use crate::producers::ProducerStates;
+use crate::recovery::{Recovered, RecoveryReport, recover};
+use crate::stats::{Counters, StoreStats};
+
+/// Requests to the checkpoint thread that may wait.
+const REQUESTS: usize = 64;
+
+/// What the threads and all handles share.
+pub(crate) struct Shared {
+    pub(crate) options: StoreOptions,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) index: Index,
+    pub(crate) files: FileCache,
+    pub(crate) groups: RwLock<BTreeMap<GroupId, Arc<Log>>>,
+    pub(crate) failure: Failure,
+    pub(crate) gate: Gate,
+    pub(crate) space: Space,
+    pub(crate) counters: Counters,
+    /// Groups deleted since the last checkpoint, with their last operation.
+    pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
+    /// Directories of deleted groups, to be removed by the checkpoint thread.
+    pub(crate) graves: Mutex<Vec<PathBuf>>,
+    /// Directories were created, renamed or removed in the store's directory.
+    pub(crate) root_unsynced: AtomicBool,
+    /// Held while directories are synced.
+    pub(crate) dir_sync: Mutex<()>,
+    /// Held until the last handle and both threads are gone.
+    _lock: DiskLock,
+}
+
+impl Shared {
+    /// Makes the entries of the store's directory durable, if any changed.
+    pub(crate) fn sync_root(&self) -> std::io::Result<()> {
+        let _syncing = self.dir_sync.lock();
+        if self.options.sync && self.root_unsynced.load(Ordering::SeqCst) {
+            self.disk.sync_dir(&self.options.dir)?;
+            self.root_unsynced.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// What all handles of a store share: the queues to its threads.
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    journal: Sender<Message>,
+    checkpoints: Sender<Request>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    journal: JoinHandle<()>,
+    checkpoints: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Queues an operation; waits while the queue is full. After a failure or close its
+    /// completion is called at once.
+    pub(crate) fn send(&self, op: Op) {
+        // A refused message is dropped, and its completion called by that.
+        let _ = self.journal.send(Message::Op(op));
+    }
+
+    /// Ends the threads, without a checkpoint. What is queued may or may not become durable.
+    fn stop(&self) {
+        self.shared.failure.close();
+        let Some(threads) = self.threads.lock().take() else { return };
+        let _ = self.checkpoints.send(Request::Stop);
+        join(threads.checkpoints);
+        let _ = self.journal.send(Message::Stop);
+        join(threads.journal);
+    }
+}
+
+/// Waits for a thread, unless it is this one: a completion may drop the last handle.
+fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != std::thread::current().id() {
+        let _ = thread.join();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Store of one node: the journal, the index, all group logs. Cheap handle.
+#[derive(Clone)]
+pub struct Store {
+    handle: Arc<Handle>,
+}
+
+impl Store {
+    /// Opens (or founds) the store under `options.dir` with its index in RocksDB, and replays the
+    /// journal.
+    pub fn open(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Store, RecoveryReport), OpenError> {
+        Store::open_with(options, disk, &RocksIndexStore, clock)
+    }
+
+    /// Like [`Store::open`] with another index: RocksDB needs a real disk.
+    pub fn open_with(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        indexes: &dyn IndexStore,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Store, RecoveryReport), OpenError> {
+        let layout::Opened { lock, index, salt } =
+            layout::open(disk.as_ref(), indexes, &options.dir)?;
+        let space = Space::new(Arc::clone(&disk), Arc::clone(&clock), &options);
+        let shared = Arc::new(Shared {
+            files: FileCache::new(Arc::clone(&disk), options.max_open_files),
+            options,
+            disk,
+            clock,
+            index,
+            groups: RwLock::default(),
+            failure: Failure::default(),
+            gate: Gate::default(),
+            space,
+            counters: Counters::new(),
+            deleted: Mutex::default(),
+            graves: Mutex::default(),
+            root_unsynced: AtomicBool::new(false),
+            dir_sync: Mutex::default(),
+            _lock: lock,
+        });
+        let recovered = recover(&shared, salt)?;
+        let Recovered { report, files, spares, dirty } = recovered;
+        let (journal, queue) = bounded(QUEUE_LEN);
+        let (checkpoints, requests) = bounded(REQUESTS);
+        let context =
+            RoundsContext { shared: Arc::clone(&shared), files, queue, checkpoints: checkpoints.clone(), dirty };
+        let checkpointer = Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
+        let threads = start_threads(context, checkpointer)?;
+        let threads = Mutex::new(Some(threads));
+        let handle = Arc::new(Handle { shared, journal, checkpoints, threads });
+        Ok((Store { handle }, report))
+    }
+
+    /// Ids of all groups, ascending.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.handle.shared.groups.read().keys().copied().collect()
+    }
+
+    /// The log of a group.
+    pub fn group(&self, group: GroupId) -> Option<GroupLog> {
+        let log = self.handle.shared.groups.read().get(&group).cloned()?;
+        Some(GroupLog { log, store: Arc::clone(&self.handle) })
+    }
+
+    /// Creates a log. It is usable at once, and durable as soon as anything done to it is. `dir`
+    /// is the folder name below the store's directory (never client-chosen text: topic uuid and
+    /// partition). A group that is there already is returned as it is, with the new settings.
+    pub fn create_group(
+        &self,
+        group: GroupId,
+        dir: &str,
+        settings: LogSettings,
+    ) -> Result<GroupLog, StorageError> {
+        let shared = &self.handle.shared;
+        shared.failure.accepts()?;
+        if !layout::is_group_dir(dir) {
+            return Err(StorageError::Io(format!("{dir:?} cannot be a group's directory").into()));
+        }
+        let state = LogState::new(settings.clone());
+        let log = Arc::new(Log::new(group, dir, shared.options.dir.join(dir), state));
+        // Taken before anyone else can find the log: its creation is its first operation.
+        let _order = log.order.lock();
+        if let Some(existing) = self.insert(&log)? {
+            existing.set_settings(settings);
+            return Ok(existing);
+        }
+        let body = FrameBody::CreateGroup { dir: dir.to_owned(), settings };
+        let frame = Frame { group, op: 1, body };
+        let applied = log.state.lock().apply(&frame, shared.clock.now_ms());
+        assert!(applied.is_ok(), "creation is the first operation: {applied:?}");
+        let created = GroupLog { log: Arc::clone(&log), store: Arc::clone(&self.handle) };
+        created.queue(vec![frame], Vec::new(), Done::nobody(), 0);
+        Ok(created)
+    }
+
+    /// Adds a log, unless one of that group is there: then returns that.
+    fn insert(&self, log: &Arc<Log>) -> Result<Option<GroupLog>, StorageError> {
+        let mut groups = self.handle.shared.groups.write();
+        if let Some(existing) = groups.get(&log.group) {
+            if existing.dir != log.dir {
+                let what = format!("group {} lies in {}", log.group, existing.dir);
+                return Err(StorageError::Io(what.into()));
+            }
+            let (log, store) = (Arc::clone(existing), Arc::clone(&self.handle));
+            return Ok(Some(GroupLog { log, store }));
+        }
+        groups.insert(log.group, Arc::clone(log));
+        Ok(None)
+    }
+
+    /// Journaled; closes the log, unlinks its files. Readers in progress finish or get GroupGone.
+    /// A group that is not there counts as deleted.
+    pub fn delete_group(&self, group: GroupId, done: Completion) {
+        let shared = &self.handle.shared;
+        let done = Done::new(done);
+        if let Err(error) = shared.failure.accepts() {
+            done.call(Err(error));
+            return;
+        }
+        let Some(log) = shared.groups.read().get(&group).cloned() else {
+            done.call(shared.failure.check());
+            return;
+        };
+        let deleted = GroupLog { log, store: Arc::clone(&self.handle) };
+        let _order = deleted.log.order.lock();
+        let mut state = deleted.log.state.lock();
+        if state.deleted {
+            drop(state);
+            deleted.queue(Vec::new(), Vec::new(), done, 0);
+            return;
+        }
+        let frame = Frame { group, op: state.op + 1, body: FrameBody::DeleteGroup };
+        let actions = match state.apply(&frame, shared.clock.now_ms()) {
+            Ok(actions) => actions,
+            Err(reason) => panic!("deletion of group {group}: {reason}"),
+        };
+        let op = frame.op;
+        drop(state);
+        deleted.queue(vec![frame], actions, done, 0);
+        // A checkpoint that finds it here finds its frame in the queue.
+        shared.deleted.lock().push((group, op));
+        shared.groups.write().remove(&group);
+    }
+
+    /// False once free space is below the reserve; true again by itself.
+    pub fn writable(&self) -> bool {
+        self.handle.shared.space.writable()
+    }
+
+    /// Why the store stopped, if it did.
+    pub fn failure(&self) -> Option<StorageError> {
+        self.handle.shared.failure.check().err()
+    }
+
+    /// Called once, from any thread, when the store is poisoned; at once if it is already.
+    pub fn on_failure(&self, hook: Box<dyn Fn(&StorageError) + Send + Sync>) {
+        self.handle.shared.failure.on_failure(hook);
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> StoreStats {
+        let shared = &self.handle.shared;
+        let mut stats = shared.counters.snapshot();
+        for log in shared.groups.read().values() {
+            let state = log.state.lock();
+            stats.segments += state.segments.len() as u64;
+            stats.segment_bytes += state.size_bytes();
+        }
+        stats.open_files = shared.files.len() as u64;
+        (stats.free_bytes, stats.total_bytes) = shared.space.seen();
+        stats
+    }
+
+    /// Makes a checkpoint now; blocking. A restart right after it replays next to nothing.
+    pub fn checkpoint(&self) -> Result<(), StorageError> {
+        self.checkpoint_now(false)
+    }
+
+    /// Final checkpoint and stop of the threads; blocking. Operations after it fail.
+    pub fn close(&self) -> Result<(), StorageError> {
+        if self.handle.threads.lock().is_none() {
+            return Ok(());
+        }
+        self.handle.shared.failure.close();
+        let result = self.checkpoint_now(true);
+        self.handle.stop();
+        result
+    }
+
+    fn checkpoint_now(&self, last: bool) -> Result<(), StorageError> {
+        let (answer, answered) = bounded(1);
+        let closed = |_| StorageError::Poisoned("the store was closed".into());
+        self.handle.checkpoints.send(Request::Now { last, answer }).map_err(|e| closed(e.to_string()))?;
+        answered.recv().map_err(|e| closed(e.to_string()))?
+    }
+}
+
+fn start_threads(
+    context: RoundsContext,
+    checkpointer: Checkpointer,
+) -> Result<Threads, OpenError> {
+    let failed = |e| OpenError::failed("starting a thread", e);
+    let guard = PanicGuard(Arc::clone(&context.shared));
+    let journal = std::thread::Builder::new()
+        .name("klamm-journal".to_owned())
+        .spawn(move || {
+            let _guard = guard;
+            Rounds::new(context).run();
+        })
+        .map_err(failed)?;
+    let guard = PanicGuard(checkpointer.shared());
+    let checkpoints = std::thread::Builder::new()
+        .name("klamm-checkpoint".to_owned())
+        .spawn(move || {
+            let _guard = guard;
+            checkpointer.run();
+        })
+        .map_err(failed)?;
+    Ok(Threads { journal, checkpoints })
+}
+
+/// A thread that panics must not leave its clients waiting: the store stops as a whole.
+struct PanicGuard(Arc<Shared>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            self.0.failure.poison(&format!("thread {name} panicked"));
+        }
+    }
+}
+
+/// Row of the producers table: the log end offset they are true for, and their encoding.
+pub(crate) fn encode_producers(upto: i64, producers: &ProducerStates) -> Vec<u8> {
+    let encoded = producers.encode();
+    let mut row = Vec::with_capacity(8 + encoded.len());
+    row.put_i64_le(upto);
+    row.extend_from_slice(&encoded);
+    row
+}
+
+/// Reads a row of the producers table; `None` if it cannot be used: then the log tells.
+pub(crate) fn decode_producers(mut row: &[u8]) -> Option<(i64, ProducerStates)> {
+    let upto = row.try_get_i64_le().ok()?;
+    ProducerStates::decode(row).ok().map(|producers| (upto, producers))
+}

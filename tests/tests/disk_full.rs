@@ -1,0 +1,91 @@
+//! A full disk: producing is refused before the reserve is gone, reading goes on, writing resumes
+//! by itself when space returns, and nothing acknowledged is lost (R11).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use klamm_client::{Client, NewMessage, Producer, ProducerOptions};
+use klamm_tests::broker::Broker;
+use klamm_tests::history::{History, value};
+use klamm_tests::load::{self, TOPIC};
+use klamm_tests::volume::Volume;
+
+const VOLUME_MEBIBYTES: u64 = 768;
+const BALLAST_BYTES: u64 = 320 << 20;
+const RECORD_BYTES: usize = 500_000;
+const SETTINGS: [&str; 4] =
+    ["--set", "klamm.checkpoint.bytes=16777216", "--set", "klamm.disk.reserve.bytes=134217728"];
+
+struct Writer {
+    producer: Producer,
+    history: History,
+    next: u64,
+}
+
+impl Writer {
+    async fn new(address: &str) -> Result<Writer> {
+        let client = Client::connect(address, load::patient()).await?;
+        let options =
+            ProducerOptions { idempotent: true, delivery_timeout: Duration::from_secs(3), ..ProducerOptions::default() };
+        Ok(Writer { producer: Producer::new(client, options), history: History::default(), next: 0 })
+    }
+
+    /// One record; whether it was acknowledged.
+    async fn write(&mut self) -> Result<bool> {
+        let number = self.next;
+        self.next += 1;
+        let message =
+            NewMessage { value: Some(value(0, number, RECORD_BYTES).into()), ..NewMessage::default() };
+        match self.producer.send(TOPIC, Some(0), message).await?.await {
+            Ok(told) => {
+                self.history.acknowledged(told.partition, told.offset, 0, number)?;
+                Ok(true)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_until_there_is_space() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let volume = match Volume::new(dir.path(), VOLUME_MEBIBYTES) {
+        Ok(volume) => volume,
+        Err(cause) => {
+            println!("skipped: no small file system: {cause:#}");
+            return Ok(());
+        }
+    };
+    let ballast = volume.path().join("ballast");
+    let file = std::fs::File::create(&ballast)?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BALLAST_BYTES)?;
+    let broker = Broker::start(&volume.path().join("data"), 0, &SETTINGS)?;
+    load::create_topic(&broker.address).await?;
+
+    let mut writer = Writer::new(&broker.address).await?;
+    let began = Instant::now();
+    while writer.write().await? {
+        ensure!(began.elapsed() < Duration::from_secs(120), "the disk never got full");
+    }
+    let before = writer.history.len();
+    ensure!(before > 50, "only {before} records before the disk was full");
+    let (_, metrics) = broker.get("/metrics")?;
+    ensure!(metrics.contains("klamm_writable 0"), "the metric does not say that the disk is full");
+    ensure!(metrics.contains("KAFKA_STORAGE_ERROR"), "clients are not told KAFKA_STORAGE_ERROR");
+    writer.history.check(0, &load::read_partition(&broker.address, 0).await?)?;
+
+    drop(file);
+    std::fs::remove_file(&ballast)?;
+    // A producer that gave up a batch starts anew, as applications do.
+    let mut resumed = Writer { history: writer.history, next: writer.next, ..Writer::new(&broker.address).await? };
+    let began = Instant::now();
+    while !resumed.write().await? {
+        if began.elapsed() > Duration::from_secs(30) {
+            bail!("writing did not resume");
+        }
+    }
+    resumed.history.check(0, &load::read_partition(&broker.address, 0).await?)?;
+    let (_, clean) = broker.stop()?;
+    ensure!(clean, "the stop was not clean");
+    Ok(())
+}
