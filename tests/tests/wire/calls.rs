@@ -304,9 +304,15 @@ pub(crate) fn init_producer_request() -> InitProducerIdRequest {
         .with_producer_epoch(-1)
 }
 
-/// A producer id and epoch.
+/// A producer id and epoch. A broker may first have to get itself some ids to give.
 pub(crate) async fn init_producer(connection: &Connection) -> Result<(i64, i16)> {
-    let response = connection.send(&init_producer_request()).await?;
-    ensure!(response.error_code == 0, "{}", code(response.error_code));
-    Ok((response.producer_id.0, response.producer_epoch))
+    eventually("there are producer ids", || async {
+        let response = connection.send(&init_producer_request()).await?;
+        if code(response.error_code) == ErrorCode::COORDINATOR_LOAD_IN_PROGRESS {
+            return Ok(None);
+        }
+        ensure!(response.error_code == 0, "{}", code(response.error_code));
+        Ok(Some((response.producer_id.0, response.producer_epoch)))
+    })
+    .await
 }

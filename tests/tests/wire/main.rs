@@ -11,6 +11,7 @@ mod batches;
 mod calls;
 mod rig;
 
+mod fetch;
 mod framing;
 mod idempotence;
 mod metadata;
