@@ -83,11 +83,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         remove_graves(shared, dir).map_err(failed)?;
     }
     if shared.options.sync {
-        found
-            .files
-            .iter()
-            .try_for_each(|file| file.sync_data())
-            .map_err(failed)?;
+        found.secure_last_block().map_err(failed)?;
     }
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
@@ -335,6 +331,17 @@ impl Replay<'_> {
                 self.shared.deleted.lock().push((group, frame.op));
             }
             _ => {}
+        }
+        for action in &actions {
+            let emptied = match action {
+                FileAction::Unlink { segment_base }
+                | FileAction::Cut {
+                    segment_base,
+                    len: 0,
+                } => (group, *segment_base),
+                _ => continue,
+            };
+            self.recreated.retain(|segment| *segment != emptied);
         }
         actions
             .into_iter()

@@ -23,7 +23,7 @@ use crate::error::{Completion, StorageError};
 use crate::log::{FileAction, Log};
 
 pub(crate) use files::{JournalFiles, JournalPlace, list_journal, path_of, recycle};
-pub(crate) use format::{BatchFrame, Cut, Frame, FrameBody};
+pub(crate) use format::{Anchor, BatchFrame, Cut, Frame, FrameBody};
 pub(crate) use reader::{Damage, scan};
 pub(crate) use thread::{Rounds, RoundsContext, act};
 
