@@ -500,6 +500,11 @@ impl Replay<'_> {
                     len: size,
                 };
                 act(self.shared, &log, cut)?;
+                if self.shared.options.sync {
+                    // The segment may be sealed before the next checkpoint syncs it, and is then
+                    // not looked at any more.
+                    log.file(self.shared, active_base)?.sync_data()?;
+                }
             } else if len < size {
                 let what = format!("the file ends at {len} and should at {size}");
                 let error = log.damage(self.shared, active_base, len, &what);

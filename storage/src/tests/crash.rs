@@ -170,6 +170,10 @@ impl Run {
             return;
         };
         let mut model = self.groups[&number].now().unwrap().clone();
+        if !self.readable && log.raft_state().last != model.last {
+            // Something was refused: this life is over.
+            return;
+        }
         let last = model.last.map_or(0, |last| last.index);
         let purged = model.purged.map_or(0, |purged| purged.index);
         match self.chance.below(40) {
