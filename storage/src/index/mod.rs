@@ -458,5 +458,8 @@ impl Index {
 }
 
 #[cfg(test)]
-#[path = "index_test.rs"]
-mod tests;
+#[path = "contract_test.rs"]
+mod contract_tests;
+#[cfg(test)]
+#[path = "forms_test.rs"]
+mod forms_tests;
