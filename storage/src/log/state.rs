@@ -389,6 +389,8 @@ impl LogState {
             .append(header, len as u64, batch.id.index, interval);
         let epoch = header.partition_leader_epoch;
         if self.epochs.last().is_none_or(|(last, _)| *last != epoch) {
+            // An epoch without records (what it had was purged) gives way.
+            self.epochs.retain(|(_, first)| *first < header.base_offset);
             self.epochs.push((epoch, header.base_offset));
         }
         self.append_id(batch.id);

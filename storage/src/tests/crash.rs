@@ -273,7 +273,16 @@ impl Run {
         assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
         let mut after = BTreeMap::new();
         for (number, tracked) in &groups {
-            let found = store.group(GroupId(*number)).map(|log| Model::of(&log));
+            let found = store.group(GroupId(*number)).map(|log| {
+                if std::env::var("KLAMM_TRACE").is_ok() {
+                    eprintln!(
+                        "{:#?} {:?}",
+                        log.log.state.lock(),
+                        machine.disk.operations()
+                    );
+                }
+                Model::of(&log)
+            });
             let allowed = &tracked.history[acknowledged[number]..];
             let fits = allowed.iter().any(|state| state.as_ref() == found.as_ref());
             assert!(
@@ -339,6 +348,17 @@ fn check_files(machine: &Machine, store: &Store, number: u64) {
     }
 }
 
+/// Seeds of one test: `count` of them, or for a long run as many as KLAMM_CRASH_SEEDS says, or
+/// the one in KLAMM_CRASH_SEED again and again (threads make runs of one seed differ).
+fn seeds(test: u64, count: u64) -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let count = number("KLAMM_CRASH_SEEDS").unwrap_or(count);
+    match number("KLAMM_CRASH_SEED") {
+        Some(seed) => vec![seed; count as usize],
+        None => (test * 1_000_000..test * 1_000_000 + count).collect(),
+    }
+}
+
 /// Says which seed failed.
 struct Seed(u64);
 
@@ -363,14 +383,14 @@ fn run(seed: u64, prepare: impl Fn(&mut Chance, &Machine) -> bool) {
 
 #[test]
 fn acknowledged_operations_survive_power_failures() {
-    for seed in 0..200 {
+    for seed in seeds(0, 200) {
         run(seed, |_, _| true);
     }
 }
 
 #[test]
 fn acknowledged_operations_survive_power_failures_at_any_operation() {
-    for seed in 1_000..1_200 {
+    for seed in seeds(1, 200) {
         run(seed, |chance, machine| {
             let rule = FaultRule::new(Fault::PowerOff).after(chance.below(150));
             machine.disk.inject(rule);
@@ -381,7 +401,7 @@ fn acknowledged_operations_survive_power_failures_at_any_operation() {
 
 #[test]
 fn acknowledged_operations_survive_failing_disks() {
-    for seed in 2_000..2_150 {
+    for seed in seeds(2, 150) {
         run(seed, |chance, machine| {
             let fault = [Fault::Eio, Fault::Enospc, Fault::ShortWrite][chance.below(3) as usize];
             let mut rule = FaultRule::new(fault).after(chance.below(100));

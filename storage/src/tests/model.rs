@@ -55,6 +55,7 @@ impl Model {
                 let mut bytes = batch.header.stamp(self.end, epoch).to_vec();
                 bytes.extend_from_slice(&batch.bytes[16..]);
                 if self.epochs.last().is_none_or(|(last, _)| *last != epoch) {
+                    self.epochs.retain(|(_, first)| *first < self.end);
                     self.epochs.push((epoch, self.end));
                 }
                 self.end += i64::from(batch.header.last_offset_delta) + 1;
