@@ -204,6 +204,8 @@ impl Checkpointer {
             log.sync_files(shared).map_err(|e| failed("segments", &e))?;
         }
         shared.sync_root().map_err(|e| failed("directory", &e))?;
+        // Another thread may have been told of a failed sync that this one was not.
+        shared.failure.check()?;
         shared
             .index
             .commit(batch)

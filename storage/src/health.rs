@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ use crate::options::StoreOptions;
 
 /// Bytes of batches that may wait for the journal thread.
 const QUEUED_BYTES: u64 = 128 * 1024 * 1024;
+/// How often who waits for room in the queue looks whether the store still runs.
+const RECHECK: Duration = Duration::from_millis(100);
 /// How often free space is looked at.
 const SPACE_INTERVAL_MS: u64 = 1000;
 
@@ -96,7 +99,10 @@ impl Gate {
         failure.accepts()?;
         let mut queued = self.queued.lock();
         while *queued > 0 && *queued + bytes > QUEUED_BYTES {
-            self.freed.wait(&mut queued);
+            // Not for ever: a journal thread that ended frees nothing.
+            if self.freed.wait_for(&mut queued, RECHECK).timed_out() {
+                failure.accepts()?;
+            }
         }
         *queued += bytes;
         Ok(())

@@ -83,11 +83,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         remove_graves(shared, dir).map_err(failed)?;
     }
     if shared.options.sync {
-        found
-            .files
-            .iter()
-            .try_for_each(|file| file.sync_data())
-            .map_err(failed)?;
+        found.secure_last_block().map_err(failed)?;
     }
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
@@ -336,6 +332,17 @@ impl Replay<'_> {
             }
             _ => {}
         }
+        for action in &actions {
+            let emptied = match action {
+                FileAction::Unlink { segment_base }
+                | FileAction::Cut {
+                    segment_base,
+                    len: 0,
+                } => (group, *segment_base),
+                _ => continue,
+            };
+            self.recreated.retain(|segment| *segment != emptied);
+        }
         actions
             .into_iter()
             .try_for_each(|action| act(self.shared, log, action))
@@ -493,6 +500,11 @@ impl Replay<'_> {
                     len: size,
                 };
                 act(self.shared, &log, cut)?;
+                if self.shared.options.sync {
+                    // The segment may be sealed before the next checkpoint syncs it, and is then
+                    // not looked at any more.
+                    log.file(self.shared, active_base)?.sync_data()?;
+                }
             } else if len < size {
                 let what = format!("the file ends at {len} and should at {size}");
                 let error = log.damage(self.shared, active_base, len, &what);

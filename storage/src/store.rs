@@ -56,9 +56,12 @@ impl Shared {
     /// Makes the entries of the store's directory durable, if any changed.
     pub(crate) fn sync_root(&self) -> std::io::Result<()> {
         let _syncing = self.dir_sync.lock();
-        if self.options.sync && self.root_unsynced.load(Ordering::SeqCst) {
-            self.disk.sync_dir(&self.options.dir)?;
-            self.root_unsynced.store(false, Ordering::SeqCst);
+        if self.options.sync
+            && self.root_unsynced.swap(false, Ordering::SeqCst)
+            && let Err(e) = self.disk.sync_dir(&self.options.dir)
+        {
+            self.failure.poison(&format!("store directory: {e}"));
+            return Err(e);
         }
         Ok(())
     }
@@ -83,6 +86,14 @@ impl Handle {
     pub(crate) fn send(&self, op: Op) {
         // A refused message is dropped, and its completion called by that.
         let _ = self.journal.send(Message::Op(op));
+    }
+
+    /// Waits until everything queued is durable and in the segment files.
+    #[cfg(test)]
+    pub(crate) fn settle(&self) -> Result<(), StorageError> {
+        let (answer, answered) = bounded(1);
+        let _ = self.journal.send(Message::Barrier(answer));
+        answered.recv().expect("the journal thread runs")
     }
 
     /// Ends the threads, without a checkpoint. What is queued may or may not become durable.
@@ -354,15 +365,16 @@ impl Store {
 
 fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<Threads, OpenError> {
     let failed = |e| OpenError::failed("starting a thread", e);
-    let guard = PanicGuard(Arc::clone(&context.shared));
+    let guard = PanicGuard::new(&context.shared);
+    let rounds = Rounds::new(context)?;
     let journal = std::thread::Builder::new()
         .name("klamm-journal".to_owned())
         .spawn(move || {
             let _guard = guard;
-            Rounds::new(context).run();
+            rounds.run();
         })
         .map_err(failed)?;
-    let guard = PanicGuard(checkpointer.shared());
+    let guard = PanicGuard::new(&checkpointer.shared());
     let checkpoints = std::thread::Builder::new()
         .name("klamm-checkpoint".to_owned())
         .spawn(move || {
@@ -377,7 +389,13 @@ fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<T
 }
 
 /// A thread that panics must not leave its clients waiting: the store stops as a whole.
-struct PanicGuard(Arc<Shared>);
+pub(crate) struct PanicGuard(Arc<Shared>);
+
+impl PanicGuard {
+    pub(crate) fn new(shared: &Arc<Shared>) -> PanicGuard {
+        PanicGuard(Arc::clone(shared))
+    }
+}
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {

@@ -116,6 +116,15 @@ pub(crate) struct Cut {
     pub(crate) last_batch_index: u64,
 }
 
+/// A batch whose place and Raft index are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    pub(crate) segment_base: i64,
+    pub(crate) position: u64,
+    pub(crate) base_offset: i64,
+    pub(crate) raft_index: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FrameBody {
     Batch(BatchFrame),
@@ -128,9 +137,11 @@ pub(crate) enum FrameBody {
         last: Option<EntryId>,
         cut: Option<Cut>,
     },
+    /// Entries up to `upto` are gone; the first batch behind them is `first_kept`.
     Purge {
         upto: EntryId,
         start_offset: i64,
+        first_kept: Option<Anchor>,
     },
     StartOffset(i64),
     /// A new, empty segment begins at this offset.
@@ -236,8 +247,16 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
             }
             (kind::TRUNCATE, last.unwrap_or(NO_ENTRY))
         }
-        FrameBody::Purge { upto, start_offset } => {
+        FrameBody::Purge {
+            upto,
+            start_offset,
+            first_kept,
+        } => {
             copied.put_i64_le(*start_offset);
+            copied.put_u8(u8::from(first_kept.is_some()));
+            if let Some(anchor) = first_kept {
+                anchor.encode(&mut copied);
+            }
             (kind::PURGE, *upto)
         }
         FrameBody::StartOffset(offset) => {
@@ -517,6 +536,10 @@ impl FrameHeader {
             kind::PURGE => FrameBody::Purge {
                 upto: self.id,
                 start_offset: p.try_get_i64_le()?,
+                first_kept: match p.try_get_u8()? {
+                    0 => None,
+                    _ => Some(Anchor::decode(&mut p)?),
+                },
             },
             kind::START_OFFSET => FrameBody::StartOffset(p.try_get_i64_le()?),
             kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
@@ -530,6 +553,24 @@ impl FrameHeader {
             kind::DELETE_GROUP => FrameBody::DeleteGroup,
             _ => return Ok(None),
         }))
+    }
+}
+
+impl Anchor {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64_le(self.segment_base);
+        out.put_u64_le(self.position);
+        out.put_i64_le(self.base_offset);
+        out.put_u64_le(self.raft_index);
+    }
+
+    pub(crate) fn decode(p: &mut &[u8]) -> Result<Anchor, TryGetError> {
+        Ok(Anchor {
+            segment_base: p.try_get_i64_le()?,
+            position: p.try_get_u64_le()?,
+            base_offset: p.try_get_i64_le()?,
+            raft_index: p.try_get_u64_le()?,
+        })
     }
 }
 

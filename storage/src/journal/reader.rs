@@ -35,8 +35,8 @@ pub(crate) struct Scan {
     /// Where the journal goes on: its last file if nothing is in it, else a new one.
     pub(crate) resume: JournalPlace,
     next_block_seq: u64,
-    /// Files read, to be synced: what was replayed must not vanish once something follows it.
-    pub(crate) files: Vec<Arc<dyn DiskFile>>,
+    /// The last block: (file, position, length).
+    last_block: Option<(Arc<dyn DiskFile>, u64, u64)>,
     /// Blocks in the file read last.
     last_file_blocks: u64,
     pub(crate) bytes: u64,
@@ -65,7 +65,7 @@ pub(crate) fn scan(
     let mut scan = Scan {
         resume: place,
         next_block_seq: place.block_seq,
-        files: Vec::new(),
+        last_block: None,
         last_file_blocks: 0,
         bytes: 0,
         torn_bytes: 0,
@@ -80,7 +80,7 @@ pub(crate) fn scan(
             ));
         }
         let path = path_of(dir, *file_seq);
-        let file = disk.open(&path, OpenMode::Read).map_err(failed)?;
+        let file = disk.open(&path, OpenMode::ReadWrite).map_err(failed)?;
         let len = file.len().map_err(failed)?;
         files.push(JournalFile {
             path,
@@ -109,7 +109,6 @@ pub(crate) fn scan(
         file_seq,
         block_seq: scan.next_block_seq,
     };
-    scan.files = files.into_iter().map(|file| file.file).collect();
     Ok(scan)
 }
 
@@ -269,6 +268,7 @@ impl Scan {
             }
             self.bytes += header.disk_len();
             self.last_file_blocks += 1;
+            self.last_block = Some((Arc::clone(&file.file), position, header.disk_len()));
             for frame in frames {
                 match frame {
                     Ok(frame) => visit(frame)?,
@@ -286,6 +286,20 @@ impl Scan {
             self.next_block_seq += 1;
             position = behind;
         }
+    }
+
+    /// Makes the last block durable before anything follows it. All others are: something follows
+    /// them. It is written again, because after a failed sync the kernel shows bytes that are not
+    /// on the disk and takes them for synced.
+    pub(crate) fn secure_last_block(&self) -> io::Result<()> {
+        let Some((file, position, len)) = &self.last_block else {
+            return Ok(());
+        };
+        let within = file.len()?.saturating_sub(*position).min(*len);
+        let mut block = vec![0; usize::try_from(within).map_err(io::Error::other)?];
+        file.read_exact_at(&mut block, *position)?;
+        file.write_at(&[io::IoSlice::new(&block)], *position)?;
+        file.sync_data()
     }
 
     /// No block follows in this file. What is there instead: nothing, an old block of a recycled

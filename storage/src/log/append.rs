@@ -9,7 +9,7 @@ use super::{GroupLog, Log};
 use crate::entry::{Entry, Payload, Vote};
 use crate::error::{Completion, StorageError};
 use crate::index::SparseEntry;
-use crate::journal::{Cut, Done, Frame, FrameBody, Op};
+use crate::journal::{Anchor, Cut, Done, Frame, FrameBody, Op};
 use crate::producers::ProducerStates;
 use crate::segment::NO_TIMESTAMP;
 use crate::store::{Shared, decode_producers};
@@ -91,11 +91,21 @@ impl GroupLog {
             let first_kept = log.stable(shared, || {
                 log.walk(shared, Begin::Index(upto.index + 1))?.next()
             })?;
+            let first_kept = first_kept.map(|(raft_index, place)| Anchor {
+                segment_base: place.segment_base,
+                position: place.position,
+                base_offset: place.header.base_offset,
+                raft_index,
+            });
             let start_offset = match first_kept {
-                Some((_, place)) => place.header.base_offset,
+                Some(anchor) => anchor.base_offset,
                 None => log.state.lock().end_offset,
             };
-            Ok(Some(FrameBody::Purge { upto, start_offset }))
+            Ok(Some(FrameBody::Purge {
+                upto,
+                start_offset,
+                first_kept,
+            }))
         });
     }
 

@@ -284,6 +284,9 @@ fn read_batches(
         taken += len;
         next_offset = Some(header.next_offset());
     }
+    if taken == 0 && buffer.len() < BATCH_HEADER_LEN {
+        return Err(reader.damage(start, "the file ends early"));
+    }
     buffer.truncate(taken);
     Ok(Batches {
         bytes: Bytes::from(buffer),

@@ -6,6 +6,7 @@ use klamm_records::EntryId;
 
 use super::state::{LogState, PlainEntry, PlainKind};
 use crate::entry::Vote;
+use crate::journal::Anchor;
 use crate::options::LogSettings;
 
 const VERSION: u8 = 1;
@@ -94,6 +95,10 @@ pub(crate) fn encode(dir: &str, state: &LogState) -> Vec<u8> {
         &mut out,
         state.base_membership.as_ref().map_or(&[], |(_, data)| data),
     );
+    out.put_u8(u8::from(state.first_kept.is_some()));
+    if let Some(anchor) = &state.first_kept {
+        anchor.encode(&mut out);
+    }
     put_bytes(
         &mut out,
         state.quarantine.as_deref().unwrap_or_default().as_bytes(),
@@ -136,6 +141,10 @@ pub(crate) fn decode(row: &[u8]) -> Result<(String, LogState), RowError> {
     let membership_id = get_id(row)?;
     let membership = get_bytes(row)?;
     state.base_membership = membership_id.map(|id| (id, membership));
+    state.first_kept = match row.try_get_u8()? {
+        0 => None,
+        _ => Some(Anchor::decode(row)?),
+    };
     state.quarantine = Some(get_text(row)?).filter(|reason| !reason.is_empty());
     state.dirty = false;
     state.segments.clear();

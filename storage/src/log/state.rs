@@ -15,7 +15,7 @@ use klamm_records::{BatchHeader, EntryId, GroupId};
 use super::tail::{BatchPlace, Tail};
 use crate::entry::{Entry, Payload, Vote};
 use crate::index::SparseEntry;
-use crate::journal::{BatchFrame, Cut, Frame, FrameBody};
+use crate::journal::{Anchor, BatchFrame, Cut, Frame, FrameBody};
 use crate::options::LogSettings;
 use crate::producers::ProducerStates;
 use crate::segment::{NO_TIMESTAMP, Segment};
@@ -96,6 +96,9 @@ pub(crate) struct LogState {
     /// The last membership at or before `purged`.
     pub(crate) base_membership: Option<(EntryId, Bytes)>,
     pub(crate) segments: Vec<Segment>,
+    /// The first batch behind `purged`. Entries before it may be in the same segment, but which of
+    /// their indexes had records is not known any more: counting begins here.
+    pub(crate) first_kept: Option<Anchor>,
     pub(crate) producers: ProducerStates,
     /// Replay met a truncation: `producers` is to be rebuilt from the log.
     pub(crate) producers_stale: bool,
@@ -130,6 +133,7 @@ impl LogState {
             plain: BTreeMap::new(),
             base_membership: None,
             segments: vec![Segment::empty(0)],
+            first_kept: None,
             producers: ProducerStates::default(),
             producers_stale: false,
             tail: Tail::default(),
@@ -280,7 +284,14 @@ impl LogState {
                 Vec::new()
             }
             FrameBody::Truncate { last, cut } => self.truncate(*last, *cut)?,
-            FrameBody::Purge { upto, start_offset } => self.purge(*upto, *start_offset),
+            FrameBody::Purge {
+                upto,
+                start_offset,
+                first_kept,
+            } => {
+                self.first_kept = *first_kept;
+                self.purge(*upto, *start_offset)
+            }
             FrameBody::StartOffset(offset) => {
                 self.advance_start(*offset);
                 Vec::new()
@@ -378,6 +389,8 @@ impl LogState {
             .append(header, len as u64, batch.id.index, interval);
         let epoch = header.partition_leader_epoch;
         if self.epochs.last().is_none_or(|(last, _)| *last != epoch) {
+            // An epoch without records (what it had was purged) gives way.
+            self.epochs.retain(|(_, first)| *first < header.base_offset);
             self.epochs.push((epoch, header.base_offset));
         }
         self.append_id(batch.id);
@@ -431,6 +444,10 @@ impl LogState {
             self.producers_stale = true;
         }
         let from = last.map_or(0, |last| last.index + 1);
+        if let Some(kept) = &mut self.first_kept {
+            // If it is gone, the next batch takes its place with any index from here on.
+            kept.raft_index = kept.raft_index.min(from);
+        }
         self.tail.truncate_after(last.map(|last| last.index));
         self.plain.split_off(&from);
         self.terms.retain(|(_, first)| *first < from);

@@ -111,21 +111,22 @@ impl SegmentReader {
         let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
         self.chunk = Bytes::from(self.read(position, self.window.min(left).max(len))?);
         self.chunk_at = position;
+        if self.chunk.len() < len {
+            return Err(self.damage(position, "the file ends early"));
+        }
         Ok(self.chunk.slice(..len))
     }
 
-    /// `len` bytes at `position`, all before the end, past the window.
+    /// Up to `len` bytes at `position`, which lie before the end, past the window; fewer if the
+    /// file ends early.
     pub(super) fn read(&self, position: u64, len: usize) -> Result<Vec<u8>, ReadFault> {
         if self.end.saturating_sub(position) < len as u64 {
             return Err(self.damage(position, "a batch reaches past the end of the segment"));
         }
         let mut buffer = vec![0; len];
-        self.file
-            .read_exact_at(&mut buffer, position)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => self.damage(position, "the file ends early"),
-                _ => ReadFault::Storage(error.into()),
-            })?;
+        let read = self.file.read_at(&mut buffer, position);
+        let read = read.map_err(|error| ReadFault::Storage(error.into()))?;
+        buffer.truncate(read);
         Ok(buffer)
     }
 
@@ -268,7 +269,7 @@ impl Log {
             && entry.position > cold.position
             && entry.position < len
         {
-            cold.start_at(&entry);
+            cold.start_at(entry.position, entry.base_offset, entry.raft_index);
         }
         Ok(())
     }
@@ -378,17 +379,18 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
         plain,
         reader: None,
     };
-    if let Some(entry) = fresh {
-        cold.start_at(entry);
+    if let Some(kept) = state.first_kept.filter(|kept| kept.segment_base == base) {
+        cold.start_at(kept.position, kept.base_offset, kept.raft_index);
+    }
+    if let Some(entry) = fresh.filter(|entry| entry.position > cold.position) {
+        cold.start_at(entry.position, entry.base_offset, entry.raft_index);
     }
     Some(cold)
 }
 
 impl Cold {
-    fn start_at(&mut self, entry: &SparseEntry) {
-        self.position = entry.position;
-        self.base_offset = entry.base_offset;
-        self.index = entry.raft_index;
+    fn start_at(&mut self, position: u64, base_offset: i64, index: u64) {
+        (self.position, self.base_offset, self.index) = (position, base_offset, index);
     }
 
     fn next(&mut self, log: &Log, shared: &Shared) -> Result<Option<(u64, BatchPlace)>, ReadFault> {

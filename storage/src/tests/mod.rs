@@ -162,11 +162,7 @@ pub(super) fn append(log: &GroupLog, entries: Vec<Entry>) -> i64 {
 
 /// Waits until everything queued is in the segment files.
 pub(super) fn settle(log: &GroupLog) {
-    // Segments are written before the next round begins; the second operation is in a later one.
-    for _ in 0..2 {
-        let last = log.raft_state().last;
-        wait(|done| log.truncate_after(last, done)).unwrap();
-    }
+    log.store.settle().unwrap();
 }
 
 /// All batches of the log from its start, as a consumer reads them.
