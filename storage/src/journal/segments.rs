@@ -204,29 +204,33 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
     match action {
         FileAction::Cut { segment_base, len } => {
             missing_is_fine(log.file(shared, segment_base).and_then(|file| {
+                // Even if it is short enough: a cut by a former process may not be durable.
+                log.unsynced.lock().segments.insert(segment_base);
                 if file.len()? > len {
                     file.set_len(len)?;
-                    log.unsynced.lock().segments.insert(segment_base);
                 }
                 Ok(())
             }))
         }
         FileAction::Unlink { segment_base } => {
-            shared.files.remove(log.key(segment_base));
             let mut unsynced = log.unsynced.lock();
             unsynced.segments.remove(&segment_base);
             unsynced.dir = true;
             drop(unsynced);
-            missing_is_fine(shared.disk.remove_file(&log.segment_path(segment_base)))
+            missing_is_fine(shared.disk.remove_file(&log.segment_path(segment_base)))?;
+            // Not before: a reader or the checkpoint might open it once more, and a segment that
+            // is created under the same name would be written to the file that is gone.
+            shared.files.remove(log.key(segment_base));
+            Ok(())
         }
         FileAction::RemoveGroup => {
-            shared.files.remove_group(log.group);
             *log.unsynced.lock() = crate::log::Unsynced::default();
             let grave = grave_of(log);
             if shared.disk.exists(&grave)? {
                 shared.disk.remove_dir_all(&grave)?;
             }
             missing_is_fine(shared.disk.rename(&log.path, &grave))?;
+            shared.files.remove_group(log.group);
             shared.root_unsynced.store(true, Ordering::SeqCst);
             shared.graves.lock().push(grave);
             Ok(())

@@ -366,22 +366,21 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
     let fresh = fresh
         .get(..fresh.partition_point(known))
         .and_then(<[_]>::last);
-    let plain = state
-        .plain
-        .range(index..)
-        .map(|(index, _)| *index)
-        .collect();
     let mut cold = Cold {
         segments,
         position: 0,
         base_offset: base,
         index,
-        plain,
+        plain: BTreeSet::new(),
         reader: None,
     };
     if let Some(kept) = state.first_kept.filter(|kept| kept.segment_base == base) {
         cold.start_at(kept.position, kept.base_offset, kept.raft_index);
     }
+    // Before the start is moved any further: an index entry knows its index, the places above
+    // only from where on it is to be sought.
+    let plain = state.plain.range(cold.index..);
+    cold.plain = plain.map(|(index, _)| *index).collect();
     if let Some(entry) = fresh.filter(|entry| entry.position > cold.position) {
         cold.start_at(entry.position, entry.base_offset, entry.raft_index);
     }
