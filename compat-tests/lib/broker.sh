@@ -38,9 +38,9 @@ start_klamm() {
         return 1
     fi
     while read -r line; do args+=(--set "$line"); done < <(settings "$COMPAT/broker/settings.properties")
-    "$binary" dev --ephemeral --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null &
+    "$binary" dev --ephemeral --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PID=$!
-    if ! wait_for 30 grep -qiwE 'ready' "$BROKER_LOG"; then
+    if ! wait_for 30 grep -qE '^ready\b' "$BROKER_LOG"; then
         echo "klamm dev did not get ready within 30 s, see $BROKER_LOG:" >&2
         tail -n 5 "$BROKER_LOG" >&2
         return 1
@@ -68,7 +68,7 @@ start_kafka() {
     # The cluster id is any 16 bytes in base64.
     "${java[@]}" kafka.tools.StorageTool format -t S2xhbW0tY29tcGF0LXRlcw \
         -c "$BROKER_DIR/server.properties" > "$BROKER_LOG" 2>&1 || { echo "formatting failed, see $BROKER_LOG" >&2; return 1; }
-    "${java[@]}" -Xmx1g -Xms1g kafka.Kafka "$BROKER_DIR/server.properties" >> "$BROKER_LOG" 2>&1 < /dev/null &
+    "${java[@]}" -Xmx1g -Xms1g kafka.Kafka "$BROKER_DIR/server.properties" >> "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PID=$!
     BROKER=127.0.0.1:$port
     if ! wait_for 90 grep -q 'Kafka Server started' "$BROKER_LOG"; then
