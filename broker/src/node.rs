@@ -337,6 +337,9 @@ impl Node {
             self.shared.clone(),
             self.stopping.subscribe(),
         )));
+        let forgetting =
+            retention::forget_producers(self.shared.clone(), self.stopping.subscribe());
+        self.tasks.push(tokio::spawn(forgetting));
         let forever = Instant::now() + Duration::from_secs(24 * 3600);
         self.shared.wait_reconciled(forever).await;
         Ok(())

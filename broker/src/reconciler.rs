@@ -62,6 +62,7 @@ async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicI
         for partition in shared.partitions.remove_topic(id) {
             let (topic, index) = (partition.topic().clone(), partition.index());
             let group = partition.group().id();
+            partition.retire();
             shared.groups.close(group).await;
             delete_group(shared, group);
             info!(%topic, index, %group, "partition deleted");

@@ -48,6 +48,22 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
                 expire(&partition, shared.clock.now_ms()).await;
             }
             purge(&partition).await;
+        }
+    }
+}
+
+/// Forgets silent producers of all partitions until the node stops (behaviour 49).
+pub async fn forget_producers(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        let interval = shared
+            .settings()
+            .int("producer.id.expiration.check.interval.ms");
+        let interval = Duration::from_millis(u64::try_from(interval).unwrap_or(1).max(1));
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        for partition in shared.partitions.all() {
             partition.expire_producers(shared.clock.now_ms());
         }
     }

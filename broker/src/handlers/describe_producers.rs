@@ -46,8 +46,7 @@ fn answer(ctx: &RequestContext, topic: Option<&Topic>, index: i32) -> PartitionR
             answer.with_error_code(error.code())
         }
         Ok(partition) => {
-            let producers = partition.log().producers();
-            let states = producers.iter().map(|producer| {
+            let states = partition.producers().into_iter().map(|producer| {
                 ProducerState::default()
                     .with_producer_id(ProducerId(producer.producer_id))
                     .with_producer_epoch(i32::from(producer.producer_epoch))

@@ -329,11 +329,7 @@ impl Fetch {
                 aborted_transactions: (self.limits.isolation == Isolation::ReadCommitted)
                     .then(Vec::new),
                 preferred_read_replica: -1,
-                records: if read.records.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![read.records]
-                },
+                records: read.records,
             },
         }
     }

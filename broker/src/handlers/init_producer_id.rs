@@ -28,6 +28,10 @@ pub async fn handle(ctx: RequestContext, request: InitProducerIdRequest) -> Init
 
 async fn next_id(ctx: &RequestContext, request: &InitProducerIdRequest) -> Result<i64, ErrorCode> {
     match &request.transactional_id {
+        // Without a transactional id there is nothing to continue.
+        None if request.producer_id.0 != -1 || request.producer_epoch != -1 => {
+            Err(ErrorCode::INVALID_REQUEST)
+        }
         None => ctx.shared.producer_ids.next(&ctx.shared.controller).await,
         Some(id) if id.is_empty() => Err(ErrorCode::INVALID_REQUEST),
         Some(_) => Err(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),

@@ -213,9 +213,9 @@ impl Produce {
         if names::is_internal(&topic.name) && ctx.client_id.as_deref() != Some(ADMIN_CLIENT_ID) {
             return Err(ErrorCode::INVALID_TOPIC_EXCEPTION.into());
         }
-        if topic.partition(part.index).is_none() {
-            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into());
-        }
+        let assigned = topic
+            .partition(part.index)
+            .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         // Known to the cluster, not open here (yet).
         let partition = ctx
             .shared
@@ -223,7 +223,9 @@ impl Produce {
             .get(topic.id, part.index)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let settings = partition.settings();
-        if self.acks == -1 && partition.in_sync_replicas() < settings.min_insync_replicas {
+        // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.
+        let required = settings.min_insync_replicas.min(assigned.replicas.len());
+        if self.acks == -1 && partition.in_sync_replicas() < required {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
         }
         let rules = validation_rules(&settings, ctx.version);

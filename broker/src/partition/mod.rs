@@ -18,6 +18,7 @@ use klamm_metadata::settings::TopicSettings;
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal, ProposeError};
 use klamm_records::{GroupId, TopicId};
+use klamm_storage::producers::ProducerInfo;
 use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -251,6 +252,20 @@ impl Partition {
         if let Some(view) = self.replica.leader.lock().as_mut() {
             view.producers.expire(now_ms, ttl_ms);
         }
+    }
+
+    /// Producers this leader remembers; none when it does not lead.
+    pub fn producers(&self) -> Vec<ProducerInfo> {
+        let leader = self.replica.leader.lock();
+        leader
+            .as_ref()
+            .map(|view| view.producers.iter().collect())
+            .unwrap_or_default()
+    }
+
+    /// Stops serving, because the partition is gone, and wakes who waits for it.
+    pub fn retire(&self) {
+        self.replica.retire();
     }
 
     /// Replicas that have everything that is committed: with one voter, that one.

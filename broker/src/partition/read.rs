@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use klamm_protocol::ErrorCode;
+use klamm_records::BatchHeader;
 use klamm_storage::TimestampOffset;
 
 use super::{Partition, storage_error};
@@ -35,8 +36,8 @@ pub struct ReadRequest {
 /// What a read found.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// Whole batches (behaviour 74), empty when there is nothing yet.
-    pub records: Bytes,
+    /// Whole batches (behaviour 74) in one or several pieces, none when there is nothing yet.
+    pub records: Vec<Bytes>,
     /// Offset after the last committed record.
     pub high_watermark: i64,
     /// First undecided offset.
@@ -65,7 +66,7 @@ impl Partition {
         let last_stable_offset = self.last_stable_offset();
         let log_start_offset = self.start_offset();
         let mut read = Read {
-            records: Bytes::new(),
+            records: Vec::new(),
             high_watermark,
             last_stable_offset,
             log_start_offset,
@@ -95,18 +96,35 @@ impl Partition {
             Isolation::ReadUncommitted => high_watermark,
             Isolation::ReadCommitted => last_stable_offset,
         };
-        if request.fetch_offset < end_offset {
-            read.records = self
-                .log()
-                .read(
-                    request.fetch_offset,
-                    end_offset,
-                    request.max_bytes,
-                    request.at_least_one,
-                )
-                .map_err(|error| storage_error(&error))?;
-        }
+        read.records = self.read_batches(request, end_offset)?;
         Ok(read)
+    }
+
+    /// Batches below `end_offset` as far as the request's limits go. The log answers from one
+    /// place at a time (a segment file, or what is not in a file yet).
+    fn read_batches(
+        &self,
+        request: &ReadRequest,
+        end_offset: i64,
+    ) -> Result<Vec<Bytes>, ErrorCode> {
+        let mut pieces = Vec::new();
+        let (mut from, mut room) = (request.fetch_offset, request.max_bytes);
+        while from < end_offset && (room > 0 || (request.at_least_one && pieces.is_empty())) {
+            let at_least_one = request.at_least_one && pieces.is_empty();
+            let piece = match self.log().read(from, end_offset, room, at_least_one) {
+                Ok(piece) => piece,
+                // What was read before is good.
+                Err(_) if !pieces.is_empty() => break,
+                Err(error) => return Err(storage_error(&error)),
+            };
+            let Some(next) = next_offset(&piece) else {
+                break;
+            };
+            from = next;
+            room = room.saturating_sub(piece.len());
+            pieces.push(piece);
+        }
+        Ok(pieces)
     }
 
     /// Whether a read there is expected not to wait for the disk.
@@ -165,6 +183,16 @@ impl Partition {
             Isolation::ReadCommitted => self.last_stable_offset(),
         }
     }
+}
+
+/// Offset after the last of some whole batches; `None` without any.
+fn next_offset(batches: &[u8]) -> Option<i64> {
+    let (mut rest, mut next) = (batches, None);
+    while let Some(header) = BatchHeader::parse(rest) {
+        next = Some(header.next_offset());
+        rest = rest.get(header.total_len()?..)?;
+    }
+    next
 }
 
 /// `epochs`: (epoch, first offset), ascending. The epoch now served may have no record yet.

@@ -82,6 +82,13 @@ impl Replica {
         }
     }
 
+    /// Serves no more: its group is about to be closed.
+    pub(super) fn retire(&self) {
+        *self.leader.lock() = None;
+        self.leadership.lock().serving = false;
+        self.wake();
+    }
+
     fn wake(&self) {
         for notify in self.waiters.lock().values() {
             notify.notify_one();

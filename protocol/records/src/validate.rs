@@ -284,14 +284,17 @@ impl RecordCheck<'_> {
     }
 
     fn timestamp(&self, record: &Record<'_>) -> Result<i64, RecordFault> {
-        if self.header.is_log_append_time() {
-            return Err(RecordFault::ProducerLogAppendTime);
-        }
         let timestamp = self
             .header
             .base_timestamp
             .checked_add(record.timestamp_delta)
             .ok_or(RecordFault::TimestampOverflow)?;
+        // As Kafka: on a CreateTime topic the claim does not count, the record's own time does.
+        let dated_by_broker =
+            self.rules.timestamp_type == TimestampType::LogAppendTime || timestamp == NO_TIMESTAMP;
+        if dated_by_broker && self.header.is_log_append_time() {
+            return Err(RecordFault::ProducerLogAppendTime);
+        }
         if self.rules.timestamp_type == TimestampType::LogAppendTime || timestamp == NO_TIMESTAMP {
             return Ok(timestamp);
         }
@@ -318,6 +321,7 @@ fn stored_header(
 ) -> BatchHeader {
     match rules.timestamp_type {
         TimestampType::CreateTime => BatchHeader {
+            attributes: header.attributes & !TIMESTAMP_TYPE_BIT,
             max_timestamp,
             ..*header
         },
