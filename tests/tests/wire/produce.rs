@@ -7,7 +7,7 @@ use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use klamm_protocol::messages::produce_response::PartitionProduceResponse;
 use klamm_protocol::messages::{BrokerId, ProduceRequest};
-use klamm_records::{BatchBuilder, Codec, NewRecord};
+use klamm_records::{BatchBuilder, BatchHeader, Codec, NewRecord};
 use uuid::Uuid;
 
 use crate::batches::{batch, dated, fill, headers, now_ms, of_total, patched, sized};
@@ -18,9 +18,10 @@ use crate::calls::{
 };
 use crate::rig::{connect, connect_as, unique};
 
-async fn stored(connection: &Connection, topic: &Topic) -> Result<Vec<(klamm_records::BatchHeader, Bytes)>> {
-    let answer = fetch(connection, topic, 0, 0).await?;
-    headers(&answer.records.context("records")?)
+/// The batch that lies at an offset.
+async fn stored(connection: &Connection, topic: &Topic, offset: i64) -> Result<(BatchHeader, Bytes)> {
+    let answer = fetch(connection, topic, 0, offset).await?;
+    headers(&answer.records.context("records")?)?.into_iter().next().context("a batch")
 }
 
 #[tokio::test]
@@ -89,8 +90,7 @@ async fn behaviour_35_log_append_time_is_the_brokers_and_told() -> Result<()> {
         assert_eq!(code(answer.error_code), ErrorCode::NONE);
         let at = answer.log_append_time_ms;
         ensure!((before..=after).contains(&at), "{before} <= {at} <= {after}");
-        let fetched = fetch(&connection, &topic, 0, answer.base_offset).await?;
-        let (header, bytes) = headers(&fetched.records.context("records")?)?.remove(0);
+        let (header, bytes) = stored(&connection, &topic, answer.base_offset).await?;
         ensure!(header.is_log_append_time());
         assert_eq!(header.max_timestamp, at);
         // The records themselves are let be.
@@ -113,7 +113,7 @@ async fn behaviour_34_a_client_cannot_claim_log_append_time() -> Result<()> {
     assert_eq!(end_offset(&connection, &topic, 0).await?, 0);
     let topic = create(&connection, 1, &[]).await?;
     produce(&connection, &topic, 0, claiming()).await?;
-    let (header, _) = stored(&connection, &topic).await?.remove(0);
+    let (header, _) = stored(&connection, &topic, 0).await?;
     ensure!(!header.is_log_append_time(), "stored as what the topic says");
     Ok(())
 }
@@ -126,8 +126,7 @@ async fn behaviour_36_a_wrong_max_timestamp_is_put_right() -> Result<()> {
     for wrong in [now + 1000, now - 500, -1] {
         let sent = patched(&good, 35, &wrong.to_be_bytes());
         let offset = produce(&connection, &topic, 0, sent).await?;
-        let answer = fetch(&connection, &topic, 0, offset).await?;
-        let (header, _) = headers(&answer.records.context("records")?)?.remove(0);
+        let (header, _) = stored(&connection, &topic, offset).await?;
         assert_eq!(header.max_timestamp, now, "claimed {wrong}");
     }
     Ok(())
@@ -154,8 +153,8 @@ async fn behaviour_37_compression_type_decides_how_batches_are_stored() -> Resul
             builder.push(&NewRecord { timestamp: now, key: Some(b"k"), value: None, headers: &headers })?;
             let value = Some(long.as_bytes());
             builder.push(&NewRecord { timestamp: now - 9, key: None, value, headers: &headers })?;
-            produce(&connection, &topic, 0, builder.build()?).await?;
-            let (header, _) = stored(&connection, &topic).await?.pop().context("stored")?;
+            let offset = produce(&connection, &topic, 0, builder.build()?).await?;
+            let (header, _) = stored(&connection, &topic, offset).await?;
             assert_eq!(header.codec()?, becomes.unwrap_or(codec), "{codec:?} to {target}");
             assert_eq!((header.producer_id, header.producer_epoch), (4_000_000, 3));
             assert_eq!((header.base_sequence, header.record_count), (number * 2, 2));
