@@ -15,5 +15,8 @@ pub fn of(image: &Image) -> Features {
             finalized_level: image.feature(feature.name),
         })
         .collect();
-    Features { epoch: image.features_epoch(), features }
+    Features {
+        epoch: image.features_epoch(),
+        features,
+    }
 }

@@ -61,24 +61,39 @@ impl Identity {
     /// Reads the directory's identity, or gives an empty directory one.
     pub fn load_or_create(dir: &Path, node_id: i32) -> Result<Identity, IdentityError> {
         let path = dir.join(FILE);
-        let unreadable = |cause: String| IdentityError::Unreadable { path: path.clone(), cause };
+        let unreadable = |cause: String| IdentityError::Unreadable {
+            path: path.clone(),
+            cause,
+        };
         let identity = match std::fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice::<Identity>(&bytes).map_err(|error| unreadable(error.to_string()))?
-            }
+            Ok(bytes) => serde_json::from_slice::<Identity>(&bytes)
+                .map_err(|error| unreadable(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity =
-                    Identity { version: VERSION, node_id, directory_id: Uuid::new_v4(), incarnation: 0 };
-                identity.write(dir, &path).map_err(|error| unreadable(error.to_string()))?;
+                let identity = Identity {
+                    version: VERSION,
+                    node_id,
+                    directory_id: Uuid::new_v4(),
+                    incarnation: 0,
+                };
+                identity
+                    .write(dir, &path)
+                    .map_err(|error| unreadable(error.to_string()))?;
                 identity
             }
             Err(error) => return Err(unreadable(error.to_string())),
         };
         if identity.version > VERSION {
-            return Err(IdentityError::Newer { path, found: identity.version });
+            return Err(IdentityError::Newer {
+                path,
+                found: identity.version,
+            });
         }
         if identity.node_id != node_id {
-            return Err(IdentityError::OtherNode { dir: dir.to_owned(), found: identity.node_id, wanted: node_id });
+            return Err(IdentityError::OtherNode {
+                dir: dir.to_owned(),
+                found: identity.node_id,
+                wanted: node_id,
+            });
         }
         Ok(identity)
     }
@@ -114,7 +129,10 @@ fn base64_url(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        let word = chunk
+            .iter()
+            .fold(0_u32, |word, &byte| word << 8 | u32::from(byte))
+            << (8 * (3 - chunk.len()));
         for at in 0..=chunk.len() {
             let index = word >> (18 - 6 * at) & 63;
             out.push(char::from(ALPHABET[index as usize]));
@@ -129,7 +147,13 @@ mod tests {
 
     #[test]
     fn base64_as_in_rfc_4648() {
-        for (bytes, expect) in [("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg"), ("\u{3ff}", "z78")] {
+        for (bytes, expect) in [
+            ("f", "Zg"),
+            ("fo", "Zm8"),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg"),
+            ("\u{3ff}", "z78"),
+        ] {
             assert_eq!(base64_url(bytes.as_bytes()), expect);
         }
         assert_eq!(base64_url(&[0xfb, 0xff]), "-_8");
@@ -142,7 +166,17 @@ mod tests {
         let made = Identity::load_or_create(dir.path(), 1).expect("made");
         assert_eq!(Identity::load_or_create(dir.path(), 1).expect("read"), made);
         let refused = Identity::load_or_create(dir.path(), 2).expect_err("another node");
-        assert!(matches!(refused, IdentityError::OtherNode { found: 1, wanted: 2, .. }), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                IdentityError::OtherNode {
+                    found: 1,
+                    wanted: 2,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -151,7 +185,10 @@ mod tests {
         let newer = r#"{"version":2,"node_id":1,"directory_id":"00000000-0000-0000-0000-000000000000","incarnation":0}"#;
         let path = dir.path().join("node.json");
         std::fs::write(&path, newer).expect("written");
-        assert!(matches!(Identity::load_or_create(dir.path(), 1), Err(IdentityError::Newer { found: 2, .. })));
+        assert!(matches!(
+            Identity::load_or_create(dir.path(), 1),
+            Err(IdentityError::Newer { found: 2, .. })
+        ));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), newer);
     }
 }

@@ -18,7 +18,9 @@ use klamm_protocol::Features;
 use klamm_raft::{Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
 use klamm_storage::disk::{Disk, RealDisk};
-use klamm_storage::{Clock, OpenError, RecoveryReport, StorageError, Store, StoreOptions, SystemClock};
+use klamm_storage::{
+    Clock, OpenError, RecoveryReport, StorageError, Store, StoreOptions, SystemClock,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -100,7 +102,9 @@ impl Shared {
 
     /// Puts the image's dynamic settings in force.
     pub fn refresh_settings(&self, image: &Image) {
-        self.settings.store(Arc::new(self.settings.load().with_dynamic(image, self.node_id)));
+        self.settings.store(Arc::new(
+            self.settings.load().with_dynamic(image, self.node_id),
+        ));
     }
 
     /// Settings of a topic in force.
@@ -117,7 +121,9 @@ impl Shared {
     pub async fn wait_reconciled(&self, deadline: Instant) -> bool {
         let offset = self.controller.image().last_offset();
         let mut reconciled = self.reconciled.subscribe();
-        tokio::time::timeout_at(deadline, reconciled.wait_for(|done| *done >= offset)).await.is_ok_and(|r| r.is_ok())
+        tokio::time::timeout_at(deadline, reconciled.wait_for(|done| *done >= offset))
+            .await
+            .is_ok_and(|r| r.is_ok())
     }
 
     /// The replica of a broker in Raft groups.
@@ -135,17 +141,27 @@ impl Shared {
     /// used.
     pub fn endpoint(&self, broker: &Broker, connection: &ConnectionInfo) -> Option<Endpoint> {
         let endpoint = broker.endpoints.get(&*connection.listener)?.clone();
-        let advertised = self.listeners.advertised.iter().find(|told| *told.name == *connection.listener);
+        let advertised = self
+            .listeners
+            .advertised
+            .iter()
+            .find(|told| *told.name == *connection.listener);
         let as_reached = advertised.is_some_and(|told| told.host.is_none());
         if broker.id == self.node_id && as_reached {
-            return Some(Endpoint { host: connection.local.ip().to_string(), ..endpoint });
+            return Some(Endpoint {
+                host: connection.local.ip().to_string(),
+                ..endpoint
+            });
         }
         Some(endpoint)
     }
 
     /// Identity of a broker's data directory.
     pub fn directory_id_of(&self, broker: i32) -> Uuid {
-        self.controller.image().broker(broker).map_or(Uuid::nil(), |broker| broker.incarnation)
+        self.controller
+            .image()
+            .broker(broker)
+            .map_or(Uuid::nil(), |broker| broker.incarnation)
     }
 
     /// Why requests are not served yet; `None` when they are.
@@ -158,7 +174,10 @@ impl Shared {
 
     /// Where HTTP is, for people.
     pub fn http_address(&self) -> String {
-        self.http.get().map_or_else(|| "the address of klamm.http.listener".to_owned(), ToString::to_string)
+        self.http.get().map_or_else(
+            || "the address of klamm.http.listener".to_owned(),
+            ToString::to_string,
+        )
     }
 
     /// Listeners of this node.
@@ -226,7 +245,9 @@ impl Node {
     /// Starts a node; returns when it serves.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
         let settings = options.settings;
-        let listeners = settings.listeners().expect("checked when the settings were loaded");
+        let listeners = settings
+            .listeners()
+            .expect("checked when the settings were loaded");
         let bound = bind(&listeners, &settings).await?;
         let http_listener = match options.http {
             Some(address) => Some(crate::server::bind_http(address).await?),
@@ -234,15 +255,19 @@ impl Node {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let (store, recovery) = open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
+        let (store, recovery) =
+            open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
         let identity = Identity::load_or_create(&options.data_dir, settings.node_id())?;
         let groups = groups(identity.replica_id());
         let controller = open_metadata(&store, &groups, &identity, clock.clone()).await?;
         let limits = Limits {
             fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
-            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit")).unwrap_or(1).max(1),
+            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
+                .unwrap_or(1)
+                .max(1),
         };
-        let slots = usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
+        let slots =
+            usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
         let budget = MemoryBudget::new(
             usize::try_from(settings.long("klamm.request.memory.bytes")).unwrap_or(usize::MAX),
         );
@@ -268,7 +293,10 @@ impl Node {
             http: OnceLock::new(),
         });
         let mut node = Node {
-            addresses: bound.iter().map(|bound| (bound.name.to_string(), bound.address)).collect(),
+            addresses: bound
+                .iter()
+                .map(|bound| (bound.name.to_string(), bound.address))
+                .collect(),
             http: None,
             shared,
             recovery,
@@ -287,7 +315,9 @@ impl Node {
         let joined = self.shared.controller.change(move |image| {
             let mut commands = Vec::new();
             if image.cluster_id().is_none() {
-                commands.push(Command::Found { cluster_id: crate::identity::new_cluster_id() });
+                commands.push(Command::Found {
+                    cluster_id: crate::identity::new_cluster_id(),
+                });
             }
             if image.features().next().is_none() {
                 commands.extend(initial_features());
@@ -296,22 +326,42 @@ impl Node {
             (commands, ())
         });
         joined.await.map_err(|error| {
-            StartError::Metadata(format!("failed to register in the metadata log: {}", error.name()))
+            StartError::Metadata(format!(
+                "failed to register in the metadata log: {}",
+                error.name()
+            ))
         })?;
-        self.tasks.push(tokio::spawn(reconciler::run(self.shared.clone())));
-        self.tasks.push(tokio::spawn(retention::run(self.shared.clone(), self.stopping.subscribe())));
+        self.tasks
+            .push(tokio::spawn(reconciler::run(self.shared.clone())));
+        self.tasks.push(tokio::spawn(retention::run(
+            self.shared.clone(),
+            self.stopping.subscribe(),
+        )));
         let forever = Instant::now() + Duration::from_secs(24 * 3600);
         self.shared.wait_reconciled(forever).await;
         Ok(())
     }
 
-    fn serve_http(&mut self, listener: Option<TcpListener>, logs: Option<LogControl>) -> Result<(), StartError> {
-        let Some(listener) = listener else { return Ok(()) };
-        let address = listener.local_addr().map_err(|cause| StartError::Metadata(cause.to_string()))?;
+    fn serve_http(
+        &mut self,
+        listener: Option<TcpListener>,
+        logs: Option<LogControl>,
+    ) -> Result<(), StartError> {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let address = listener
+            .local_addr()
+            .map_err(|cause| StartError::Metadata(cause.to_string()))?;
         self.http = Some(address);
         // Set once, here.
         let _ = self.shared.http.set(address);
-        let serving = http::serve(listener, self.shared.clone(), logs, self.stopping.subscribe());
+        let serving = http::serve(
+            listener,
+            self.shared.clone(),
+            logs,
+            self.stopping.subscribe(),
+        );
         self.tasks.push(tokio::spawn(async move {
             if let Err(cause) = serving.await {
                 error!(%cause, "HTTP ended");
@@ -322,7 +372,9 @@ impl Node {
 
     fn accept(&mut self, bound: Vec<Bound>) {
         for listener in bound {
-            self.tasks.push(tokio::spawn(listener.accept(self.shared.clone(), self.stopping.subscribe())));
+            self.tasks.push(tokio::spawn(
+                listener.accept(self.shared.clone(), self.stopping.subscribe()),
+            ));
         }
         self.shared.ready.store(true, Ordering::Release);
         info!(node = self.shared.node_id, "serving");
@@ -359,7 +411,8 @@ impl Node {
             }
         }
         // Groups that do not stop in time hold nothing that is not durable.
-        let _ = tokio::time::timeout(Duration::from_millis(300), self.shared.groups.shutdown()).await;
+        let _ =
+            tokio::time::timeout(Duration::from_millis(300), self.shared.groups.shutdown()).await;
         let store = self.shared.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(result) => result,
@@ -376,14 +429,16 @@ async fn open_store(
 ) -> Result<(Store, RecoveryReport), StartError> {
     let options = StoreOptions {
         reserve_bytes: u64::try_from(settings.long("klamm.disk.reserve.bytes")).unwrap_or(0),
-        checkpoint_bytes: u64::try_from(settings.long("klamm.checkpoint.bytes")).unwrap_or(u64::MAX),
+        checkpoint_bytes: u64::try_from(settings.long("klamm.checkpoint.bytes"))
+            .unwrap_or(u64::MAX),
         checkpoint_interval: millis(settings.long("klamm.checkpoint.interval.ms")),
         bypass_bytes: usize::try_from(settings.int("klamm.bypass.bytes")).unwrap_or(usize::MAX),
         max_open_files: usize::try_from(settings.int("klamm.max.open.files")).unwrap_or(usize::MAX),
         ..StoreOptions::new(dir)
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;
-    let (store, report) = opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+    let (store, report) =
+        opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
     store.on_failure(Box::new(|failure| {
         // Going on could acknowledge what is not there (R1). The next start recovers.
         error!(%failure, "the store failed; the process ends");
@@ -422,12 +477,15 @@ async fn open_metadata(
         None => {
             let settings = klamm_storage::LogSettings {
                 segment_bytes: METADATA_SEGMENT_BYTES,
-                ..log_settings(&Settings::default().topic(&Default::default()), GroupId::METADATA)
+                ..log_settings(
+                    &Settings::default().topic(&Default::default()),
+                    GroupId::METADATA,
+                )
             };
             store.create_group(GroupId::METADATA, METADATA_DIR, settings)?
         }
     };
-    let machine = MetadataMachine::rebuild(&log)?;
+    let machine = MetadataMachine::new();
     let voters = [identity.replica_id()].into();
     let group = groups.open(log, Some(voters), machine.clone()).await?;
     let mut leadership = machine.watch_leadership();
@@ -441,7 +499,10 @@ async fn open_metadata(
 
 /// The name of this machine, as Kafka advertises a listener on all interfaces.
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What this node tells the cluster about itself.
@@ -457,7 +518,10 @@ fn registration(shared: &Shared, bound: &[Bound]) -> BrokerRegistration {
                 None if bound.address.ip().is_unspecified() => host_name(),
                 None => bound.host.clone(),
             };
-            let port = advertised.port.filter(|&port| port != 0).unwrap_or(bound.address.port());
+            let port = advertised
+                .port
+                .filter(|&port| port != 0)
+                .unwrap_or(bound.address.port());
             Some((advertised.name.clone(), Endpoint { host, port }))
         })
         .collect();

@@ -21,7 +21,10 @@ pub struct ProducerIds {
 impl ProducerIds {
     /// No block yet.
     pub fn new(broker: i32) -> ProducerIds {
-        ProducerIds { broker, block: Mutex::new(0..0) }
+        ProducerIds {
+            broker,
+            block: Mutex::new(0..0),
+        }
     }
 
     /// A fresh id. Every thousandth waits for a new block to be replicated.
@@ -35,7 +38,13 @@ impl ProducerIds {
             let first = controller
                 .change(move |image| {
                     let first = image.next_producer_id();
-                    (vec![Command::AllocateProducerIds { broker, count: BLOCK }], first)
+                    (
+                        vec![Command::AllocateProducerIds {
+                            broker,
+                            count: BLOCK,
+                        }],
+                        first,
+                    )
                 })
                 .await
                 .map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE)?;

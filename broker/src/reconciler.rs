@@ -52,7 +52,11 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicId>) {
-    let gone: Vec<TopicId> = open.iter().copied().filter(|id| image.topic_by_id(*id).is_none()).collect();
+    let gone: Vec<TopicId> = open
+        .iter()
+        .copied()
+        .filter(|id| image.topic_by_id(*id).is_none())
+        .collect();
     for id in gone {
         open.remove(&id);
         for partition in shared.partitions.remove_topic(id) {
@@ -78,8 +82,10 @@ fn delete_group(shared: &Shared, group: GroupId) {
 
 /// Groups on disk that no topic has any more: their deletion was interrupted.
 fn delete_leftovers(shared: &Shared, image: &Image) {
-    let wanted: HashSet<GroupId> =
-        image.topics().flat_map(|topic| topic.partitions.iter().map(|partition| partition.group)).collect();
+    let wanted: HashSet<GroupId> = image
+        .topics()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| partition.group))
+        .collect();
     for group in shared.store.groups() {
         if group != GroupId::METADATA && !wanted.contains(&group) {
             info!(%group, "deleting what is left of a deleted topic");
@@ -142,17 +148,22 @@ async fn try_open(
             log.set_settings(log_settings(&settings, partition.group));
             log
         }
-        None => {
-            shared.store.create_group(
-                partition.group,
-                &topic.directory(partition.index),
-                log_settings(&settings, partition.group),
-            )?
-        }
+        None => shared.store.create_group(
+            partition.group,
+            &topic.directory(partition.index),
+            log_settings(&settings, partition.group),
+        )?,
     };
     let replica = Partition::replica(log.clone());
-    let voters = partition.replicas.iter().map(|&broker| shared.replica_id(broker)).collect();
-    let group = shared.groups.open(log, Some(voters), replica.clone()).await?;
+    let voters = partition
+        .replicas
+        .iter()
+        .map(|&broker| shared.replica_id(broker))
+        .collect();
+    let group = shared
+        .groups
+        .open(log, Some(voters), replica.clone())
+        .await?;
     Ok(Partition::new(
         topic.name.clone(),
         topic.id,

@@ -37,7 +37,11 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
         let now_paused = jumped_ms.abs() > MAX_JUMP_MS;
         if now_paused != paused {
             paused = now_paused;
-            warn!(jumped_ms, paused, "the wall clock jumped: retention pauses until it is back or the broker restarts");
+            warn!(
+                jumped_ms,
+                paused,
+                "the wall clock jumped: retention pauses until it is back or the broker restarts"
+            );
         }
         for partition in shared.partitions.all() {
             if !paused {
@@ -57,13 +61,19 @@ struct JumpGuard {
 
 impl JumpGuard {
     fn new(clock: &dyn Clock) -> JumpGuard {
-        JumpGuard { wall_ms: clock.now_ms(), monotonic: clock.monotonic() }
+        JumpGuard {
+            wall_ms: clock.now_ms(),
+            monotonic: clock.monotonic(),
+        }
     }
 
     fn jumped_ms(&self, clock: &dyn Clock) -> i64 {
         let passed = clock.monotonic().saturating_sub(self.monotonic);
         let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        clock.now_ms().saturating_sub(self.wall_ms).saturating_sub(passed_ms)
+        clock
+            .now_ms()
+            .saturating_sub(self.wall_ms)
+            .saturating_sub(passed_ms)
     }
 }
 
@@ -74,22 +84,40 @@ async fn expire(partition: &Partition, now_ms: i64) {
     }
     let settings = partition.settings();
     let mut segments = partition.log().segments();
-    if segments.last().is_some_and(|active| roll_expired(active, &settings, now_ms)) {
+    if segments
+        .last()
+        .is_some_and(|active| roll_expired(active, &settings, now_ms))
+    {
         if partition.roll().await {
             segments = partition.log().segments();
         }
     }
     let committed = partition.high_watermark();
-    let Some(offset) = expired_below(&segments, &settings, now_ms, committed) else { return };
+    let Some(offset) = expired_below(&segments, &settings, now_ms, committed) else {
+        return;
+    };
     if offset <= partition.start_offset() {
         return;
     }
-    match partition.delete_records(offset, Instant::now() + ORDER_WAIT).await {
+    match partition
+        .delete_records(offset, Instant::now() + ORDER_WAIT)
+        .await
+    {
         Ok(start) => {
-            info!(topic = &**partition.topic(), partition = partition.index(), start, "retention moved the log start");
+            info!(
+                topic = &**partition.topic(),
+                partition = partition.index(),
+                start,
+                "retention moved the log start"
+            );
         }
         Err(error) => {
-            debug!(topic = &**partition.topic(), partition = partition.index(), error = error.name(), "retention deferred");
+            debug!(
+                topic = &**partition.topic(),
+                partition = partition.index(),
+                error = error.name(),
+                "retention deferred"
+            );
         }
     }
 }
@@ -107,7 +135,9 @@ fn roll_expired(active: &SegmentInfo, settings: &TopicSettings, now_ms: i64) -> 
 }
 
 fn is_expired(segment: &SegmentInfo, settings: &TopicSettings, now_ms: i64) -> bool {
-    let Some(keep_ms) = settings.retention_ms else { return false };
+    let Some(keep_ms) = settings.retention_ms else {
+        return false;
+    };
     // A segment without any timestamp is as old as can be, as in Kafka.
     let age_ms = now_ms.saturating_sub(segment.max_timestamp);
     u64::try_from(age_ms).is_ok_and(|age_ms| age_ms > keep_ms)
@@ -122,14 +152,19 @@ fn expired_below(
     committed: i64,
 ) -> Option<i64> {
     let mut excess = settings.retention_bytes.map(|keep| {
-        segments.iter().map(|segment| segment.size_bytes).sum::<u64>().saturating_sub(keep)
+        segments
+            .iter()
+            .map(|segment| segment.size_bytes)
+            .sum::<u64>()
+            .saturating_sub(keep)
     });
     let mut below = None;
     for segment in segments {
         if segment.active || segment.next_offset > committed {
             break;
         }
-        let too_much = excess.is_some_and(|excess| excess >= segment.size_bytes && segment.size_bytes > 0);
+        let too_much =
+            excess.is_some_and(|excess| excess >= segment.size_bytes && segment.size_bytes > 0);
         if !too_much && !is_expired(segment, settings, now_ms) {
             break;
         }
@@ -145,8 +180,8 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use klamm_metadata::settings::TopicSettings;
     use klamm_metadata::settings::Settings;
+    use klamm_metadata::settings::TopicSettings;
     use klamm_storage::{ManualClock, SegmentInfo};
 
     use super::{JumpGuard, MAX_JUMP_MS, expired_below, roll_expired};
@@ -154,8 +189,10 @@ mod tests {
     const NOW: i64 = 1_000_000;
 
     fn settings(overrides: &[(&str, &str)]) -> TopicSettings {
-        let overrides: BTreeMap<String, String> =
-            overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let overrides: BTreeMap<String, String> = overrides
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         Settings::default().topic(&overrides)
     }
 
@@ -179,23 +216,61 @@ mod tests {
     fn behaviour_125_time_retention_by_largest_timestamp() {
         let keep = settings(&[("retention.ms", "1000")]);
         let old = NOW - 1001;
-        assert_eq!(expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 100), Some(20));
-        assert_eq!(expired_below(&segments(&[(5, NOW - 1000), (5, old), (5, NOW)]), &keep, NOW, 100), None);
-        assert_eq!(expired_below(&segments(&[(5, old), (5, old)]), &keep, NOW, 100), Some(10), "the active one stays");
-        assert_eq!(expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 15), Some(10), "uncommitted");
+        assert_eq!(
+            expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 100),
+            Some(20)
+        );
+        assert_eq!(
+            expired_below(
+                &segments(&[(5, NOW - 1000), (5, old), (5, NOW)]),
+                &keep,
+                NOW,
+                100
+            ),
+            None
+        );
+        assert_eq!(
+            expired_below(&segments(&[(5, old), (5, old)]), &keep, NOW, 100),
+            Some(10),
+            "the active one stays"
+        );
+        assert_eq!(
+            expired_below(&segments(&[(5, old), (5, old), (5, NOW)]), &keep, NOW, 15),
+            Some(10),
+            "uncommitted"
+        );
     }
 
     #[test]
     fn behaviour_125_size_retention_keeps_at_least_that_much() {
         let keep = settings(&[("retention.bytes", "100"), ("retention.ms", "-1")]);
-        assert_eq!(expired_below(&segments(&[(60, NOW), (60, NOW), (60, NOW)]), &keep, NOW, 100), Some(10));
-        assert_eq!(expired_below(&segments(&[(60, NOW), (60, NOW), (30, NOW)]), &keep, NOW, 100), None);
+        assert_eq!(
+            expired_below(
+                &segments(&[(60, NOW), (60, NOW), (60, NOW)]),
+                &keep,
+                NOW,
+                100
+            ),
+            Some(10)
+        );
+        assert_eq!(
+            expired_below(
+                &segments(&[(60, NOW), (60, NOW), (30, NOW)]),
+                &keep,
+                NOW,
+                100
+            ),
+            None
+        );
     }
 
     #[test]
     fn without_limits_nothing_goes() {
         let keep = settings(&[("retention.bytes", "-1"), ("retention.ms", "-1")]);
-        assert_eq!(expired_below(&segments(&[(60, 0), (60, 0), (60, 0)]), &keep, NOW, 100), None);
+        assert_eq!(
+            expired_below(&segments(&[(60, 0), (60, 0), (60, 0)]), &keep, NOW, 100),
+            None
+        );
     }
 
     #[test]

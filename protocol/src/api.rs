@@ -11,6 +11,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages;
 use kafka_protocol::protocol::{Decodable, Encodable, Message};
 
@@ -25,6 +26,38 @@ pub trait ApiMessage: Message + Encodable + Decodable {
     /// Its layout on the wire, checked before it is decoded.
     #[doc(hidden)]
     const SHAPE: &'static Shape;
+
+    /// Decodes a body that its layout admits. Not generic over the buffer, so that the codec of
+    /// each message is compiled once, here, and not again in every crate that uses it.
+    #[doc(hidden)]
+    fn read(body: &mut Bytes, version: i16) -> Result<Self, String>;
+
+    /// Size of the body in bytes.
+    #[doc(hidden)]
+    fn body_len(&self, version: i16) -> Result<usize, String>;
+
+    /// Encodes the body; compiled once, as [`ApiMessage::read`].
+    #[doc(hidden)]
+    fn write(&self, frame: &mut BytesMut, version: i16) -> Result<(), String>;
+}
+
+/// The codec of one message, by way of kafka-protocol.
+macro_rules! codec {
+    () => {
+        fn read(body: &mut Bytes, version: i16) -> Result<Self, String> {
+            Self::decode(body, version).map_err(|error| error.to_string())
+        }
+
+        fn body_len(&self, version: i16) -> Result<usize, String> {
+            self.compute_size(version)
+                .map_err(|error| error.to_string())
+        }
+
+        fn write(&self, frame: &mut BytesMut, version: i16) -> Result<(), String> {
+            self.encode(frame, version)
+                .map_err(|error| error.to_string())
+        }
+    };
 }
 
 /// The body of a request.
@@ -88,6 +121,7 @@ macro_rules! api_table {
             impl ApiMessage for messages::$request {
                 const API: Api = Api::$api;
                 const SHAPE: &'static Shape = &requests::$request_shape;
+                codec!();
             }
             impl ApiRequest for messages::$request {
                 type Response = messages::$response;
@@ -95,6 +129,7 @@ macro_rules! api_table {
             impl ApiMessage for messages::$response {
                 const API: Api = Api::$api;
                 const SHAPE: &'static Shape = &$($response_shape)::+;
+                codec!();
             }
             impl ApiResponse for messages::$response {}
         )*

@@ -83,10 +83,10 @@ pub fn decode<T: ApiMessage>(mut body: Bytes, version: i16) -> Result<T, DecodeE
                 granted,
             },
         })?;
-    T::decode(&mut body, codec_version::<T>(version)).map_err(|error| DecodeError::Codec {
+    T::read(&mut body, codec_version::<T>(version)).map_err(|reason| DecodeError::Codec {
         api,
         version,
-        reason: error.to_string(),
+        reason,
     })
 }
 

@@ -117,17 +117,13 @@ fn encode_frame<T: ApiMessage>(
         version,
         reason,
     };
-    let body_len = message
-        .compute_size(codec_version)
-        .map_err(|error| refused(error.to_string()))?;
+    let body_len = message.body_len(codec_version).map_err(refused)?;
     let len = header_len + body_len;
     let prefix = frame_prefix(api, version, len)?;
     let mut frame = BytesMut::with_capacity(FRAME_PREFIX_LEN + len);
     frame.put_slice(&prefix);
     header(&mut frame);
-    message
-        .encode(&mut frame, codec_version)
-        .map_err(|error| refused(error.to_string()))?;
+    message.write(&mut frame, codec_version).map_err(refused)?;
     assert_eq!(
         frame.len(),
         FRAME_PREFIX_LEN + len,

@@ -11,6 +11,7 @@ use klamm_records::GroupId;
 use klamm_storage::GroupLog;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::NodeId;
@@ -62,7 +63,7 @@ struct Inner {
     transport: Arc<dyn PeerTransport>,
     on_fatal: OnFatal,
     groups: RwLock<HashMap<GroupId, Group>>,
-    driver: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    driver: Mutex<Option<AbortHandle>>,
 }
 
 impl Groups {
@@ -110,13 +111,13 @@ impl Groups {
         let driver = inner
             .runtime
             .spawn(drive(Arc::downgrade(&inner), inner.options.clone()));
-        *inner.driver.lock() = Some(driver);
+        *inner.driver.lock() = Some(driver.abort_handle());
         Groups { inner }
     }
 
     /// Starts a group over its log. A log that was never written is founded with `voters`, if
     /// given; each of them founds its own replica with the same set. A group whose only voter is
-    /// this node is elected at once.
+    /// this node is elected at once. One caller at a time opens a given group.
     ///
     /// # Errors
     /// When the log cannot be read, the group is open already, or founding it failed.
@@ -166,9 +167,6 @@ impl Groups {
 
     /// Stops all groups and the driver. What is acknowledged is durable already.
     pub async fn shutdown(&self) {
-        if let Some(driver) = self.inner.driver.lock().take() {
-            driver.abort();
-        }
         let groups: Vec<Group> = self
             .inner
             .groups
@@ -177,6 +175,21 @@ impl Groups {
             .map(|(_, group)| group)
             .collect();
         futures::future::join_all(groups.iter().map(stop)).await;
+        self.inner.end_driver();
+    }
+}
+
+impl Inner {
+    fn end_driver(&self) {
+        if let Some(driver) = self.driver.lock().take() {
+            driver.abort();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end_driver();
     }
 }
 

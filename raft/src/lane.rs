@@ -138,3 +138,114 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
         .lane
         .resume(|pending, generation| shared.send(pending, generation));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use bytes::Bytes;
+    use klamm_records::EntryId;
+
+    use super::*;
+
+    /// A lane whose "queue" is a vector, and whose answers go to another.
+    struct Bench {
+        lane: Lane,
+        queue: RefCell<Vec<(Arc<Pending>, u64)>>,
+        answers: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench {
+                lane: Lane::new(),
+                queue: RefCell::default(),
+                answers: Arc::default(),
+            }
+        }
+
+        fn enter(&self) -> bool {
+            let answers = Arc::clone(&self.answers);
+            let done = Box::new(move |result: Result<EntryId, ProposeError>| {
+                answers.lock().push(format!("{result:?}"));
+            });
+            let send = |pending, generation| self.queue.borrow_mut().push((pending, generation));
+            self.lane
+                .enter(1, Proposal::Command(Bytes::new()), done, send)
+                .is_ok()
+        }
+
+        fn resume(&self) {
+            self.lane
+                .resume(|pending, generation| self.queue.borrow_mut().push((pending, generation)));
+        }
+
+        /// What openraft would see next: sequences and generations.
+        fn queued(&self) -> Vec<(u64, u64)> {
+            self.queue
+                .borrow()
+                .iter()
+                .map(|(pending, generation)| (pending.sequence, *generation))
+                .collect()
+        }
+
+        fn surface(&self, at: usize) -> Arc<Pending> {
+            self.queue.borrow_mut().remove(at).0
+        }
+    }
+
+    #[test]
+    fn what_was_refused_or_overtaken_is_sent_again_in_order() {
+        let bench = Bench::new();
+        (0..4).for_each(|_| assert!(bench.enter()));
+        assert_eq!(bench.queued(), [(0, 0), (1, 0), (2, 0), (3, 0)]);
+
+        let accepted = bench.surface(0);
+        assert!(!bench.lane.is_stale(&accepted));
+        assert!(
+            bench.lane.park(bench.surface(0)),
+            "the first starts the renewal"
+        );
+        assert!(bench.enter(), "a new one waits behind");
+        let overtaken = bench.surface(0);
+        assert!(bench.lane.is_stale(&overtaken));
+        assert!(!bench.lane.park(overtaken));
+        assert!(!bench.lane.park(bench.surface(0)));
+        assert_eq!(bench.queued(), []);
+
+        bench.resume();
+        assert_eq!(bench.queued(), [(1, 1), (2, 1), (3, 1), (4, 1)]);
+        assert!(bench.enter());
+        assert_eq!(bench.queued().last(), Some(&(5, 1)));
+        for (pending, generation) in bench.queue.borrow().iter() {
+            assert!(!bench.lane.is_stale(pending));
+            assert!(pending.is_of(*generation));
+        }
+        assert!(bench.answers.lock().is_empty());
+    }
+
+    #[test]
+    fn the_lease_can_be_lost_again() {
+        let bench = Bench::new();
+        (0..2).for_each(|_| assert!(bench.enter()));
+        assert!(bench.lane.park(bench.surface(0)));
+        assert!(!bench.lane.park(bench.surface(0)));
+        bench.resume();
+        assert!(bench.lane.park(bench.surface(0)), "a new renewal");
+        assert!(bench.lane.is_stale(&bench.surface(0)));
+    }
+
+    #[test]
+    fn closing_answers_what_waits_and_refuses_the_rest() {
+        let bench = Bench::new();
+        (0..2).for_each(|_| assert!(bench.enter()));
+        assert!(bench.lane.park(bench.surface(0)));
+        bench.lane.close();
+        assert!(
+            !bench.lane.park(bench.surface(0)),
+            "no renewal for a closed lane"
+        );
+        assert!(!bench.enter());
+        assert_eq!(*bench.answers.lock(), ["Err(Stopped)", "Err(Stopped)"]);
+    }
+}

@@ -20,3 +20,8 @@ pub use machine::{Applied, StateMachine};
 pub use network::{PeerRequest, PeerResponse, PeerTransport};
 pub use proposal::{Proposal, ProposeError, Proposed};
 pub use types::NodeId;
+
+#[cfg(test)]
+#[path = "../tests/groups/store.rs"]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod store_test;

@@ -10,6 +10,7 @@ use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use klamm_records::EntryId;
 use klamm_storage::{Completion, Entry, GroupLog};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -263,38 +264,26 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.log().raft_state().vote.map(raft_vote))
     }
 
-    /// The last entry of each term in `range`, from the log's index alone.
+    /// The last entry of each term in `range`, without reading the log.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
-        let (mut first, last) = (*range.start(), *range.end());
-        let mut ends = Vec::new();
-        while first.leader_id != last.leader_id {
-            let end = self.last_of_term(first, last)?;
-            ends.push(end);
-            first = self.id_at(end.index + 1)?;
-        }
-        ends.push(last);
-        Ok(ends)
+        let (first, last) = (range.start().index, range.end().index);
+        let terms = self.log().terms();
+        let ends = terms.iter().skip(1).map(|(_, next)| next - 1).chain([last]);
+        let within = terms
+            .iter()
+            .zip(ends)
+            .filter(|((_, begin), end)| *begin <= last && *end >= first);
+        Ok(within
+            .map(|(&(term, _), end)| {
+                log_id(EntryId {
+                    term,
+                    index: end.min(last),
+                })
+            })
+            .collect())
     }
 }
 
-impl LogReader {
-    fn id_at(&self, index: u64) -> io::Result<LogId> {
-        let id = self.log().entry_id(index).map_err(io_error)?;
-        id.map(log_id)
-            .ok_or_else(|| io::Error::other(format!("the log has no entry {index}")))
-    }
-
-    /// The last entry of `first`'s term, where `beyond` is of a later one.
-    fn last_of_term(&self, first: LogId, beyond: LogId) -> io::Result<LogId> {
-        let (mut within, mut after) = (first, beyond.index);
-        while within.index + 1 < after {
-            let middle = self.id_at(within.index + (after - within.index) / 2)?;
-            if middle.leader_id == first.leader_id {
-                within = middle;
-            } else {
-                after = middle.index;
-            }
-        }
-        Ok(within)
-    }
-}
+#[cfg(test)]
+#[path = "log_store_test.rs"]
+mod tests;

@@ -35,7 +35,8 @@ pub trait StateMachine: Send + Sync + 'static {
 /// A committed entry handed to the state machine.
 #[derive(Clone, Debug)]
 pub enum Applied {
-    /// A record batch; `batch.bytes` is empty unless the machine wants data.
+    /// A record batch; `batch.bytes` is empty unless the machine wants data. Offset and epoch are
+    /// those of `batch.header`: the first bytes of a batch just appended may still be unstamped.
     Batch {
         /// The entry.
         id: EntryId,
@@ -228,20 +229,26 @@ impl RaftStateMachine<TypeConfig> for Machine {
         unreachable!("openraft asks only for try_create_snapshot_builder")
     }
 
-    /// A follower behind its leader's log start needs the leader's segments first; no transport
-    /// brings them yet, so nothing calls this.
+    /// Takes a log start over that is already the log's own. A follower behind its leader's log
+    /// start needs the leader's segments first; no transport brings them yet, so nothing asks.
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMetaOf<TypeConfig>,
         (): (),
     ) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!(
-                "group {}: cannot take over the log start {meta} without segments",
+        let purged = self.shared.log.raft_state().purged.map(log_id);
+        if meta.last_log_id > purged {
+            let cause = format!(
+                "group {}: no segments for log start {meta}",
                 self.shared.group
-            ),
-        ))
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, cause));
+        }
+        if meta.last_log_id > self.applied {
+            self.applied = meta.last_log_id;
+            self.membership = meta.last_membership.clone();
+        }
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, ()>>> {

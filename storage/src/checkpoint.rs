@@ -37,7 +37,10 @@ pub(crate) enum Request {
     /// The journal has grown enough.
     Due,
     /// At once; the last one before the store closes if `last`.
-    Now { last: bool, answer: Sender<Result<(), StorageError>> },
+    Now {
+        last: bool,
+        answer: Sender<Result<(), StorageError>>,
+    },
     /// End the thread.
     Stop,
 }
@@ -57,7 +60,11 @@ const MARKER_VERSION: u8 = 1;
 
 impl Marker {
     pub(crate) fn new(place: JournalPlace) -> Marker {
-        Marker { place, clean: true, deleted: Vec::new() }
+        Marker {
+            place,
+            clean: true,
+            deleted: Vec::new(),
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -79,14 +86,20 @@ impl Marker {
         if row.try_get_u8()? != MARKER_VERSION {
             return Ok(None);
         }
-        let place =
-            JournalPlace { file_seq: row.try_get_u64_le()?, block_seq: row.try_get_u64_le()? };
+        let place = JournalPlace {
+            file_seq: row.try_get_u64_le()?,
+            block_seq: row.try_get_u64_le()?,
+        };
         let clean = row.try_get_u8()? != 0;
         let mut deleted = Vec::new();
         for _ in 0..row.try_get_u32_le()? {
             deleted.push((GroupId(row.try_get_u64_le()?), row.try_get_u64_le()?));
         }
-        Ok(Some(Marker { place, clean, deleted }))
+        Ok(Some(Marker {
+            place,
+            clean,
+            deleted,
+        }))
     }
 }
 
@@ -113,7 +126,12 @@ impl Checkpointer {
         requests: Receiver<Request>,
         spares: Arc<Mutex<Vec<u64>>>,
     ) -> Checkpointer {
-        Checkpointer { shared, journal, requests, spares }
+        Checkpointer {
+            shared,
+            journal,
+            requests,
+            spares,
+        }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -145,8 +163,12 @@ impl Checkpointer {
 
     /// The next request; `None` when a checkpoint is due by time.
     fn next_request(&self, due: Option<Instant>) -> Option<Request> {
-        let Some(due) = due else { return Some(self.requests.recv().unwrap_or(Request::Stop)) };
-        let left = due.checked_duration_since(Instant::now()).unwrap_or(Duration::ZERO);
+        let Some(due) = due else {
+            return Some(self.requests.recv().unwrap_or(Request::Stop));
+        };
+        let left = due
+            .checked_duration_since(Instant::now())
+            .unwrap_or(Duration::ZERO);
         match self.requests.recv_timeout(left) {
             Ok(request) => Some(request),
             Err(RecvTimeoutError::Timeout) => None,
@@ -164,9 +186,15 @@ impl Checkpointer {
             batch.delete_group(*group);
         }
         let now_ms = shared.clock.now_ms();
-        let copied: Vec<Copied> =
-            logs.iter().filter_map(|log| copy(log, &mut batch, now_ms)).collect();
-        let marker = Marker { place, clean: last, deleted };
+        let copied: Vec<Copied> = logs
+            .iter()
+            .filter_map(|log| copy(log, &mut batch, now_ms))
+            .collect();
+        let marker = Marker {
+            place,
+            clean: last,
+            deleted,
+        };
         batch.set_marker(marker.encode());
         self.ask(Message::Barrier)?;
         let failed = |what: &str, e: &dyn std::fmt::Display| {
@@ -176,14 +204,22 @@ impl Checkpointer {
             log.sync_files(shared).map_err(|e| failed("segments", &e))?;
         }
         shared.sync_root().map_err(|e| failed("directory", &e))?;
-        shared.index.commit(batch).map_err(|e| failed("index", &e))?;
+        // Another thread may have been told of a failed sync that this one was not.
+        shared.failure.check()?;
+        shared
+            .index
+            .commit(batch)
+            .map_err(|e| failed("index", &e))?;
         copied.iter().for_each(release);
         let dir = journal_dir(&shared.options.dir);
         recycle(shared.disk.as_ref(), &dir, place.file_seq, &self.spares)
             .map_err(|e| failed("journal", &e))?;
         let graves = std::mem::take(&mut *shared.graves.lock());
         for grave in graves {
-            shared.disk.remove_dir_all(&grave).map_err(|e| failed("removal", &e))?;
+            match shared.disk.remove_dir_all(&grave) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(|e| failed("removal", &e))?,
+            }
         }
         shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -231,7 +267,10 @@ fn copy(log: &Arc<Log>, batch: &mut IndexBatch, now_ms: i64) -> Option<Copied> {
     for segment in state.segments.iter_mut().filter(|s| s.dirty) {
         segment.dirty = false;
         batch.put_segment(group, segment.base_offset, segment.encode());
-        segment.fresh.iter().for_each(|entry| batch.put_sparse(group, entry));
+        segment
+            .fresh
+            .iter()
+            .for_each(|entry| batch.put_sparse(group, entry));
         indexed.push((segment.base_offset, segment.fresh.len()));
     }
     for (index, entry) in state.plain.iter_mut().filter(|(_, entry)| !entry.saved) {
@@ -240,7 +279,11 @@ fn copy(log: &Arc<Log>, batch: &mut IndexBatch, now_ms: i64) -> Option<Copied> {
     }
     batch.put_group(group, row::encode(&log.dir, &state));
     batch.put_producers(group, encode_producers(state.end_offset, &state.producers));
-    Some(Copied { log: Arc::clone(log), op: state.op, indexed })
+    Some(Copied {
+        log: Arc::clone(log),
+        op: state.op,
+        indexed,
+    })
 }
 
 /// Releases memory that the index covers since the commit.
@@ -251,7 +294,9 @@ fn release(copied: &Copied) {
     // After a cut the counts do not fit any more; the entries are then committed once more.
     if state.stale.cut.is_none() {
         for (base_offset, count) in &copied.indexed {
-            if let Ok(at) = state.segments.binary_search_by_key(base_offset, |s| s.base_offset)
+            if let Ok(at) = state
+                .segments
+                .binary_search_by_key(base_offset, |s| s.base_offset)
                 && let Some(segment) = state.segments.get_mut(at)
             {
                 segment.fresh.drain(..*count);
@@ -260,7 +305,11 @@ fn release(copied: &Copied) {
         }
     } else {
         state.dirty = true;
-        state.segments.iter_mut().filter(|s| !s.fresh.is_empty()).for_each(|s| s.dirty = true);
+        state
+            .segments
+            .iter_mut()
+            .filter(|s| !s.fresh.is_empty())
+            .for_each(|s| s.dirty = true);
     }
     state.tail.keep_written(KEEP_DESCRIPTORS);
     log.checkpointed_op.store(copied.op, Ordering::SeqCst);

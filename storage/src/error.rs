@@ -84,6 +84,9 @@ pub enum OpenError {
 impl OpenError {
     /// Names what was being done when `cause` came.
     pub(crate) fn failed(what: impl Into<String>, cause: impl std::fmt::Display) -> OpenError {
-        OpenError::Failed { what: what.into(), cause: cause.to_string() }
+        OpenError::Failed {
+            what: what.into(),
+            cause: cause.to_string(),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ use crate::options::StoreOptions;
 
 /// Bytes of batches that may wait for the journal thread.
 const QUEUED_BYTES: u64 = 128 * 1024 * 1024;
+/// How often who waits for room in the queue looks whether the store still runs.
+const RECHECK: Duration = Duration::from_millis(100);
 /// How often free space is looked at.
 const SPACE_INTERVAL_MS: u64 = 1000;
 
@@ -57,7 +60,10 @@ impl Failure {
         if let Some(error) = &state.error {
             return error.clone();
         }
-        tracing::error!(why, "the store stops: what is not acknowledged is not durable");
+        tracing::error!(
+            why,
+            "the store stops: what is not acknowledged is not durable"
+        );
         let error = StorageError::Poisoned(why.into());
         state.error = Some(error.clone());
         let hook = state.hook.take();
@@ -93,7 +99,10 @@ impl Gate {
         failure.accepts()?;
         let mut queued = self.queued.lock();
         while *queued > 0 && *queued + bytes > QUEUED_BYTES {
-            self.freed.wait(&mut queued);
+            // Not for ever: a journal thread that ended frees nothing.
+            if self.freed.wait_for(&mut queued, RECHECK).timed_out() {
+                failure.accepts()?;
+            }
         }
         *queued += bytes;
         Ok(())
@@ -149,7 +158,10 @@ impl Space {
     /// (free, total) as last seen.
     pub(crate) fn seen(&self) -> (u64, u64) {
         self.look();
-        (self.free.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+        (
+            self.free.load(Ordering::Relaxed),
+            self.total.load(Ordering::Relaxed),
+        )
     }
 
     fn look(&self) {
@@ -158,7 +170,10 @@ impl Space {
         let next = now.saturating_add(SPACE_INTERVAL_MS);
         // Whoever moves the time looks; everyone else uses what was seen before.
         let mine = now >= due
-            && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            && self
+                .next_look
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
         if !mine {
             return;
         }

@@ -62,12 +62,21 @@ pub(crate) fn open(
 ) -> Result<Opened, OpenError> {
     let failed = |e: io::Error| OpenError::failed(format!("opening {}", dir.display()), e);
     disk.create_dir_all(dir).map_err(failed)?;
-    let lock = disk.lock(&dir.join(LOCK_FILE), &owner()).map_err(|e| match e {
-        LockError::Held { owner } => OpenError::Locked { dir: dir.to_path_buf(), owner },
-        LockError::Io(e) => failed(e),
-    })?;
+    let lock = disk
+        .lock(&dir.join(LOCK_FILE), &owner())
+        .map_err(|e| match e {
+            LockError::Held { owner } => OpenError::Locked {
+                dir: dir.to_path_buf(),
+                owner,
+            },
+            LockError::Io(e) => failed(e),
+        })?;
     let format = disk.exists(&dir.join(FORMAT_FILE)).map_err(failed)?;
-    let salt = if format { Some(read_format(disk, dir)?) } else { None };
+    let salt = if format {
+        Some(read_format(disk, dir)?)
+    } else {
+        None
+    };
     let index_dir = dir.join(INDEX_DIR);
     if salt.is_some() && !indexes.exists(&index_dir) {
         return Err(missing_index(dir));
@@ -107,12 +116,20 @@ fn read_format(disk: &dyn Disk, dir: &Path) -> Result<u64, OpenError> {
     let text = read().map_err(|e| OpenError::failed(format!("reading {}", path.display()), e))?;
     let field = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once('='));
-        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
+        lines
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.trim().to_owned())
     };
     let unreadable = || OpenError::failed(format!("reading {}", path.display()), "it is damaged");
-    let version = field("version").and_then(|v| v.parse().ok()).ok_or_else(unreadable)?;
+    let version = field("version")
+        .and_then(|v| v.parse().ok())
+        .ok_or_else(unreadable)?;
     if version > FORMAT {
-        return Err(OpenError::NewerFormat { dir: dir.to_path_buf(), found: version, known: FORMAT });
+        return Err(OpenError::NewerFormat {
+            dir: dir.to_path_buf(),
+            found: version,
+            known: FORMAT,
+        });
     }
     let salt = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok());
     salt.ok_or_else(unreadable)
@@ -134,11 +151,18 @@ fn found(disk: &dyn Disk, index: &Index, dir: &Path) -> Result<u64, OpenError> {
     let journal = journal_dir(dir);
     disk.create_dir_all(&journal).map_err(failed)?;
     // Left by a founding that did not come to its end.
-    let next = list_journal(disk, &journal).map_err(failed)?.last().map_or(1, |last| last + 1);
-    disk.open(&path_of(&journal, next), OpenMode::Create).map_err(failed)?;
+    let next = list_journal(disk, &journal)
+        .map_err(failed)?
+        .last()
+        .map_or(1, |last| last + 1);
+    disk.open(&path_of(&journal, next), OpenMode::Create)
+        .map_err(failed)?;
     disk.sync_dir(&journal).map_err(failed)?;
     disk.sync_dir(dir).map_err(failed)?;
-    let marker = Marker::new(JournalPlace { file_seq: next, block_seq: 1 });
+    let marker = Marker::new(JournalPlace {
+        file_seq: next,
+        block_seq: 1,
+    });
     let mut batch = IndexBatch::new();
     batch.set_marker(marker.encode());
     index.commit(batch).map_err(failed_index)?;

@@ -29,3 +29,6 @@ pub use recovery::RecoveryReport;
 pub use segment::{NO_TIMESTAMP, SegmentInfo};
 pub use stats::StoreStats;
 pub use store::Store;
+
+#[cfg(test)]
+mod tests;

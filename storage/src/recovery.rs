@@ -67,9 +67,13 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         orphans: 0,
     };
     let journal = journal_dir(dir);
-    let found = scan(shared.disk.as_ref(), &journal, salt, marker.place, &mut |frame| {
-        replay.frame(frame)
-    })?;
+    let found = scan(
+        shared.disk.as_ref(),
+        &journal,
+        salt,
+        marker.place,
+        &mut |frame| replay.frame(frame),
+    )?;
     replay.judge_damage(&found.damage)?;
     replay.check_references();
     replay.rebuild_producers();
@@ -79,7 +83,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         remove_graves(shared, dir).map_err(failed)?;
     }
     if shared.options.sync {
-        found.files.iter().try_for_each(|file| file.sync_data()).map_err(failed)?;
+        found.secure_last_block().map_err(failed)?;
     }
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
@@ -87,20 +91,36 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     if marker.clean {
         // From now on files may hold more than the state says.
         let mut batch = IndexBatch::new();
-        batch.set_marker(Marker { clean: false, ..marker.clone() }.encode());
-        shared.index.commit(batch).map_err(|e| OpenError::failed("recovery", e))?;
+        batch.set_marker(
+            Marker {
+                clean: false,
+                ..marker.clone()
+            }
+            .encode(),
+        );
+        shared
+            .index
+            .commit(batch)
+            .map_err(|e| OpenError::failed("recovery", e))?;
     }
     let (files, spares) = begin_journal(shared, &journal, salt, marker.place, found.resume)
         .map_err(|e| OpenError::failed("beginning a journal file", e))?;
     report.took = began.elapsed();
     let dirty = report.frames_replayed > 0;
-    Ok(Recovered { report, files, spares, dirty })
+    Ok(Recovered {
+        report,
+        files,
+        spares,
+        dirty,
+    })
 }
 
 fn read_marker(shared: &Shared) -> Result<Marker, OpenError> {
     let failed = |cause: &str| OpenError::failed("reading the index", cause);
     let row = shared.index.marker().map_err(|e| failed(&e.to_string()))?;
-    let Some(row) = row else { return Err(missing_index(&shared.options.dir)) };
+    let Some(row) = row else {
+        return Err(missing_index(&shared.options.dir));
+    };
     match Marker::decode(&row) {
         Ok(Some(marker)) => Ok(marker),
         Ok(None) => Err(failed("its marker has a newer version than this program")),
@@ -130,7 +150,10 @@ fn begin_journal(
 }
 
 fn load_groups(shared: &Shared) -> Result<(), OpenError> {
-    let rows = shared.index.groups().map_err(|e| OpenError::failed("reading the index", e))?;
+    let rows = shared
+        .index
+        .groups()
+        .map_err(|e| OpenError::failed("reading the index", e))?;
     let mut groups = shared.groups.write();
     for (group, row) in rows {
         let log = load_group(shared, group, &row)
@@ -146,17 +169,30 @@ fn load_group(shared: &Shared, group: GroupId, group_row: &[u8]) -> Result<Log, 
     let (dir, mut state) = row::decode(group_row).map_err(|e| text(&e))?;
     for (base_offset, segment_row) in index.segments(group).map_err(|e| text(&e))? {
         let segment = Segment::decode(base_offset, &segment_row).map_err(|e| text(&e))?;
-        state.segments.push(segment.ok_or("a segment's row has a newer version")?);
+        state
+            .segments
+            .push(segment.ok_or("a segment's row has a newer version")?);
     }
     let end = state.segments.last().map(|s| s.next_offset);
     if end != Some(state.end_offset) {
-        return Err(format!("segments end at {end:?}, the log at {}", state.end_offset));
+        return Err(format!(
+            "segments end at {end:?}, the log at {}",
+            state.end_offset
+        ));
     }
-    let entries = index.raft_entries(group, 0..u64::MAX, usize::MAX).map_err(|e| text(&e))?;
+    let entries = index
+        .raft_entries(group, 0..u64::MAX, usize::MAX)
+        .map_err(|e| text(&e))?;
     for (at, entry_row) in entries {
-        state.plain.insert(at, row::decode_plain(&entry_row).map_err(|e| text(&e))?);
+        state
+            .plain
+            .insert(at, row::decode_plain(&entry_row).map_err(|e| text(&e))?);
     }
-    match index.producers(group).map_err(|e| text(&e))?.and_then(|row| decode_producers(&row)) {
+    match index
+        .producers(group)
+        .map_err(|e| text(&e))?
+        .and_then(|row| decode_producers(&row))
+    {
         Some((upto, producers)) if upto == state.end_offset => state.producers = producers,
         _ => state.producers_stale = true,
     }
@@ -190,7 +226,11 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn frame(&mut self, frame: Frame) -> Result<(), OpenError> {
-        if self.deleted.get(&frame.group).is_some_and(|last| frame.op <= *last) {
+        if self
+            .deleted
+            .get(&frame.group)
+            .is_some_and(|last| frame.op <= *last)
+        {
             return Ok(());
         }
         let Some(log) = self.log_for(&frame) else {
@@ -218,7 +258,8 @@ impl Replay<'_> {
         state.tail.mark_written(frame.op);
         drop(state);
         self.report.frames_replayed += 1;
-        self.effects(&log, frame, actions).map_err(|e| OpenError::failed("replaying the journal", e))
+        self.effects(&log, frame, actions)
+            .map_err(|e| OpenError::failed("replaying the journal", e))
     }
 
     /// The log of a frame; made if the frame says so.
@@ -227,17 +268,31 @@ impl Replay<'_> {
         if let Some(log) = groups.get(&frame.group) {
             return Some(Arc::clone(log));
         }
-        let FrameBody::CreateGroup { dir, settings } = &frame.body else { return None };
+        let FrameBody::CreateGroup { dir, settings } = &frame.body else {
+            return None;
+        };
         let path = self.shared.options.dir.join(dir);
-        let log = Arc::new(Log::new(frame.group, dir, path, LogState::new(settings.clone())));
+        let log = Arc::new(Log::new(
+            frame.group,
+            dir,
+            path,
+            LogState::new(settings.clone()),
+        ));
         groups.insert(frame.group, Arc::clone(&log));
         Some(log)
     }
 
     fn quarantine(&mut self, log: &Log, state: &mut LogState, reason: &str) {
         let text = format!("{}: journal: {reason}", log.path.display());
-        tracing::error!(group = log.group.0, reason, "operations are lost; the log is quarantined");
-        self.shared.counters.corruptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tracing::error!(
+            group = log.group.0,
+            reason,
+            "operations are lost; the log is quarantined"
+        );
+        self.shared
+            .counters
+            .corruptions
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.report.corrupt.push(text);
         state.quarantine = Some(format!("the journal lost operations: {reason}"));
         state.dirty = true;
@@ -254,13 +309,20 @@ impl Replay<'_> {
             FrameBody::Truncate { cut, .. } => {
                 log.note_truncation(frame.op);
                 if let (Some(cut), Some(kept)) = (cut, self.references.get_mut(&group)) {
-                    kept.retain(|b| (b.segment_base, b.position) < (cut.segment_base, cut.position));
+                    kept.retain(|b| {
+                        (b.segment_base, b.position) < (cut.segment_base, cut.position)
+                    });
                 }
             }
             FrameBody::Purge { .. } => {
                 let state = log.state.lock();
                 if let Some(kept) = self.references.get_mut(&group) {
-                    kept.retain(|b| state.segments.iter().any(|s| s.base_offset == b.segment_base));
+                    kept.retain(|b| {
+                        state
+                            .segments
+                            .iter()
+                            .any(|s| s.base_offset == b.segment_base)
+                    });
                 }
             }
             FrameBody::DeleteGroup => {
@@ -270,7 +332,20 @@ impl Replay<'_> {
             }
             _ => {}
         }
-        actions.into_iter().try_for_each(|action| act(self.shared, log, action))
+        for action in &actions {
+            let emptied = match action {
+                FileAction::Unlink { segment_base }
+                | FileAction::Cut {
+                    segment_base,
+                    len: 0,
+                } => (group, *segment_base),
+                _ => continue,
+            };
+            self.recreated.retain(|segment| *segment != emptied);
+        }
+        actions
+            .into_iter()
+            .try_for_each(|action| act(self.shared, log, action))
     }
 
     fn write(&mut self, log: &Log, batch: &BatchFrame, bytes: &[u8]) -> io::Result<()> {
@@ -290,7 +365,12 @@ impl Replay<'_> {
     /// Damage whose victim is known quarantines it; any other might have hit any group.
     fn judge_damage(&mut self, damage: &[Damage]) -> Result<(), OpenError> {
         for damage in damage {
-            let Damage { file, position, what, group } = damage;
+            let Damage {
+                file,
+                position,
+                what,
+                group,
+            } = damage;
             let text = format!("{} at {position}: {what}", file.display());
             let Some(group) = group else {
                 let cause = format!(
@@ -308,7 +388,10 @@ impl Replay<'_> {
             }
         }
         if self.orphans > 0 {
-            let cause = format!("{} frames belong to groups whose creation is lost", self.orphans);
+            let cause = format!(
+                "{} frames belong to groups whose creation is lost",
+                self.orphans
+            );
             return Err(OpenError::failed("the journal is damaged", cause));
         }
         Ok(())
@@ -317,7 +400,9 @@ impl Replay<'_> {
     /// What the journal refers to was durable before the journal was: it has to be there.
     fn check_references(&mut self) {
         for (group, batches) in std::mem::take(&mut self.references) {
-            let Some(log) = self.shared.groups.read().get(&group).cloned() else { continue };
+            let Some(log) = self.shared.groups.read().get(&group).cloned() else {
+                continue;
+            };
             for batch in batches {
                 if let Err(what) = check_reference(self.shared, &log, &batch) {
                     let error = log.damage(self.shared, batch.segment_base, batch.position, &what);
@@ -326,8 +411,15 @@ impl Replay<'_> {
             }
         }
         for (group, segment_base) in std::mem::take(&mut self.recreated) {
-            let Some(log) = self.shared.groups.read().get(&group).cloned() else { continue };
-            let still = log.state.lock().segments.iter().any(|s| s.base_offset == segment_base);
+            let Some(log) = self.shared.groups.read().get(&group).cloned() else {
+                continue;
+            };
+            let still = log
+                .state
+                .lock()
+                .segments
+                .iter()
+                .any(|s| s.base_offset == segment_base);
             if still {
                 let error = log.damage(self.shared, segment_base, 0, "the file was missing");
                 self.report.corrupt.push(error.to_string());
@@ -341,7 +433,10 @@ impl Replay<'_> {
         for log in logs {
             let (stale, end_offset) = {
                 let state = log.state.lock();
-                (state.producers_stale && state.quarantine.is_none(), state.end_offset)
+                (
+                    state.producers_stale && state.quarantine.is_none(),
+                    state.end_offset,
+                )
             };
             if !stale {
                 continue;
@@ -377,12 +472,21 @@ impl Replay<'_> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
                 other => other?,
             };
-            let files: Vec<i64> = entries.iter().filter_map(|e| segment::base_of(&e.name)).collect();
+            let files: Vec<i64> = entries
+                .iter()
+                .filter_map(|e| segment::base_of(&e.name))
+                .collect();
             for base_offset in &files {
                 let unknown = !bases.contains(base_offset);
                 let empty = *base_offset > active_base;
                 if unknown || empty {
-                    act(self.shared, &log, FileAction::Unlink { segment_base: *base_offset })?;
+                    act(
+                        self.shared,
+                        &log,
+                        FileAction::Unlink {
+                            segment_base: *base_offset,
+                        },
+                    )?;
                 }
             }
             let len = if files.contains(&active_base) {
@@ -391,8 +495,16 @@ impl Replay<'_> {
                 0
             };
             if len > size {
-                let cut = FileAction::Cut { segment_base: active_base, len: size };
+                let cut = FileAction::Cut {
+                    segment_base: active_base,
+                    len: size,
+                };
                 act(self.shared, &log, cut)?;
+                if self.shared.options.sync {
+                    // The segment may be sealed before the next checkpoint syncs it, and is then
+                    // not looked at any more.
+                    log.file(self.shared, active_base)?.sync_data()?;
+                }
             } else if len < size {
                 let what = format!("the file ends at {len} and should at {size}");
                 let error = log.damage(self.shared, active_base, len, &what);
@@ -406,8 +518,11 @@ impl Replay<'_> {
 fn check_reference(shared: &Shared, log: &Log, batch: &BatchFrame) -> Result<(), String> {
     let len = batch.header.total_len().unwrap_or(BATCH_HEADER_LEN);
     let mut bytes = vec![0; len];
-    let file = log.file(shared, batch.segment_base).map_err(|e| e.to_string())?;
-    file.read_exact_at(&mut bytes, batch.position).map_err(|e| e.to_string())?;
+    let file = log
+        .file(shared, batch.segment_base)
+        .map_err(|e| e.to_string())?;
+    file.read_exact_at(&mut bytes, batch.position)
+        .map_err(|e| e.to_string())?;
     if BatchHeader::parse(&bytes) != Some(batch.header) || !batch_crc_ok(&bytes) {
         return Err("the batch the journal refers to is not there".to_owned());
     }

@@ -77,7 +77,13 @@ impl Segment {
     }
 
     /// A batch of `len` bytes was placed at the end.
-    pub(crate) fn append(&mut self, header: &BatchHeader, len: u64, raft_index: u64, interval: u64) {
+    pub(crate) fn append(
+        &mut self,
+        header: &BatchHeader,
+        len: u64,
+        raft_index: u64,
+        interval: u64,
+    ) {
         if self.size == 0 {
             self.first_index = raft_index;
             self.first_timestamp = header.max_timestamp;
@@ -155,7 +161,12 @@ mod tests {
         for offset in [0, 1, 9_999_999_999, i64::MAX] {
             assert_eq!(base_of(&file_name(offset)), Some(offset));
         }
-        for other in ["1.log", "00000000000000000001.index", "0000000000000000000x.log", ".log"] {
+        for other in [
+            "1.log",
+            "00000000000000000001.index",
+            "0000000000000000000x.log",
+            ".log",
+        ] {
             assert_eq!(base_of(other), None, "{other}");
         }
     }

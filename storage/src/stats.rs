@@ -37,8 +37,20 @@ pub struct StoreStats {
 }
 
 /// Upper bounds in microseconds; the last bucket has none.
-const SYNC_MICROS: [u64; 12] =
-    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, u64::MAX];
+const SYNC_MICROS: [u64; 12] = [
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    500_000,
+    u64::MAX,
+];
 const ROUND_FRAMES: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024, 4_096, u64::MAX];
 
 /// Histogram over fixed bounds.
@@ -51,7 +63,11 @@ struct Histogram {
 
 impl Histogram {
     fn new(bounds: &'static [u64; 12]) -> Histogram {
-        Histogram { bounds, counts: Default::default(), sum: AtomicU64::new(0) }
+        Histogram {
+            bounds,
+            counts: Default::default(),
+            sum: AtomicU64::new(0),
+        }
     }
 
     fn record(&self, value: u64) {
@@ -64,7 +80,13 @@ impl Histogram {
 
     /// Bounds and counts, with bounds divided by `unit`.
     fn snapshot(&self, unit: f64) -> (Vec<(f64, u64)>, f64) {
-        let bound = |bound: u64| if bound == u64::MAX { f64::INFINITY } else { bound as f64 / unit };
+        let bound = |bound: u64| {
+            if bound == u64::MAX {
+                f64::INFINITY
+            } else {
+                bound as f64 / unit
+            }
+        };
         let counts = self.counts.iter().map(|count| count.load(Relaxed));
         let buckets = self.bounds.iter().map(|b| bound(*b)).zip(counts).collect();
         (buckets, self.sum.load(Relaxed) as f64 / unit)
@@ -106,7 +128,8 @@ impl Counters {
     /// The journal file was synced.
     pub(crate) fn journal_synced(&self, took: Duration) {
         self.syncs.fetch_add(1, Relaxed);
-        self.sync_micros.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX - 1));
+        self.sync_micros
+            .record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX - 1));
     }
 
     /// A segment was synced by the journal thread.
@@ -144,10 +167,19 @@ mod tests {
         counters.round(4096, 1_000_000);
         counters.journal_synced(Duration::from_micros(800));
         let stats = counters.snapshot();
-        assert_eq!((stats.journal_bytes, stats.journal_frames), (8192, 1_000_003));
-        assert_eq!(stats.round_frames.iter().find(|b| b.0 == 4.0), Some(&(4.0, 1)));
+        assert_eq!(
+            (stats.journal_bytes, stats.journal_frames),
+            (8192, 1_000_003)
+        );
+        assert_eq!(
+            stats.round_frames.iter().find(|b| b.0 == 4.0),
+            Some(&(4.0, 1))
+        );
         assert_eq!(stats.round_frames.last(), Some(&(f64::INFINITY, 1)));
-        assert_eq!(stats.sync_seconds.iter().find(|b| b.1 == 1), Some(&(0.001, 1)));
+        assert_eq!(
+            stats.sync_seconds.iter().find(|b| b.1 == 1),
+            Some(&(0.001, 1))
+        );
         assert_eq!(stats.round_frames_sum, 1_000_003.0);
     }
 }

@@ -56,9 +56,12 @@ impl Shared {
     /// Makes the entries of the store's directory durable, if any changed.
     pub(crate) fn sync_root(&self) -> std::io::Result<()> {
         let _syncing = self.dir_sync.lock();
-        if self.options.sync && self.root_unsynced.load(Ordering::SeqCst) {
-            self.disk.sync_dir(&self.options.dir)?;
-            self.root_unsynced.store(false, Ordering::SeqCst);
+        if self.options.sync
+            && self.root_unsynced.swap(false, Ordering::SeqCst)
+            && let Err(e) = self.disk.sync_dir(&self.options.dir)
+        {
+            self.failure.poison(&format!("store directory: {e}"));
+            return Err(e);
         }
         Ok(())
     }
@@ -85,10 +88,20 @@ impl Handle {
         let _ = self.journal.send(Message::Op(op));
     }
 
+    /// Waits until everything queued is durable and in the segment files.
+    #[cfg(test)]
+    pub(crate) fn settle(&self) -> Result<(), StorageError> {
+        let (answer, answered) = bounded(1);
+        let _ = self.journal.send(Message::Barrier(answer));
+        answered.recv().expect("the journal thread runs")
+    }
+
     /// Ends the threads, without a checkpoint. What is queued may or may not become durable.
     fn stop(&self) {
         self.shared.failure.close();
-        let Some(threads) = self.threads.lock().take() else { return };
+        let Some(threads) = self.threads.lock().take() else {
+            return;
+        };
         let _ = self.checkpoints.send(Request::Stop);
         join(threads.checkpoints);
         let _ = self.journal.send(Message::Stop);
@@ -154,15 +167,31 @@ impl Store {
             _lock: lock,
         });
         let recovered = recover(&shared, salt)?;
-        let Recovered { report, files, spares, dirty } = recovered;
+        let Recovered {
+            report,
+            files,
+            spares,
+            dirty,
+        } = recovered;
         let (journal, queue) = bounded(QUEUE_LEN);
         let (checkpoints, requests) = bounded(REQUESTS);
-        let context =
-            RoundsContext { shared: Arc::clone(&shared), files, queue, checkpoints: checkpoints.clone(), dirty };
-        let checkpointer = Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
+        let context = RoundsContext {
+            shared: Arc::clone(&shared),
+            files,
+            queue,
+            checkpoints: checkpoints.clone(),
+            dirty,
+        };
+        let checkpointer =
+            Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
         let threads = start_threads(context, checkpointer)?;
         let threads = Mutex::new(Some(threads));
-        let handle = Arc::new(Handle { shared, journal, checkpoints, threads });
+        let handle = Arc::new(Handle {
+            shared,
+            journal,
+            checkpoints,
+            threads,
+        });
         Ok((Store { handle }, report))
     }
 
@@ -174,7 +203,10 @@ impl Store {
     /// The log of a group.
     pub fn group(&self, group: GroupId) -> Option<GroupLog> {
         let log = self.handle.shared.groups.read().get(&group).cloned()?;
-        Some(GroupLog { log, store: Arc::clone(&self.handle) })
+        Some(GroupLog {
+            log,
+            store: Arc::clone(&self.handle),
+        })
     }
 
     /// Creates a log. It is usable at once, and durable as soon as anything done to it is. `dir`
@@ -189,7 +221,9 @@ impl Store {
         let shared = &self.handle.shared;
         shared.failure.accepts()?;
         if !layout::is_group_dir(dir) {
-            return Err(StorageError::Io(format!("{dir:?} cannot be a group's directory").into()));
+            return Err(StorageError::Io(
+                format!("{dir:?} cannot be a group's directory").into(),
+            ));
         }
         let state = LogState::new(settings.clone());
         let log = Arc::new(Log::new(group, dir, shared.options.dir.join(dir), state));
@@ -199,11 +233,20 @@ impl Store {
             existing.set_settings(settings);
             return Ok(existing);
         }
-        let body = FrameBody::CreateGroup { dir: dir.to_owned(), settings };
+        let body = FrameBody::CreateGroup {
+            dir: dir.to_owned(),
+            settings,
+        };
         let frame = Frame { group, op: 1, body };
         let applied = log.state.lock().apply(&frame, shared.clock.now_ms());
-        assert!(applied.is_ok(), "creation is the first operation: {applied:?}");
-        let created = GroupLog { log: Arc::clone(&log), store: Arc::clone(&self.handle) };
+        assert!(
+            applied.is_ok(),
+            "creation is the first operation: {applied:?}"
+        );
+        let created = GroupLog {
+            log: Arc::clone(&log),
+            store: Arc::clone(&self.handle),
+        };
         created.queue(vec![frame], Vec::new(), Done::nobody(), 0);
         Ok(created)
     }
@@ -236,7 +279,10 @@ impl Store {
             done.call(shared.failure.check());
             return;
         };
-        let deleted = GroupLog { log, store: Arc::clone(&self.handle) };
+        let deleted = GroupLog {
+            log,
+            store: Arc::clone(&self.handle),
+        };
         let _order = deleted.log.order.lock();
         let mut state = deleted.log.state.lock();
         if state.deleted {
@@ -244,7 +290,11 @@ impl Store {
             deleted.queue(Vec::new(), Vec::new(), done, 0);
             return;
         }
-        let frame = Frame { group, op: state.op + 1, body: FrameBody::DeleteGroup };
+        let frame = Frame {
+            group,
+            op: state.op + 1,
+            body: FrameBody::DeleteGroup,
+        };
         let actions = match state.apply(&frame, shared.clock.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => panic!("deletion of group {group}: {reason}"),
@@ -305,25 +355,26 @@ impl Store {
     fn checkpoint_now(&self, last: bool) -> Result<(), StorageError> {
         let (answer, answered) = bounded(1);
         let closed = |_| StorageError::Poisoned("the store was closed".into());
-        self.handle.checkpoints.send(Request::Now { last, answer }).map_err(|e| closed(e.to_string()))?;
+        self.handle
+            .checkpoints
+            .send(Request::Now { last, answer })
+            .map_err(|e| closed(e.to_string()))?;
         answered.recv().map_err(|e| closed(e.to_string()))?
     }
 }
 
-fn start_threads(
-    context: RoundsContext,
-    checkpointer: Checkpointer,
-) -> Result<Threads, OpenError> {
+fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<Threads, OpenError> {
     let failed = |e| OpenError::failed("starting a thread", e);
-    let guard = PanicGuard(Arc::clone(&context.shared));
+    let guard = PanicGuard::new(&context.shared);
+    let rounds = Rounds::new(context)?;
     let journal = std::thread::Builder::new()
         .name("klamm-journal".to_owned())
         .spawn(move || {
             let _guard = guard;
-            Rounds::new(context).run();
+            rounds.run();
         })
         .map_err(failed)?;
-    let guard = PanicGuard(checkpointer.shared());
+    let guard = PanicGuard::new(&checkpointer.shared());
     let checkpoints = std::thread::Builder::new()
         .name("klamm-checkpoint".to_owned())
         .spawn(move || {
@@ -331,11 +382,20 @@ fn start_threads(
             checkpointer.run();
         })
         .map_err(failed)?;
-    Ok(Threads { journal, checkpoints })
+    Ok(Threads {
+        journal,
+        checkpoints,
+    })
 }
 
 /// A thread that panics must not leave its clients waiting: the store stops as a whole.
-struct PanicGuard(Arc<Shared>);
+pub(crate) struct PanicGuard(Arc<Shared>);
+
+impl PanicGuard {
+    pub(crate) fn new(shared: &Arc<Shared>) -> PanicGuard {
+        PanicGuard(Arc::clone(shared))
+    }
+}
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
@@ -358,5 +418,7 @@ pub(crate) fn encode_producers(upto: i64, producers: &ProducerStates) -> Vec<u8>
 /// Reads a row of the producers table; `None` if it cannot be used: then the log tells.
 pub(crate) fn decode_producers(mut row: &[u8]) -> Option<(i64, ProducerStates)> {
     let upto = row.try_get_i64_le().ok()?;
-    ProducerStates::decode(row).ok().map(|producers| (upto, producers))
+    ProducerStates::decode(row)
+        .ok()
+        .map(|producers| (upto, producers))
 }

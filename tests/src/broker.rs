@@ -29,8 +29,16 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let test = std::env::current_exe()?;
-    let path = test.parent().and_then(Path::parent).context("tests lie in target/PROFILE/deps")?.join("klamm");
-    ensure!(path.exists(), "{} is not there: run `cargo build --release` first", path.display());
+    let path = test
+        .parent()
+        .and_then(Path::parent)
+        .context("tests lie in target/PROFILE/deps")?
+        .join("klamm");
+    ensure!(
+        path.exists(),
+        "{} is not there: run `cargo build --release` first",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -44,7 +52,14 @@ impl Broker {
     pub fn start(data: &Path, port: u16, args: &[&str]) -> Result<Broker> {
         let began = Instant::now();
         let mut child = Command::new(binary()?)
-            .args(["dev", "--http", "127.0.0.1:0", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .args([
+                "dev",
+                "--http",
+                "127.0.0.1:0",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--data",
+            ])
             .arg(data)
             .args(args)
             .stdin(Stdio::null())
@@ -62,14 +77,23 @@ impl Broker {
         });
         let (mut address, mut http) = (None, None);
         loop {
-            let Ok(line) = screen.recv_timeout(START_TIMEOUT.saturating_sub(began.elapsed())) else {
+            let Ok(line) = screen.recv_timeout(START_TIMEOUT.saturating_sub(began.elapsed()))
+            else {
                 child.kill()?;
-                bail!("klamm dev ended or was not ready after {:?}: {}", began.elapsed(), child.wait()?);
+                bail!(
+                    "klamm dev ended or was not ready after {:?}: {}",
+                    began.elapsed(),
+                    child.wait()?
+                );
             };
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("Kafka") => address = address.or_else(|| words.next().map(str::to_owned)),
-                Some("HTTP") => http = words.next().map(|url| url.trim_start_matches("http://").to_owned()),
+                Some("HTTP") => {
+                    http = words
+                        .next()
+                        .map(|url| url.trim_start_matches("http://").to_owned())
+                }
                 Some("ready") => break,
                 _ => {}
             }
@@ -97,7 +121,8 @@ impl Broker {
     /// SIGTERM; answers how long the end took and whether it was a clean one.
     pub fn stop(mut self) -> Result<(Duration, bool)> {
         let began = Instant::now();
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
+        let pid =
+            Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
         kill_process(pid, Signal::TERM)?;
         let status = self.child.wait()?;
         Ok((began.elapsed(), status.success()))
@@ -120,11 +145,21 @@ impl Broker {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(&self.http)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: klamm\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: klamm\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let status = answer.split_whitespace().nth(1).context("no status line")?.parse()?;
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        let status = answer
+            .split_whitespace()
+            .nth(1)
+            .context("no status line")?
+            .parse()?;
+        let body = answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+            .unwrap_or_default();
         Ok((status, body))
     }
 }

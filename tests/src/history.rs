@@ -39,9 +39,19 @@ pub struct History {
 
 impl History {
     /// A producer was told that its record is at that offset.
-    pub fn acknowledged(&mut self, partition: i32, offset: i64, producer: u32, number: u64) -> Result<()> {
+    pub fn acknowledged(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        producer: u32,
+        number: u64,
+    ) -> Result<()> {
         self.count += 1;
-        let before = self.acknowledged.entry(partition).or_default().insert(offset, (producer, number));
+        let before = self
+            .acknowledged
+            .entry(partition)
+            .or_default()
+            .insert(offset, (producer, number));
         ensure!(
             before.is_none(),
             "inconsistent-offsets: offset {offset} of partition {partition} was given to {before:?} and to {:?}",
@@ -71,12 +81,18 @@ impl History {
                 anyhow::bail!("duplicate: {at}: {producer}:{number} is at {before} as well");
             }
             if let Some(before) = last.insert(producer, number) {
-                ensure!(before < number, "nonmonotonic-send: {at}: {producer}:{number} after {before}");
+                ensure!(
+                    before < number,
+                    "nonmonotonic-send: {at}: {producer}:{number} after {before}"
+                );
             }
         }
-        for (offset, (producer, number)) in self.acknowledged.get(&partition).into_iter().flatten() {
+        for (offset, (producer, number)) in self.acknowledged.get(&partition).into_iter().flatten()
+        {
             match found.get(&(*producer, *number)) {
-                None => anyhow::bail!("lost-write: partition {partition} offset {offset}: {producer}:{number}"),
+                None => anyhow::bail!(
+                    "lost-write: partition {partition} offset {offset}: {producer}:{number}"
+                ),
                 Some(at) => ensure!(
                     at == offset,
                     "inconsistent-offsets: partition {partition}: {producer}:{number} acknowledged at {offset}, found at {at}"
@@ -94,9 +110,15 @@ mod tests {
     fn check(acknowledged: &[(i64, u64)], records: &[(i64, Vec<u8>)]) -> String {
         let mut history = History::default();
         for &(offset, number) in acknowledged {
-            history.acknowledged(0, offset, 1, number).expect("distinct");
+            history
+                .acknowledged(0, offset, 1, number)
+                .expect("distinct");
         }
-        history.check(0, records).err().map(|error| error.to_string()).unwrap_or_default()
+        history
+            .check(0, records)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -112,7 +134,10 @@ mod tests {
     #[test]
     fn each_planted_anomaly_is_found_and_none_invented() {
         let at = |offset, number| (offset, value(1, number, 40));
-        assert_eq!(check(&[(0, 0), (1, 1)], &[at(0, 0), at(1, 1), at(2, 2)]), "");
+        assert_eq!(
+            check(&[(0, 0), (1, 1)], &[at(0, 0), at(1, 1), at(2, 2)]),
+            ""
+        );
         assert!(check(&[(0, 0), (1, 1)], &[at(0, 0)]).starts_with("lost-write"));
         assert!(check(&[], &[at(0, 0), at(1, 0)]).starts_with("duplicate"));
         assert!(check(&[], &[at(0, 1), at(1, 0)]).starts_with("nonmonotonic-send"));

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use klamm_client::{
-    Acks, Client, ClientOptions, Codec, NewMessage, NewTopic, OffsetSpec, PartitionReader, Producer,
-    ProducerOptions, ReaderOptions, TopicPartition,
+    Acks, Client, ClientOptions, Codec, NewMessage, NewTopic, OffsetSpec, PartitionReader,
+    Producer, ProducerOptions, ReaderOptions, TopicPartition,
 };
 use tokio::sync::Mutex;
 
@@ -70,7 +70,10 @@ impl Load {
                 load.history.clone(),
             ))
         });
-        Load { tasks: tasks.collect(), ..load }
+        Load {
+            tasks: tasks.collect(),
+            ..load
+        }
     }
 
     /// Acknowledgements so far.
@@ -104,7 +107,11 @@ async fn produce(
     let options = ProducerOptions {
         acks: Acks::All,
         idempotent: true,
-        codec: if producer_number.is_multiple_of(2) { Codec::None } else { Codec::Lz4 },
+        codec: if producer_number.is_multiple_of(2) {
+            Codec::None
+        } else {
+            Codec::Lz4
+        },
         linger: Duration::from_millis(u64::from(producer_number % 3)),
         delivery_timeout: PATIENCE,
         retry_backoff: Duration::from_millis(20),
@@ -115,17 +122,31 @@ async fn produce(
     let record = tokio::spawn(async move {
         while let Some((number, delivery)) = delivered.recv().await {
             let delivery: klamm_client::Delivery = delivery;
-            let told = delivery.await.with_context(|| format!("record {producer_number}:{number}"))?;
-            history.lock().await.acknowledged(told.partition, told.offset, producer_number, number)?;
+            let told = delivery
+                .await
+                .with_context(|| format!("record {producer_number}:{number}"))?;
+            history.lock().await.acknowledged(
+                told.partition,
+                told.offset,
+                producer_number,
+                number,
+            )?;
             acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         anyhow::Ok(())
     });
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        let size = if number % 199 == 198 { 150_000 } else { 40 + usize::try_from(number % 300)? };
+        let size = if number % 199 == 198 {
+            150_000
+        } else {
+            40 + usize::try_from(number % 300)?
+        };
         let partition = i32::try_from(number % u64::try_from(PARTITIONS)?)?;
-        let message = NewMessage { value: Some(value(producer_number, number, size).into()), ..NewMessage::default() };
+        let message = NewMessage {
+            value: Some(value(producer_number, number, size).into()),
+            ..NewMessage::default()
+        };
         let delivery = producer.send(TOPIC, Some(partition), message).await?;
         if deliveries.send((number, delivery)).await.is_err() {
             break;
@@ -140,7 +161,10 @@ async fn produce(
 /// Reads a whole partition of [`TOPIC`].
 pub async fn read_partition(bootstrap: &str, partition: i32) -> Result<Vec<(i64, Vec<u8>)>> {
     let client = Client::connect(bootstrap, patient()).await?;
-    let at = TopicPartition { topic: TOPIC.to_owned(), partition };
+    let at = TopicPartition {
+        topic: TOPIC.to_owned(),
+        partition,
+    };
     let end = client
         .list_offsets(&[(at.clone(), OffsetSpec::Latest)])
         .await?
@@ -153,7 +177,13 @@ pub async fn read_partition(bootstrap: &str, partition: i32) -> Result<Vec<(i64,
     let mut records = Vec::new();
     while reader.position() < end {
         for message in reader.poll().await?.messages {
-            records.push((message.offset, message.value.map(|value| value.to_vec()).unwrap_or_default()));
+            records.push((
+                message.offset,
+                message
+                    .value
+                    .map(|value| value.to_vec())
+                    .unwrap_or_default(),
+            ));
         }
     }
     Ok(records)

@@ -19,7 +19,10 @@ pub struct Volume {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(args).output().with_context(|| format!("{program} is not installed"))?;
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("{program} is not installed"))?;
     ensure!(
         output.status.success(),
         "{program} {}: {}",
@@ -46,7 +49,10 @@ impl Volume {
     }
 
     fn mount(&self) -> Result<()> {
-        run("mount", &["-o", "loop", text(&self.image)?, text(&self.mount)?])
+        run(
+            "mount",
+            &["-o", "loop", text(&self.image)?, text(&self.mount)?],
+        )
     }
 
     fn unmount(&self) -> Result<()> {

@@ -14,11 +14,18 @@ use rand::Rng;
 
 const PRODUCERS: u32 = 4;
 /// Small checkpoints, so that crashes meet them; a small reserve, since volumes are small.
-const SETTINGS: [&str; 4] =
-    ["--set", "klamm.checkpoint.bytes=4194304", "--set", "klamm.disk.reserve.bytes=33554432"];
+const SETTINGS: [&str; 4] = [
+    "--set",
+    "klamm.checkpoint.bytes=4194304",
+    "--set",
+    "klamm.disk.reserve.bytes=33554432",
+];
 
 fn rounds(default: u32) -> u32 {
-    std::env::var("KLAMM_CRASH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+    std::env::var("KLAMM_CRASH_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Crashes the broker `rounds` times under load, then judges everything.
@@ -34,7 +41,10 @@ async fn campaign(data: &Path, rounds: u32, crash: impl Fn(Broker) -> Result<()>
         let began = Instant::now();
         // Let some be acknowledged first: a crash before any load proves nothing.
         while load.acknowledged() < before + 50 {
-            ensure!(began.elapsed() < Duration::from_secs(60), "round {round}: nothing is acknowledged");
+            ensure!(
+                began.elapsed() < Duration::from_secs(60),
+                "round {round}: nothing is acknowledged"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let moment = rand::rng().random_range(0..400);
@@ -44,13 +54,23 @@ async fn campaign(data: &Path, rounds: u32, crash: impl Fn(Broker) -> Result<()>
         slowest_start = slowest_start.max(broker.started_in);
         if round % 20 == 0 {
             let records = load::check(&address, &*load.history().lock().await).await?;
-            println!("round {round}: {} acknowledged, {records} in the log", load.acknowledged());
+            println!(
+                "round {round}: {} acknowledged, {records} in the log",
+                load.acknowledged()
+            );
         }
     }
     let history = load.finish().await?;
     let records = load::check(&address, &history).await?;
-    println!("{rounds} crashes, {} acknowledged, {records} in the log, slowest start {slowest_start:?}", history.len());
-    ensure!(records == history.len(), "{records} records for {} acknowledgements", history.len());
+    println!(
+        "{rounds} crashes, {} acknowledged, {records} in the log, slowest start {slowest_start:?}",
+        history.len()
+    );
+    ensure!(
+        records == history.len(),
+        "{records} records for {} acknowledgements",
+        history.len()
+    );
     Ok(())
 }
 
@@ -63,7 +83,7 @@ async fn kill_9_loses_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_loses_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let volume = match Volume::new(dir.path(), 4096) {
+    let volume = match Volume::new(dir.path(), 16 << 10) {
         Ok(volume) => volume,
         Err(cause) => {
             println!("skipped: no volume whose power can be cut: {cause:#}");

@@ -13,8 +13,12 @@ use klamm_tests::volume::Volume;
 const VOLUME_MEBIBYTES: u64 = 768;
 const BALLAST_BYTES: u64 = 320 << 20;
 const RECORD_BYTES: usize = 500_000;
-const SETTINGS: [&str; 4] =
-    ["--set", "klamm.checkpoint.bytes=16777216", "--set", "klamm.disk.reserve.bytes=134217728"];
+const SETTINGS: [&str; 4] = [
+    "--set",
+    "klamm.checkpoint.bytes=16777216",
+    "--set",
+    "klamm.disk.reserve.bytes=134217728",
+];
 
 struct Writer {
     producer: Producer,
@@ -25,20 +29,30 @@ struct Writer {
 impl Writer {
     async fn new(address: &str) -> Result<Writer> {
         let client = Client::connect(address, load::patient()).await?;
-        let options =
-            ProducerOptions { idempotent: true, delivery_timeout: Duration::from_secs(3), ..ProducerOptions::default() };
-        Ok(Writer { producer: Producer::new(client, options), history: History::default(), next: 0 })
+        let options = ProducerOptions {
+            idempotent: true,
+            delivery_timeout: Duration::from_secs(3),
+            ..ProducerOptions::default()
+        };
+        Ok(Writer {
+            producer: Producer::new(client, options),
+            history: History::default(),
+            next: 0,
+        })
     }
 
     /// One record; whether it was acknowledged.
     async fn write(&mut self) -> Result<bool> {
         let number = self.next;
         self.next += 1;
-        let message =
-            NewMessage { value: Some(value(0, number, RECORD_BYTES).into()), ..NewMessage::default() };
+        let message = NewMessage {
+            value: Some(value(0, number, RECORD_BYTES).into()),
+            ..NewMessage::default()
+        };
         match self.producer.send(TOPIC, Some(0), message).await?.await {
             Ok(told) => {
-                self.history.acknowledged(told.partition, told.offset, 0, number)?;
+                self.history
+                    .acknowledged(told.partition, told.offset, 0, number)?;
                 Ok(true)
             }
             Err(_) => Ok(false),
@@ -65,26 +79,46 @@ async fn a_full_disk_refuses_writes_until_there_is_space() -> Result<()> {
     let mut writer = Writer::new(&broker.address).await?;
     let began = Instant::now();
     while writer.write().await? {
-        ensure!(began.elapsed() < Duration::from_secs(120), "the disk never got full");
+        ensure!(
+            began.elapsed() < Duration::from_secs(120),
+            "the disk never got full"
+        );
     }
     let before = writer.history.len();
-    ensure!(before > 50, "only {before} records before the disk was full");
+    ensure!(
+        before > 50,
+        "only {before} records before the disk was full"
+    );
     let (_, metrics) = broker.get("/metrics")?;
-    ensure!(metrics.contains("klamm_writable 0"), "the metric does not say that the disk is full");
-    ensure!(metrics.contains("KAFKA_STORAGE_ERROR"), "clients are not told KAFKA_STORAGE_ERROR");
-    writer.history.check(0, &load::read_partition(&broker.address, 0).await?)?;
+    ensure!(
+        metrics.contains("klamm_writable 0"),
+        "the metric does not say that the disk is full"
+    );
+    ensure!(
+        metrics.contains("KAFKA_STORAGE_ERROR"),
+        "clients are not told KAFKA_STORAGE_ERROR"
+    );
+    writer
+        .history
+        .check(0, &load::read_partition(&broker.address, 0).await?)?;
 
     drop(file);
     std::fs::remove_file(&ballast)?;
     // A producer that gave up a batch starts anew, as applications do.
-    let mut resumed = Writer { history: writer.history, next: writer.next, ..Writer::new(&broker.address).await? };
+    let mut resumed = Writer {
+        history: writer.history,
+        next: writer.next,
+        ..Writer::new(&broker.address).await?
+    };
     let began = Instant::now();
     while !resumed.write().await? {
         if began.elapsed() > Duration::from_secs(30) {
             bail!("writing did not resume");
         }
     }
-    resumed.history.check(0, &load::read_partition(&broker.address, 0).await?)?;
+    resumed
+        .history
+        .check(0, &load::read_partition(&broker.address, 0).await?)?;
     let (_, clean) = broker.stop()?;
     ensure!(clean, "the stop was not clean");
     Ok(())

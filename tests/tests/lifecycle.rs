@@ -17,7 +17,10 @@ async fn sigterm_under_load_stops_within_two_seconds_and_loses_nothing() -> Resu
     let load = Load::start(&address, 4);
     let began = Instant::now();
     while load.acknowledged() < 1000 {
-        ensure!(began.elapsed() < Duration::from_secs(60), "nothing is acknowledged");
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "nothing is acknowledged"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let (took, clean) = broker.stop()?;
@@ -34,7 +37,11 @@ async fn sigterm_under_load_stops_within_two_seconds_and_loses_nothing() -> Resu
 fn an_empty_directory_is_ready_at_once() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let broker = Broker::start(&dir.path().join("data"), 0, &[])?;
-    ensure!(broker.started_in < Duration::from_secs(3), "ready after {:?}", broker.started_in);
+    ensure!(
+        broker.started_in < Duration::from_secs(3),
+        "ready after {:?}",
+        broker.started_in
+    );
     ensure!(broker.get("/ready")?.0 == 200);
     ensure!(broker.get("/live")?.0 == 200);
     let (_, clean) = broker.stop()?;

@@ -52,7 +52,11 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), UserError> {
         .into_iter()
         .flat_map(keys)
         .filter(|key| key.is_shown())
-        .filter(|key| args.filter.as_deref().is_none_or(|filter| key.name.contains(filter)))
+        .filter(|key| {
+            args.filter
+                .as_deref()
+                .is_none_or(|filter| key.name.contains(filter))
+        })
         .map(|key| row(key, &settings))
         .collect();
     match args.output {
@@ -61,7 +65,11 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), UserError> {
             let mut table = Table::new(&["NAME", "SCOPE", "VALUE", "SOURCE", "DYNAMIC"]);
             for row in rows {
                 let value = row.value.unwrap_or_else(|| "-".to_owned());
-                table.row([row.name, row.scope, &value, row.source, row.dynamic].map(str::to_owned).to_vec());
+                table.row(
+                    [row.name, row.scope, &value, row.source, row.dynamic]
+                        .map(str::to_owned)
+                        .to_vec(),
+                );
             }
             output::print(&table.render())
         }
@@ -83,7 +91,11 @@ fn row(key: &'static Key, settings: &Settings) -> Row {
     }
     Row {
         name: key.name,
-        scope: if key.scope == Scope::Broker { "broker" } else { "topic" },
+        scope: if key.scope == Scope::Broker {
+            "broker"
+        } else {
+            "topic"
+        },
         value: value.filter(|_| !key.is_sensitive()),
         source: if is_set { "set" } else { "default" },
         default: key.default,

@@ -7,14 +7,14 @@ use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 use klamm_client::{
-    Client, Error, Fetched, Message, OffsetSpec, Reader, ReaderOptions, TopicPartition, is_offset_out_of_range,
+    Client, Error, Fetched, Message, OffsetSpec, Reader, ReaderOptions, TopicPartition,
+    is_offset_out_of_range,
 };
 
 use super::error::UserError;
 use super::output::{self, Cluster, accept_closed_pipe, json_record};
 
-pub(super) use start::Start;
-use start::Bounds;
+use start::{Bounds, Start};
 
 /// Arguments of `consume`.
 #[derive(Args, Clone, Debug)]
@@ -62,9 +62,18 @@ pub(super) async fn run(args: ConsumeArgs) -> Result<(), UserError> {
     let client = args.cluster.connect(&what).await?;
     let failed = |error: &Error| UserError::from_client(&what, Some(&args.topic), error);
     let partitions = partitions(&client, &args).await?;
-    let bounds = bounds(&client, partitions).await.map_err(|error| failed(&error))?;
-    let start = args.from.unwrap_or(if args.exit { Start::Beginning } else { Start::End });
-    let positions = start.resolve(&client, &bounds).await.map_err(|error| failed(&error))?;
+    let bounds = bounds(&client, partitions)
+        .await
+        .map_err(|error| failed(&error))?;
+    let start = args.from.unwrap_or(if args.exit {
+        Start::Beginning
+    } else {
+        Start::End
+    });
+    let positions = start
+        .resolve(&client, &bounds)
+        .await
+        .map_err(|error| failed(&error))?;
     for (at, position) in &positions {
         check_position(at, *position, bounds.get(at).copied(), &what)?;
     }
@@ -80,7 +89,14 @@ pub(super) async fn run(args: ConsumeArgs) -> Result<(), UserError> {
         }
         reader.assign(at, position);
     }
-    let session = Session { client, reader, left, exit: args.exit, remaining: args.count.unwrap_or(u64::MAX), form: args.output };
+    let session = Session {
+        client,
+        reader,
+        left,
+        exit: args.exit,
+        remaining: args.count.unwrap_or(u64::MAX),
+        form: args.output,
+    };
     tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -97,14 +113,30 @@ async fn partitions(client: &Client, args: &ConsumeArgs) -> Result<Vec<TopicPart
     let what = format!("topic {} was not read", args.topic);
     let topic = client.topic(&args.topic).await;
     let topic = topic.map_err(|error| UserError::from_client(&what, Some(&args.topic), &error))?;
-    let missing = args.partition.iter().find(|&&index| topic.partition(index).is_none());
+    let missing = args
+        .partition
+        .iter()
+        .find(|&&index| topic.partition(index).is_none());
     if let Some(missing) = missing {
-        let cause = format!("it has no partition {missing}, only {}", topic.partitions.len());
-        return Err(UserError::failed(what, cause, format!("klamm topic describe {}", args.topic)));
+        let cause = format!(
+            "it has no partition {missing}, only {}",
+            topic.partitions.len()
+        );
+        return Err(UserError::failed(
+            what,
+            cause,
+            format!("klamm topic describe {}", args.topic),
+        ));
     }
     let indices = topic.partitions.iter().map(|partition| partition.index);
-    let wanted = indices.filter(|index| args.partition.is_empty() || args.partition.contains(index));
-    Ok(wanted.map(|partition| TopicPartition { topic: args.topic.clone(), partition }).collect())
+    let wanted =
+        indices.filter(|index| args.partition.is_empty() || args.partition.contains(index));
+    Ok(wanted
+        .map(|partition| TopicPartition {
+            topic: args.topic.clone(),
+            partition,
+        })
+        .collect())
 }
 
 async fn bounds(
@@ -119,7 +151,10 @@ async fn bounds(
     let ends = list(OffsetSpec::Latest).await?;
     let bounds = starts.iter().zip(&ends).map(|(start, end)| {
         let end = end.offset.unwrap_or_default();
-        Bounds { start: start.offset.unwrap_or(end), end }
+        Bounds {
+            start: start.offset.unwrap_or(end),
+            end,
+        }
     });
     Ok(partitions.iter().cloned().zip(bounds).collect())
 }
@@ -135,9 +170,16 @@ fn check_position(
             let partition = at.partition;
             let cause = match start == end {
                 true => format!("partition {partition} is empty, its next offset is {end}"),
-                false => format!("partition {partition} has offsets {start} to {}, not {position}", end - 1),
+                false => format!(
+                    "partition {partition} has offsets {start} to {}, not {position}",
+                    end - 1
+                ),
             };
-            Err(UserError::failed(what, cause, "--from beginning, or -p for a partition that has the offset"))
+            Err(UserError::failed(
+                what,
+                cause,
+                "--from beginning, or -p for a partition that has the offset",
+            ))
         }
         _ => Ok(()),
     }
@@ -190,7 +232,11 @@ impl Session {
             None if self.exit => return,
             None => i64::MAX,
         };
-        for message in fetched.messages.iter().filter(|message| message.offset < end) {
+        for message in fetched
+            .messages
+            .iter()
+            .filter(|message| message.offset < end)
+        {
             if self.remaining == 0 {
                 return;
             }
@@ -212,7 +258,11 @@ impl Session {
         for (at, position) in positions {
             let start = bounds.get(&at).map_or(position, |bounds| bounds.start);
             if position < start {
-                eprintln!("note: offsets {position} to {} of partition {} were deleted before they were read", start - 1, at.partition);
+                eprintln!(
+                    "note: offsets {position} to {} of partition {} were deleted before they were read",
+                    start - 1,
+                    at.partition
+                );
                 self.reader.assign(at, start);
                 skipped = true;
             }
@@ -233,9 +283,14 @@ fn write_message(form: Form, at: &TopicPartition, message: &Message, out: &mut V
                 ..0 => "-".to_owned(),
                 timestamp => output::rfc3339(timestamp),
             };
-            let cell = |bytes: &Option<bytes::Bytes>| bytes.as_deref().map_or("null".to_owned(), printable);
+            let cell = |bytes: &Option<bytes::Bytes>| {
+                bytes.as_deref().map_or("null".to_owned(), printable)
+            };
             let (key, value) = (cell(&message.key), cell(&message.value));
-            let line = format!("{}\t{}\t{time}\t{key}\t{value}\n", at.partition, message.offset);
+            let line = format!(
+                "{}\t{}\t{time}\t{key}\t{value}\n",
+                at.partition, message.offset
+            );
             out.extend_from_slice(line.as_bytes());
         }
     }
@@ -263,7 +318,10 @@ mod tests {
     use super::*;
 
     fn printed(form: Form) -> String {
-        let at = TopicPartition { topic: "t".to_owned(), partition: 2 };
+        let at = TopicPartition {
+            topic: "t".to_owned(),
+            partition: 2,
+        };
         let message = Message {
             offset: 7,
             timestamp: 0,
@@ -279,7 +337,10 @@ mod tests {
     #[test]
     fn prints_one_line_per_record() {
         assert_eq!(printed(Form::Value), "null\n");
-        assert_eq!(printed(Form::Text), "2\t7\t1970-01-01T00:00:00.000Z\ta\\tb\\xff\tnull\n");
+        assert_eq!(
+            printed(Form::Text),
+            "2\t7\t1970-01-01T00:00:00.000Z\ta\\tb\\xff\tnull\n"
+        );
         assert_eq!(
             printed(Form::Json),
             "{\"topic\":\"t\",\"partition\":2,\"offset\":7,\"timestamp\":0,\"key\":{\"base64\":\"YQli/w==\"},\
@@ -289,13 +350,22 @@ mod tests {
 
     #[test]
     fn an_offset_outside_the_partition_is_told_at_once() {
-        let at = TopicPartition { topic: "t".to_owned(), partition: 0 };
+        let at = TopicPartition {
+            topic: "t".to_owned(),
+            partition: 0,
+        };
         let bounds = Some(Bounds { start: 5, end: 10 });
         assert!(check_position(&at, 5, bounds, "w").is_ok());
-        assert!(check_position(&at, 10, bounds, "w").is_ok(), "the end can be waited at");
+        assert!(
+            check_position(&at, 10, bounds, "w").is_ok(),
+            "the end can be waited at"
+        );
         for outside in [4, 11] {
             let error = check_position(&at, outside, bounds, "w").map_err(|error| error.cause);
-            assert_eq!(error, Err(format!("partition 0 has offsets 5 to 9, not {outside}")));
+            assert_eq!(
+                error,
+                Err(format!("partition 0 has offsets 5 to 9, not {outside}"))
+            );
         }
     }
 }

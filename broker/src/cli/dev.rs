@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use klamm_metadata::settings::{SettingError, Settings};
@@ -19,6 +19,9 @@ use crate::identity::IdentityError;
 use crate::node::{Node, NodeOptions, StartError};
 use crate::server::BindError;
 use crate::telemetry::{LogFormat, init_logs};
+
+/// How long tasks may take to end once everything is stopped.
+const SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// Arguments of `klamm dev`.
 #[derive(Args)]
@@ -55,21 +58,44 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
 pub(super) fn run(args: DevArgs) -> Result<(), UserError> {
     let began = Instant::now();
     let logs = init_logs(&args.log, args.log_format).map_err(|cause| {
-        UserError::usage("the log levels could not be read", cause, "--log info, or --log warn,klamm::server=debug")
+        UserError::usage(
+            "the log levels could not be read",
+            cause,
+            "--log info, or --log warn,klamm::server=debug",
+        )
     })?;
     let ephemeral = Ephemeral::new(args.ephemeral)?;
     let data_dir = ephemeral.dir.clone().unwrap_or_else(|| args.data.clone());
     let settings = settings(&args, &data_dir)?;
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|cause| {
-        UserError::failed("the node did not start", cause.to_string(), "again with fewer programs running")
-    })?;
-    let options = NodeOptions { settings, data_dir: data_dir.clone(), http: Some(args.http), logs: Some(logs) };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| {
+            UserError::failed(
+                "the node did not start",
+                cause.to_string(),
+                "again with fewer programs running",
+            )
+        })?;
+    let options = NodeOptions {
+        settings,
+        data_dir: data_dir.clone(),
+        http: Some(args.http),
+        logs: Some(logs),
+    };
     let stopped = runtime.block_on(async {
         let stop = stop_signal()?;
-        let node = Node::start(options).await.map_err(|error| explain(&error, &data_dir))?;
+        let node = Node::start(options)
+            .await
+            .map_err(|error| explain(&error, &data_dir))?;
         report_recovery(&node);
-        let screen = first_screen(&node, &data_dir, ephemeral.dir.is_some(), began.elapsed().as_millis());
+        let screen = first_screen(
+            &node,
+            &data_dir,
+            ephemeral.dir.is_some(),
+            began.elapsed().as_millis(),
+        );
         output::print(&screen)?;
         stop.await;
         eprintln!("stopping");
@@ -81,14 +107,19 @@ pub(super) fn run(args: DevArgs) -> Result<(), UserError> {
             )
         })
     });
-    runtime.shutdown_background();
+    // Tasks end, and with them the last users of the index: its library must not be torn down by
+    // the end of the process while they run.
+    runtime.shutdown_timeout(SHUTDOWN);
     stopped
 }
 
 fn settings(args: &DevArgs, data_dir: &Path) -> Result<Settings, UserError> {
     let mut fixed = BTreeMap::from([
         ("node.id".to_owned(), "1".to_owned()),
-        ("listeners".to_owned(), format!("PLAINTEXT://{}", args.listen)),
+        (
+            "listeners".to_owned(),
+            format!("PLAINTEXT://{}", args.listen),
+        ),
         ("log.dirs".to_owned(), data_dir.display().to_string()),
     ]);
     fixed.extend(args.settings.iter().cloned());
@@ -99,7 +130,11 @@ fn settings(args: &DevArgs, data_dir: &Path) -> Result<Settings, UserError> {
 pub(super) fn load(fixed: BTreeMap<String, String>) -> Result<Settings, UserError> {
     let (settings, notices) = Settings::load(fixed).map_err(|errors| {
         let causes: Vec<String> = errors.iter().map(SettingError::to_string).collect();
-        UserError::usage("the settings cannot be used", causes.join("\n       "), "klamm config list")
+        UserError::usage(
+            "the settings cannot be used",
+            causes.join("\n       "),
+            "klamm config list",
+        )
     })?;
     for notice in notices {
         eprintln!("note: {} does nothing here: {}", notice.key, notice.reason);
@@ -111,10 +146,17 @@ pub(super) fn load(fixed: BTreeMap<String, String>) -> Result<Settings, UserErro
 fn stop_signal() -> Result<impl Future<Output = ()>, UserError> {
     let handler = |kind| {
         signal(kind).map_err(|cause| {
-            UserError::failed("the node did not start", cause.to_string(), "again with fewer programs running")
+            UserError::failed(
+                "the node did not start",
+                cause.to_string(),
+                "again with fewer programs running",
+            )
         })
     };
-    let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -184,7 +226,11 @@ fn first_screen(node: &Node, data_dir: &Path, ephemeral: bool, took_ms: u128) ->
     let durability = if ephemeral {
         let warning = "NOT KEPT: temporary, deleted when the node stops";
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        if colour { format!("\x1b[1;33m{warning}\x1b[0m") } else { warning.to_owned() }
+        if colour {
+            format!("\x1b[1;33m{warning}\x1b[0m")
+        } else {
+            warning.to_owned()
+        }
     } else {
         "durable: on disk before every answer".to_owned()
     };
@@ -200,17 +246,29 @@ fn first_screen(node: &Node, data_dir: &Path, ephemeral: bool, took_ms: u128) ->
         if bootstrap.is_empty() {
             bootstrap = address.to_string();
         }
-        lines.push(format!("  Kafka  {address}  ({name})  bootstrap.servers={address}"));
+        lines.push(format!(
+            "  Kafka  {address}  ({name})  bootstrap.servers={address}"
+        ));
     }
     if let Some(http) = node.http() {
         lines.push(format!("  HTTP   http://{http}  (/ready /live /metrics)"));
     }
-    let option = if bootstrap == "127.0.0.1:9092" { String::new() } else { format!(" --bootstrap {bootstrap}") };
+    let option = if bootstrap == "127.0.0.1:9092" {
+        String::new()
+    } else {
+        format!(" --bootstrap {bootstrap}")
+    };
     lines.push(String::new());
     lines.push(format!("Try    klamm topic create hello -p 3{option}"));
     lines.push(format!("       echo hi | klamm produce hello{option}"));
-    lines.push(format!("       klamm consume hello --from beginning{option}"));
-    let kept = if ephemeral { "data is deleted" } else { "data is kept" };
+    lines.push(format!(
+        "       klamm consume hello --from beginning{option}"
+    ));
+    let kept = if ephemeral {
+        "data is deleted"
+    } else {
+        "data is kept"
+    };
     lines.push(format!("Ctrl-C stops; {kept}."));
     lines.push("ready\n".to_owned());
     lines.join("\n")

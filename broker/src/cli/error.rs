@@ -38,13 +38,29 @@ pub struct UserError {
 
 impl UserError {
     /// An operation that failed.
-    pub fn failed(what: impl Into<String>, cause: impl Into<String>, try_: impl Into<String>) -> Self {
-        UserError { what: what.into(), cause: cause.into(), try_: try_.into(), exit: Exit::Failed }
+    pub fn failed(
+        what: impl Into<String>,
+        cause: impl Into<String>,
+        try_: impl Into<String>,
+    ) -> Self {
+        UserError {
+            what: what.into(),
+            cause: cause.into(),
+            try_: try_.into(),
+            exit: Exit::Failed,
+        }
     }
 
     /// A command line that makes no sense.
-    pub fn usage(what: impl Into<String>, cause: impl Into<String>, try_: impl Into<String>) -> Self {
-        UserError { exit: Exit::Usage, ..UserError::failed(what, cause, try_) }
+    pub fn usage(
+        what: impl Into<String>,
+        cause: impl Into<String>,
+        try_: impl Into<String>,
+    ) -> Self {
+        UserError {
+            exit: Exit::Usage,
+            ..UserError::failed(what, cause, try_)
+        }
     }
 
     /// What the client met while doing `what`. `topic` is the topic it was about, if any.
@@ -55,7 +71,8 @@ impl UserError {
             None if error.is_unreachable() => UserError {
                 what,
                 cause: format!("{error} (protocol PLAINTEXT)"),
-                try_: "start a broker with `klamm dev`, or name one with --bootstrap HOST:PORT".to_owned(),
+                try_: "start a broker with `klamm dev`, or name one with --bootstrap HOST:PORT"
+                    .to_owned(),
                 exit: Exit::Unreachable,
             },
             None => UserError::failed(what, error.to_string(), "klamm topic list"),
@@ -64,7 +81,11 @@ impl UserError {
 
     /// What a broker refused while doing `what`.
     pub fn refused(what: impl Into<String>, topic: Option<&str>, error: &ServerError) -> Self {
-        UserError::failed(what, error.to_string(), advice(topic.unwrap_or("NAME"), error.code))
+        UserError::failed(
+            what,
+            error.to_string(),
+            advice(topic.unwrap_or("NAME"), error.code),
+        )
     }
 
     /// The exit code for the process.
@@ -82,11 +103,16 @@ fn advice(topic: &str, code: ErrorCode) -> String {
         ErrorCode::INVALID_TOPIC_EXCEPTION => {
             "a name of up to 249 letters, digits, '.', '_' and '-'".to_owned()
         }
-        ErrorCode::INVALID_REPLICATION_FACTOR => "-r with at most as many replicas as there are brokers".to_owned(),
-        ErrorCode::INVALID_PARTITIONS => {
-            "-p with a number above 0 and above the present one: partitions cannot be taken away".to_owned()
+        ErrorCode::INVALID_REPLICATION_FACTOR => {
+            "-r with at most as many replicas as there are brokers".to_owned()
         }
-        ErrorCode::INVALID_CONFIG => "kafka.apache.org/documentation/#topicconfigs lists keys and values".to_owned(),
+        ErrorCode::INVALID_PARTITIONS => {
+            "-p with a number above 0 and above the present one: partitions cannot be taken away"
+                .to_owned()
+        }
+        ErrorCode::INVALID_CONFIG => {
+            "kafka.apache.org/documentation/#topicconfigs lists keys and values".to_owned()
+        }
         ErrorCode::OFFSET_OUT_OF_RANGE => "--from beginning, or --from end".to_owned(),
         ErrorCode::MESSAGE_TOO_LARGE => format!("klamm topic alter {topic} -c max.message.bytes=N"),
         ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND => {
@@ -102,7 +128,11 @@ fn advice(topic: &str, code: ErrorCode) -> String {
 
 impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}\ncause: {}\ntry:   {}", self.what, self.cause, self.try_)
+        write!(
+            f,
+            "error: {}\ncause: {}\ntry:   {}",
+            self.what, self.cause, self.try_
+        )
     }
 }
 
@@ -114,7 +144,10 @@ mod tests {
 
     #[test]
     fn says_what_why_and_what_to_try() {
-        let refused = ServerError { code: ErrorCode::TOPIC_ALREADY_EXISTS, message: Some("it exists".to_owned()) };
+        let refused = ServerError {
+            code: ErrorCode::TOPIC_ALREADY_EXISTS,
+            message: Some("it exists".to_owned()),
+        };
         let error = UserError::refused("topic orders was not created", Some("orders"), &refused);
         assert_eq!(
             error.to_string(),
@@ -127,8 +160,12 @@ mod tests {
 
     #[test]
     fn a_broker_that_is_away_is_not_a_refusal() {
-        let cause = std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        let away = Error::Connect { address: "127.0.0.1:1".to_owned(), cause };
+        let cause =
+            std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let away = Error::Connect {
+            address: "127.0.0.1:1".to_owned(),
+            cause,
+        };
         let error = UserError::from_client("topics were not listed", None, &away);
         assert_eq!(error.exit, Exit::Unreachable);
         assert!(error.cause.contains("127.0.0.1:1"), "{}", error.cause);

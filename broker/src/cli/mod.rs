@@ -69,8 +69,15 @@ pub fn main() -> ExitCode {
 
 /// Runs a command that talks to a broker: one thread is enough.
 fn client_command(command: impl Future<Output = Result<(), UserError>>) -> Result<(), UserError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|cause| {
-        UserError::failed("the command could not be started", cause.to_string(), "again with fewer programs running")
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| {
+            UserError::failed(
+                "the command could not be started",
+                cause.to_string(),
+                "again with fewer programs running",
+            )
+        })?;
     runtime.block_on(command)
 }

@@ -28,7 +28,12 @@ pub(super) enum Format {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Cluster {
     /// Brokers to ask first, separated by commas
-    #[arg(long, value_name = "HOST:PORT", env = "KLAMM_BOOTSTRAP", default_value = "127.0.0.1:9092")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "KLAMM_BOOTSTRAP",
+        default_value = "127.0.0.1:9092"
+    )]
     pub bootstrap: String,
 }
 
@@ -76,12 +81,19 @@ pub(super) struct Table {
 impl Table {
     /// A table without rows.
     pub(super) fn new(headings: &[&'static str]) -> Table {
-        Table { headings: headings.to_vec(), rows: Vec::new() }
+        Table {
+            headings: headings.to_vec(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row with a cell for every heading.
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        assert_eq!(cells.len(), self.headings.len(), "a row has a cell under every heading");
+        assert_eq!(
+            cells.len(),
+            self.headings.len(),
+            "a row has a cell under every heading"
+        );
         self.rows.push(cells);
     }
 
@@ -95,14 +107,25 @@ impl Table {
             .map(|(index, heading)| {
                 let cells = column(index).map(|cell| cell.chars().count());
                 let numeric = column(index).all(|cell| cell.parse::<i64>().is_ok() || cell == "-");
-                (cells.max().unwrap_or(0).max(heading.len()), numeric && !self.rows.is_empty())
+                (
+                    cells.max().unwrap_or(0).max(heading.len()),
+                    numeric && !self.rows.is_empty(),
+                )
             })
             .collect();
         let mut text = String::new();
-        let headings: Vec<String> = self.headings.iter().map(|&heading| heading.to_owned()).collect();
+        let headings: Vec<String> = self
+            .headings
+            .iter()
+            .map(|&heading| heading.to_owned())
+            .collect();
         for cells in std::iter::once(&headings).chain(&self.rows) {
             let padded = cells.iter().zip(&shapes).map(|(cell, &(width, numeric))| {
-                if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                if numeric {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
             });
             text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');
@@ -117,7 +140,9 @@ impl Table {
 /// That stdout cannot be written to, a closed pipe excepted.
 pub(super) fn print(text: &str) -> Result<(), UserError> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
     accept_closed_pipe(written).map(|_| ())
 }
 
@@ -126,8 +151,9 @@ pub(super) fn print(text: &str) -> Result<(), UserError> {
 /// # Errors
 /// As [`print`].
 pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), UserError> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|error| UserError::failed("the result was not printed", error.to_string(), "-o table"))?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| {
+        UserError::failed("the result was not printed", error.to_string(), "-o table")
+    })?;
     text.push('\n');
     print(&text)
 }
@@ -140,15 +166,20 @@ pub(super) fn accept_closed_pipe(written: io::Result<()>) -> Result<bool, UserEr
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            Err(UserError::failed("stdout cannot be written to", error.to_string(), "another place for the output"))
-        }
+        Err(error) => Err(UserError::failed(
+            "stdout cannot be written to",
+            error.to_string(),
+            "another place for the output",
+        )),
     }
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC, such as `2026-11-20T10:00:00.000Z`.
 pub(super) fn rfc3339(timestamp_ms: i64) -> String {
-    let (days, ms) = (timestamp_ms.div_euclid(86_400_000), timestamp_ms.rem_euclid(86_400_000));
+    let (days, ms) = (
+        timestamp_ms.div_euclid(86_400_000),
+        timestamp_ms.rem_euclid(86_400_000),
+    );
     let (year, month, day) = civil_from_days(days);
     let (seconds, ms) = (ms / 1000, ms % 1000);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -162,11 +193,16 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let since_era_0 = days + 719_468;
     let era = since_era_0.div_euclid(DAYS_PER_ERA);
     let day_of_era = since_era_0.rem_euclid(DAYS_PER_ERA);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     (year, month, day)
 }
@@ -191,14 +227,17 @@ mod tests {
         let mut table = Table::new(&["NAME", "PARTITIONS"]);
         table.row(vec!["a-long-name".to_owned(), "3".to_owned()]);
         table.row(vec!["b".to_owned(), "12".to_owned()]);
-        assert_eq!(table.render(), "NAME         PARTITIONS\na-long-name           3\nb                    12\n");
+        assert_eq!(
+            table.render(),
+            "NAME         PARTITIONS\na-long-name           3\nb                    12\n"
+        );
     }
 
     #[test]
     fn prints_times_in_utc() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        assert_eq!(rfc3339(1_795_168_799_999), "2026-11-20T09:19:59.999Z");
+        assert_eq!(rfc3339(1_795_168_799_999), "2026-11-20T09:59:59.999Z");
         assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
     }
 
@@ -206,7 +245,11 @@ mod tests {
     fn dates_round_trip() {
         for days in (-800_000..800_000).step_by(97) {
             let (year, month, day) = civil_from_days(days);
-            assert_eq!(days_from_civil(year, month, day), days, "{year}-{month}-{day}");
+            assert_eq!(
+                days_from_civil(year, month, day),
+                days,
+                "{year}-{month}-{day}"
+            );
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use klamm_client::{Acks, Acknowledged, Codec, Delivery, Error, Header, NewMessage, Producer, ProducerOptions};
+use klamm_client::{
+    Acknowledged, Acks, Codec, Delivery, Error, Header, NewMessage, Producer, ProducerOptions,
+};
 use tokio::sync::mpsc;
 
 use super::error::UserError;
@@ -62,13 +64,17 @@ pub(super) enum Input {
 
 /// Compression by its Kafka name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "the names are Kafka's, and a doc comment would clutter --help")]
 pub(super) enum Compression {
+    /// As it is
     #[default]
     None,
+    /// Small and slow
     Gzip,
+    /// Fast
     Snappy,
+    /// Fast
     Lz4,
+    /// Small and fast
     Zstd,
 }
 
@@ -101,7 +107,12 @@ impl ProduceArgs {
             Compression::Lz4 => Codec::Lz4,
             Compression::Zstd => Codec::Zstd,
         };
-        ProducerOptions { acks, idempotent: acks == Acks::All, codec, ..ProducerOptions::default() }
+        ProducerOptions {
+            acks,
+            idempotent: acks == Acks::All,
+            codec,
+            ..ProducerOptions::default()
+        }
     }
 
     /// The record of a line, and the partition it goes to if that is said.
@@ -110,16 +121,25 @@ impl ProduceArgs {
             Input::Json => json_record::read_line(&line)?,
             Input::Lines => {
                 let (key, value) = self.split_key(line);
-                (None, NewMessage { key, value: Some(value), ..NewMessage::default() })
+                (
+                    None,
+                    NewMessage {
+                        key,
+                        value: Some(value),
+                        ..NewMessage::default()
+                    },
+                )
             }
         };
         if message.key.is_none() {
             message.key = self.key.clone().map(Bytes::from);
         }
-        message.headers.extend(self.headers.iter().map(|(key, value)| Header {
-            key: Bytes::from(key.clone()),
-            value: Some(Bytes::from(value.clone())),
-        }));
+        message
+            .headers
+            .extend(self.headers.iter().map(|(key, value)| Header {
+                key: Bytes::from(key.clone()),
+                value: Some(Bytes::from(value.clone())),
+            }));
         Ok((self.partition.or(partition), message))
     }
 
@@ -128,7 +148,10 @@ impl ProduceArgs {
         if separator.is_empty() {
             return (None, line);
         }
-        match line.windows(separator.len()).position(|window| window == separator) {
+        match line
+            .windows(separator.len())
+            .position(|window| window == separator)
+        {
             Some(at) => (Some(line.slice(..at)), line.slice(at + separator.len()..)),
             None => (None, line),
         }
@@ -157,7 +180,12 @@ pub(super) async fn run(args: ProduceArgs) -> Result<(), UserError> {
         eprintln!("one record per line; Ctrl-D ends");
     }
     let mut lines = read_stdin();
-    let mut session = Session { args: &args, producer: &producer, waiting: VecDeque::new(), report: Report::default() };
+    let mut session = Session {
+        args: &args,
+        producer: &producer,
+        waiting: VecDeque::new(),
+        report: Report::default(),
+    };
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         // Deliveries are taken as they come, so that failures show at once and memory stays small.
@@ -201,8 +229,13 @@ impl Session<'_> {
                     continue;
                 }
             };
-            let size = message.key.as_ref().map_or(0, Bytes::len) + message.value.as_ref().map_or(0, Bytes::len);
-            match self.producer.send(&self.args.topic, partition, message).await {
+            let size = message.key.as_ref().map_or(0, Bytes::len)
+                + message.value.as_ref().map_or(0, Bytes::len);
+            match self
+                .producer
+                .send(&self.args.topic, partition, message)
+                .await
+            {
                 Ok(delivery) => self.waiting.push_back((number, size, delivery)),
                 Err(error) => self.report.lost(number, error),
             }
@@ -260,7 +293,9 @@ impl Report {
     fn written(&mut self, size: usize, acknowledged: Acknowledged) {
         self.records += 1;
         self.bytes += size;
-        let Acknowledged { partition, offset, .. } = acknowledged;
+        let Acknowledged {
+            partition, offset, ..
+        } = acknowledged;
         if offset >= 0 {
             let (first, last) = self.offsets.entry(partition).or_insert((offset, offset));
             *first = (*first).min(offset);
@@ -283,11 +318,18 @@ impl Report {
     fn summary(&self) -> String {
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         let (records, bytes) = (self.records, self.bytes as u64);
-        let mut text = format!("{records} record{}, {bytes} byte{}", plural(records), plural(bytes));
-        let ranges = self.offsets.iter().map(|(partition, (first, last))| match first == last {
-            true => format!("{partition}:{first}"),
-            false => format!("{partition}:{first}-{last}"),
-        });
+        let mut text = format!(
+            "{records} record{}, {bytes} byte{}",
+            plural(records),
+            plural(bytes)
+        );
+        let ranges = self
+            .offsets
+            .iter()
+            .map(|(partition, (first, last))| match first == last {
+                true => format!("{partition}:{first}"),
+                false => format!("{partition}:{first}-{last}"),
+            });
         let ranges: Vec<String> = ranges.collect();
         if !ranges.is_empty() {
             text.push_str(&format!(", offsets {}", ranges.join(" ")));
@@ -298,12 +340,19 @@ impl Report {
     fn end(self, topic: &str) -> Result<(), UserError> {
         eprintln!("{}", self.summary());
         if let Some(cause) = self.unreadable {
-            return Err(UserError::failed("stdin was not read to its end", cause, "another input"));
+            return Err(UserError::failed(
+                "stdin was not read to its end",
+                cause,
+                "another input",
+            ));
         }
         if self.failures == 0 {
             return Ok(());
         }
-        let what = format!("{} of {} lines were not written to topic {topic}", self.failures, self.lines);
+        let what = format!(
+            "{} of {} lines were not written to topic {topic}",
+            self.failures, self.lines
+        );
         Err(match &self.last_error {
             Some(error) => UserError::from_client(what, Some(topic), error),
             None => UserError::failed(
@@ -343,7 +392,9 @@ fn read_stdin() -> mpsc::Receiver<std::io::Result<Vec<Bytes>>> {
 fn read_run(input: &mut impl BufRead, rest: &mut Vec<u8>) -> std::io::Result<Option<Vec<Bytes>>> {
     let chunk = match input.fill_buf() {
         Ok(chunk) => chunk,
-        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(Some(Vec::new())),
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
+            return Ok(Some(Vec::new()));
+        }
         Err(error) => return Err(error),
     };
     let len = chunk.len();
@@ -362,7 +413,12 @@ fn read_run(input: &mut impl BufRead, rest: &mut Vec<u8>) -> std::io::Result<Opt
     let complete = Bytes::from(std::mem::take(rest));
     rest.extend_from_slice(begun.get(1..).unwrap_or_default());
     input.consume(len);
-    Ok(Some(complete.split(|&byte| byte == b'\n').map(|line| complete.slice_ref(line)).collect()))
+    Ok(Some(
+        complete
+            .split(|&byte| byte == b'\n')
+            .map(|line| complete.slice_ref(line))
+            .collect(),
+    ))
 }
 
 #[cfg(test)]
@@ -380,7 +436,9 @@ mod tests {
     }
 
     fn parse(args: &[&str]) -> ProduceArgs {
-        Cli::try_parse_from([&["produce", "t"], args].concat()).map(|cli| cli.args).unwrap()
+        Cli::try_parse_from([&["produce", "t"], args].concat())
+            .map(|cli| cli.args)
+            .unwrap()
     }
 
     fn lines(input: &[u8], capacity: usize) -> Vec<Bytes> {
@@ -408,7 +466,10 @@ mod tests {
     fn splits_the_key_off_at_the_first_separator() {
         let args = parse(&["--key-separator", "::"]);
         let (_, message) = args.record(Bytes::from_static(b"k::v::w")).unwrap();
-        assert_eq!((message.key, message.value), (Some("k".into()), Some("v::w".into())));
+        assert_eq!(
+            (message.key, message.value),
+            (Some("k".into()), Some("v::w".into()))
+        );
         let (_, message) = args.record(Bytes::from_static(b"v")).unwrap();
         assert_eq!((message.key, message.value), (None, Some("v".into())));
     }
@@ -416,9 +477,15 @@ mod tests {
     #[test]
     fn the_command_line_fills_in_what_a_record_lacks() {
         let args = parse(&["--input", "json", "-k", "k", "-H", "a=1", "-p", "2"]);
-        let (partition, message) =
-            args.record(Bytes::from_static(br#"{"value":null,"partition":7,"headers":[{"key":"h","value":""}]}"#)).unwrap();
-        assert_eq!((partition, message.key, message.value), (Some(2), Some("k".into()), None));
+        let (partition, message) = args
+            .record(Bytes::from_static(
+                br#"{"value":null,"partition":7,"headers":[{"key":"h","value":""}]}"#,
+            ))
+            .unwrap();
+        assert_eq!(
+            (partition, message.key, message.value),
+            (Some(2), Some("k".into()), None)
+        );
         let keys: Vec<&Bytes> = message.headers.iter().map(|header| &header.key).collect();
         assert_eq!(keys, ["h", "a"]);
     }
@@ -427,9 +494,23 @@ mod tests {
     fn sums_up() {
         let mut report = Report::default();
         for offset in [5, 6, 7] {
-            report.written(10, Acknowledged { partition: 0, offset, timestamp: 0 });
+            report.written(
+                10,
+                Acknowledged {
+                    partition: 0,
+                    offset,
+                    timestamp: 0,
+                },
+            );
         }
-        report.written(1, Acknowledged { partition: 3, offset: 1, timestamp: 0 });
+        report.written(
+            1,
+            Acknowledged {
+                partition: 3,
+                offset: 1,
+                timestamp: 0,
+            },
+        );
         assert_eq!(report.summary(), "4 records, 31 bytes, offsets 0:5-7 3:1");
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use klamm_client::{
-    Client, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec, Topic, TopicPartition,
+    Client, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, NewTopic, OffsetSpec, Topic,
+    TopicPartition,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -174,7 +175,12 @@ async fn create(args: CreateArgs) -> Result<(), UserError> {
         Format::Json => output::print_json(&json.collect::<Vec<_>>())?,
         Format::Table => {
             for topic in json {
-                let CreatedJson { name, partitions, replication_factor, .. } = topic;
+                let CreatedJson {
+                    name,
+                    partitions,
+                    replication_factor,
+                    ..
+                } = topic;
                 eprintln!("created {name}: partitions {partitions}, replicas {replication_factor}");
             }
         }
@@ -188,7 +194,9 @@ async fn settled(client: &Client, name: &str) -> Result<Arc<Topic>, UserError> {
     loop {
         let what = format!("topic {name} was created, but brokers do not know it yet");
         match client.refresh_topic(name).await {
-            Ok(topic) if topic.has_all_leaders() || started.elapsed() > LEADER_WAIT => return Ok(topic),
+            Ok(topic) if topic.has_all_leaders() || started.elapsed() > LEADER_WAIT => {
+                return Ok(topic);
+            }
             Err(error) if !error.is_retriable() || started.elapsed() > LEADER_WAIT => {
                 return Err(UserError::from_client(what, Some(name), &error));
             }
@@ -198,7 +206,12 @@ async fn settled(client: &Client, name: &str) -> Result<Arc<Topic>, UserError> {
 }
 
 fn replication_factor(topic: &Topic) -> usize {
-    topic.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(0)
+    topic
+        .partitions
+        .iter()
+        .map(|partition| partition.replicas.len())
+        .max()
+        .unwrap_or(0)
 }
 
 #[derive(Serialize)]
@@ -213,7 +226,8 @@ struct ListedJson {
 async fn list(args: ListArgs) -> Result<(), UserError> {
     let client = args.cluster.connect("topics were not listed").await?;
     let cluster = client.refresh_all_topics().await;
-    let cluster = cluster.map_err(|error| UserError::from_client("topics were not listed", None, &error))?;
+    let cluster =
+        cluster.map_err(|error| UserError::from_client("topics were not listed", None, &error))?;
     let topics = cluster.topics.values().map(|topic| ListedJson {
         name: topic.name.clone(),
         id: topic.id.to_string(),
@@ -293,7 +307,10 @@ async fn describe_one(client: &Client, name: &str) -> Result<TopicJson, UserErro
     let failed = |error| UserError::from_client(what(), Some(name), &error);
     let topic = client.refresh_topic(name).await.map_err(failed)?;
     let resource = ConfigResource::Topic(name.to_owned());
-    let configs = client.describe_configs(&[resource], None).await.map_err(failed)?;
+    let configs = client
+        .describe_configs(&[resource], None)
+        .await
+        .map_err(failed)?;
     let configs = configs.into_iter().next().unwrap_or(Ok(Vec::new()));
     let configs = configs.map_err(|error| UserError::refused(what(), Some(name), &error))?;
     let starts = offsets(client, &topic, OffsetSpec::Earliest).await;
@@ -308,7 +325,11 @@ async fn describe_one(client: &Client, name: &str) -> Result<TopicJson, UserErro
         start_offset: starts.get(&partition.index).copied(),
         end_offset: ends.get(&partition.index).copied(),
     });
-    let config = |entry: ConfigEntry| ConfigJson { name: entry.name, value: entry.value, source: entry.source.name() };
+    let config = |entry: ConfigEntry| ConfigJson {
+        name: entry.name,
+        value: entry.value,
+        source: entry.source.name(),
+    };
     Ok(TopicJson {
         name: topic.name.clone(),
         id: topic.id.to_string(),
@@ -321,17 +342,28 @@ async fn describe_one(client: &Client, name: &str) -> Result<TopicJson, UserErro
 
 /// Offsets by partition, of the partitions whose leader tells.
 async fn offsets(client: &Client, topic: &Topic, spec: OffsetSpec) -> HashMap<i32, i64> {
-    let led = topic.partitions.iter().filter(|partition| partition.leader.is_some());
+    let led = topic
+        .partitions
+        .iter()
+        .filter(|partition| partition.leader.is_some());
     let wanted: Vec<(TopicPartition, OffsetSpec)> = led
         .map(|partition| {
             let topic = topic.name.clone();
-            (TopicPartition { topic, partition: partition.index }, spec)
+            (
+                TopicPartition {
+                    topic,
+                    partition: partition.index,
+                },
+                spec,
+            )
         })
         .collect();
     match client.list_offsets(&wanted).await {
         Ok(listed) => {
             let found = wanted.iter().zip(listed);
-            found.filter_map(|((at, _), listed)| Some((at.partition, listed.offset?))).collect()
+            found
+                .filter_map(|((at, _), listed)| Some((at.partition, listed.offset?)))
+                .collect()
         }
         Err(error) => {
             eprintln!("note: offsets of {} are not known: {error}", topic.name);
@@ -348,13 +380,23 @@ fn describe_text(topic: &TopicJson) -> String {
         topic.partitions.len(),
         topic.replication_factor
     );
-    let mut partitions = Table::new(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "IN SYNC", "START", "END"]);
+    let mut partitions = Table::new(&[
+        "PARTITION",
+        "LEADER",
+        "EPOCH",
+        "REPLICAS",
+        "IN SYNC",
+        "START",
+        "END",
+    ]);
     let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
     let offset = |offset: Option<i64>| offset.map_or("-".to_owned(), |offset| offset.to_string());
     for partition in &topic.partitions {
         partitions.row(vec![
             partition.partition.to_string(),
-            partition.leader.map_or("none".to_owned(), |leader| leader.to_string()),
+            partition
+                .leader
+                .map_or("none".to_owned(), |leader| leader.to_string()),
             partition.leader_epoch.to_string(),
             ids(&partition.replicas),
             ids(&partition.in_sync_replicas),
@@ -364,12 +406,19 @@ fn describe_text(topic: &TopicJson) -> String {
     }
     text.push_str(&partitions.render());
     let own = ConfigSource::Topic.name();
-    let set: Vec<&ConfigJson> = topic.configs.iter().filter(|config| config.source == own).collect();
+    let set: Vec<&ConfigJson> = topic
+        .configs
+        .iter()
+        .filter(|config| config.source == own)
+        .collect();
     if !set.is_empty() {
         text.push('\n');
         let mut table = Table::new(&["CONFIG", "VALUE"]);
         for config in set {
-            let value = config.value.clone().unwrap_or_else(|| "(secret)".to_owned());
+            let value = config
+                .value
+                .clone()
+                .unwrap_or_else(|| "(secret)".to_owned());
             table.row(vec![config.name.clone(), value]);
         }
         text.push_str(&table.render());
@@ -378,16 +427,29 @@ fn describe_text(topic: &TopicJson) -> String {
 }
 
 async fn alter(args: AlterArgs) -> Result<(), UserError> {
-    let AlterArgs { name, partitions, config, unset, cluster } = args;
+    let AlterArgs {
+        name,
+        partitions,
+        config,
+        unset,
+        cluster,
+    } = args;
     let what = format!("topic {name} was not changed");
     let client = cluster.connect(&what).await?;
-    let set = config.into_iter().map(|(key, value)| ConfigChange::Set(key, value));
-    let changes: Vec<ConfigChange> = set.chain(unset.into_iter().map(ConfigChange::Unset)).collect();
+    let set = config
+        .into_iter()
+        .map(|(key, value)| ConfigChange::Set(key, value));
+    let changes: Vec<ConfigChange> = set
+        .chain(unset.into_iter().map(ConfigChange::Unset))
+        .collect();
     if !changes.is_empty() {
         let resource = ConfigResource::Topic(name.clone());
         let altered = client.alter_configs(&resource, &changes).await;
         altered.map_err(|error| UserError::from_client(&what, Some(&name), &error))?;
-        eprintln!("changed {} of {name}", if changes.len() == 1 { "1 key" } else { "the keys" });
+        let keys = changes.iter().map(|change| match change {
+            ConfigChange::Set(key, _) | ConfigChange::Unset(key) => key.as_str(),
+        });
+        eprintln!("changed {} of {name}", keys.collect::<Vec<_>>().join(", "));
     }
     if let Some(count) = partitions {
         let created = client.create_partitions(&name, count).await;
@@ -398,7 +460,11 @@ async fn alter(args: AlterArgs) -> Result<(), UserError> {
 }
 
 async fn delete(args: DeleteArgs) -> Result<(), UserError> {
-    let DeleteArgs { names, yes, cluster } = args;
+    let DeleteArgs {
+        names,
+        yes,
+        cluster,
+    } = args;
     let client = cluster.connect("topics were not deleted").await?;
     let mut failures = Failures::default();
     let mut doomed = Vec::new();
@@ -417,13 +483,17 @@ async fn delete(args: DeleteArgs) -> Result<(), UserError> {
     let doomed: Vec<&str> = doomed.iter().map(|topic| topic.name.as_str()).collect();
     if !doomed.is_empty() {
         let results = client.delete_topics(&doomed).await;
-        let results =
-            results.map_err(|error| UserError::from_client("topics were not deleted", None, &error))?;
+        let results = results
+            .map_err(|error| UserError::from_client("topics were not deleted", None, &error))?;
         for (name, result) in doomed.iter().zip(results) {
             match result {
                 Ok(()) => eprintln!("deleted {name}"),
                 Err(error) => {
-                    failures.add(UserError::refused(format!("topic {name} was not deleted"), Some(name), &error));
+                    failures.add(UserError::refused(
+                        format!("topic {name} was not deleted"),
+                        Some(name),
+                        &error,
+                    ));
                 }
             }
         }
@@ -436,12 +506,22 @@ async fn confirm(client: &Client, topics: &[Arc<Topic>]) -> Result<(), UserError
     for topic in topics {
         let starts = offsets(client, topic, OffsetSpec::Earliest).await;
         let ends = offsets(client, topic, OffsetSpec::Latest).await;
-        let kept = ends.iter().filter_map(|(partition, end)| Some(end - starts.get(partition)?));
+        let kept = ends
+            .iter()
+            .filter_map(|(partition, end)| Some(end - starts.get(partition)?));
         let kept: i64 = kept.sum();
-        eprintln!("{}: {} partitions, about {kept} records", topic.name, topic.partitions.len());
+        eprintln!(
+            "{}: {} partitions, about {kept} records",
+            topic.name,
+            topic.partitions.len()
+        );
     }
     if !std::io::stdin().is_terminal() {
-        return Err(UserError::usage("nothing was deleted", "there is no terminal to ask on", "the same with --yes"));
+        return Err(UserError::usage(
+            "nothing was deleted",
+            "there is no terminal to ask on",
+            "the same with --yes",
+        ));
     }
     let mut stderr = std::io::stderr();
     let asked = write!(stderr, "delete? [y/N] ").and_then(|()| stderr.flush());
@@ -450,8 +530,16 @@ async fn confirm(client: &Client, topics: &[Arc<Topic>]) -> Result<(), UserError
     let agreed = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
     match answered {
         Ok(_) if agreed => Ok(()),
-        Ok(_) => Err(UserError::failed("nothing was deleted", "you did not agree", "the same, and y")),
-        Err(error) => Err(UserError::failed("nothing was deleted", error.to_string(), "the same with --yes")),
+        Ok(_) => Err(UserError::failed(
+            "nothing was deleted",
+            "you did not agree",
+            "the same, and y",
+        )),
+        Err(error) => Err(UserError::failed(
+            "nothing was deleted",
+            error.to_string(),
+            "the same with --yes",
+        )),
     }
 }
 
@@ -468,7 +556,10 @@ impl Failures {
 
     fn end(self) -> Result<(), UserError> {
         self.0.map_or(Ok(()), |error| {
-            debug_assert!(error.exit != Exit::Usage, "a topic's failure is no fault of the command line");
+            debug_assert!(
+                error.exit != Exit::Usage,
+                "a topic's failure is no fault of the command line"
+            );
             Err(error)
         })
     }

@@ -10,12 +10,10 @@ use arc_swap::ArcSwap;
 use klamm_metadata::{Command, Image, Outcome};
 use klamm_raft::{Applied, Leadership, StateMachine};
 use klamm_records::RecordSet;
-use klamm_storage::{Batch, GroupLog, Payload, StorageError};
+use klamm_storage::Batch;
 use tokio::sync::watch;
 use tracing::warn;
 
-/// Read at once when the image is rebuilt from the log.
-const REBUILD_CHUNK: usize = 1 << 20;
 /// Records of one batch of commands are far smaller.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
@@ -28,28 +26,18 @@ pub struct MetadataMachine {
 }
 
 impl MetadataMachine {
-    /// Rebuilds the image from the part of the log that was committed before a restart; Raft
-    /// applies the rest.
-    pub fn rebuild(log: &GroupLog) -> Result<Arc<MetadataMachine>, StorageError> {
-        let machine = MetadataMachine {
+    /// The state before the first command. A machine that wants data is given the whole log
+    /// again at every start, so the image needs no storage of its own.
+    pub fn new() -> Arc<MetadataMachine> {
+        Arc::new(MetadataMachine {
             image: ArcSwap::from_pointee(Image::default()),
-            applied: watch::Sender::new(log.start_offset()),
-            leadership: watch::Sender::new(Leadership { term: 0, leader: None, serving: false }),
-        };
-        let state = log.raft_state();
-        let end = state.committed.map_or(0, |id| id.index + 1);
-        let mut next = state.purged.map_or(0, |id| id.index + 1);
-        while next < end {
-            let entries = log.entries(next..end, REBUILD_CHUNK, true)?;
-            let Some(last) = entries.last() else { break };
-            next = last.id.index + 1;
-            for entry in entries {
-                if let Payload::Batch(batch) = entry.payload {
-                    machine.apply_batch(&batch);
-                }
-            }
-        }
-        Ok(Arc::new(machine))
+            applied: watch::Sender::new(0),
+            leadership: watch::Sender::new(Leadership {
+                term: 0,
+                leader: None,
+                serving: false,
+            }),
+        })
     }
 
     /// The newest image.
@@ -70,7 +58,7 @@ impl MetadataMachine {
     fn apply_batch(&self, batch: &Batch) {
         let mut image = (*self.image.load_full()).clone();
         for (offset, value) in (batch.header.base_offset..).zip(values(batch)) {
-            // Raft applies again what it had applied since the last checkpoint.
+            // What was applied before comes again after a restart.
             if offset <= image.last_offset() {
                 continue;
             }
@@ -84,7 +72,8 @@ impl MetadataMachine {
         }
         let end = image.last_offset() + 1;
         self.image.store(Arc::new(image));
-        self.applied.send_if_modified(|applied| std::mem::replace(applied, end) != end);
+        self.applied
+            .send_if_modified(|applied| std::mem::replace(applied, end) != end);
     }
 }
 
@@ -96,7 +85,8 @@ fn values(batch: &Batch) -> Vec<Vec<u8>> {
     records
         .iter()
         .map(|record| {
-            let record = record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
+            let record =
+                record.unwrap_or_else(|error| panic!("metadata batch at offset {at}: {error}"));
             record.value.map(<[u8]>::to_vec).unwrap_or_default()
         })
         .collect()

@@ -12,7 +12,7 @@ use klamm_metadata::{Command, Image};
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal};
 use klamm_records::{BatchBuilder, BatchHeader, NewRecord};
-use klamm_storage::{Batch, Clock, GroupLog};
+use klamm_storage::{Batch, Clock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
@@ -53,7 +53,11 @@ impl Controller {
             clock,
         };
         tokio::spawn(task.run());
-        Controller { changes, machine, group }
+        Controller {
+            changes,
+            machine,
+            group,
+        }
     }
 
     /// The newest image.
@@ -93,7 +97,10 @@ impl Controller {
             let _ = tell.send(answer);
             commands
         });
-        self.changes.send(Change { decide, done }).await.map_err(|_| ErrorCode::NOT_CONTROLLER)?;
+        self.changes
+            .send(Change { decide, done })
+            .await
+            .map_err(|_| ErrorCode::NOT_CONTROLLER)?;
         finished.await.map_err(|_| ErrorCode::NOT_CONTROLLER)??;
         told.await.map_err(|_| ErrorCode::NOT_CONTROLLER)
     }
@@ -146,7 +153,10 @@ impl Task {
             end += i64::from(batch.header.record_count);
             self.group.propose(
                 leadership.term,
-                Proposal::Batch { batch, expected_offset },
+                Proposal::Batch {
+                    batch,
+                    expected_offset,
+                },
                 Box::new(move |result| {
                     let _ = done.send(result);
                 }),
@@ -163,7 +173,10 @@ impl Task {
                 Err(_) => return Err(ErrorCode::NOT_CONTROLLER),
             }
         }
-        self.applied.wait_for(|applied| *applied >= end).await.map_err(|_| ErrorCode::NOT_CONTROLLER)?;
+        self.applied
+            .wait_for(|applied| *applied >= end)
+            .await
+            .map_err(|_| ErrorCode::NOT_CONTROLLER)?;
         Ok(())
     }
 }
@@ -180,8 +193,15 @@ fn batches(commands: &[Command], now_ms: i64) -> Vec<Batch> {
             size = 0;
         }
         size += value.len();
-        let record = NewRecord { timestamp: now_ms, key: None, value: Some(&value), headers: &[] };
-        builder.push(&record).expect("a metadata command fits a batch");
+        let record = NewRecord {
+            timestamp: now_ms,
+            key: None,
+            value: Some(&value),
+            headers: &[],
+        };
+        builder
+            .push(&record)
+            .expect("a metadata command fits a batch");
     }
     batches.push(finish(builder));
     batches
@@ -191,9 +211,4 @@ fn finish(builder: BatchBuilder) -> Batch {
     let bytes = builder.build().expect("metadata commands fit a batch");
     let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
     Batch { header, bytes }
-}
-
-/// A log without a first command: the node is new.
-pub fn is_unfounded(log: &GroupLog) -> bool {
-    log.raft_state().last.is_none()
 }

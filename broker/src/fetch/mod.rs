@@ -2,4 +2,6 @@
 
 mod session;
 
-pub use session::{FetchSessions, Outcome, PartitionKey, Placed, SessionRequest, Told, TopicKey, Wanted};
+pub use session::{
+    FetchSessions, Outcome, PartitionKey, Placed, SessionRequest, Told, TopicKey, Wanted,
+};

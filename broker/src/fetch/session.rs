@@ -92,7 +92,14 @@ impl Session {
         let order = self.next_order;
         self.next_order += 1;
         self.order.insert(order, key.clone());
-        self.members.insert(key, Member { order, wanted, told: None });
+        self.members.insert(
+            key,
+            Member {
+                order,
+                wanted,
+                told: None,
+            },
+        );
     }
 
     fn forget(&mut self, key: &PartitionKey) {
@@ -104,14 +111,20 @@ impl Session {
     fn wanted(&self) -> Vec<(PartitionKey, Wanted)> {
         self.order
             .values()
-            .filter_map(|key| self.members.get(key).map(|member| (key.clone(), member.wanted)))
+            .filter_map(|key| {
+                self.members
+                    .get(key)
+                    .map(|member| (key.clone(), member.wanted))
+            })
             .collect()
     }
 
     /// Whether the client must be told; remembers what it is told. Partitions that had records
     /// go to the end, so that a small answer does not starve the others (behaviour 72).
     fn answered(&mut self, key: &PartitionKey, outcome: &Outcome) -> bool {
-        let Some(member) = self.members.get_mut(key) else { return false };
+        let Some(member) = self.members.get_mut(key) else {
+            return false;
+        };
         let tell = outcome.has_records || outcome.must_tell || member.told != Some(outcome.told);
         // After an error the next answer tells the partition's state again.
         member.told = (!outcome.must_tell).then_some(outcome.told);
@@ -184,7 +197,10 @@ pub struct FetchSessions {
 impl FetchSessions {
     /// At most `slots` sessions (`max.incremental.fetch.session.cache.slots`).
     pub fn new(slots: usize) -> FetchSessions {
-        FetchSessions { slots, inner: Mutex::new(Slots::default()) }
+        FetchSessions {
+            slots,
+            inner: Mutex::new(Slots::default()),
+        }
     }
 
     /// Sessions there are.
@@ -207,12 +223,18 @@ impl FetchSessions {
         let mut slots = self.inner.lock();
         if request.epoch == FINAL_EPOCH {
             slots.remove(request.session_id);
-            return Ok(Placed { kind: Kind::Sessionless, partitions: request.partitions });
+            return Ok(Placed {
+                kind: Kind::Sessionless,
+                partitions: request.partitions,
+            });
         }
         if request.epoch == INITIAL_EPOCH {
             slots.remove(request.session_id);
             let kind = slots.create(self.slots, &request, now_ms, new_id);
-            return Ok(Placed { kind, partitions: request.partitions });
+            return Ok(Placed {
+                kind,
+                partitions: request.partitions,
+            });
         }
         slots.resume(request, now_ms)
     }
@@ -226,9 +248,10 @@ impl FetchSessions {
         };
         let mut slots = self.inner.lock();
         match slots.sessions.get_mut(&id) {
-            Some(session) => {
-                outcomes.iter().map(|(key, outcome)| session.answered(key, outcome) || everything).collect()
-            }
+            Some(session) => outcomes
+                .iter()
+                .map(|(key, outcome)| session.answered(key, outcome) || everything)
+                .collect(),
             // Evicted meanwhile: tell everything; the client's next request finds no session.
             None => vec![true; outcomes.len()],
         }
@@ -254,7 +277,9 @@ impl Slots {
         }
         if self.sessions.len() >= max {
             match self.by_use.first_key_value() {
-                Some((&(last_used_ms, id), ())) if now_ms.saturating_sub(last_used_ms) > EVICTION_MS => {
+                Some((&(last_used_ms, id), ()))
+                    if now_ms.saturating_sub(last_used_ms) > EVICTION_MS =>
+                {
                     self.remove(id);
                 }
                 _ => return Kind::Sessionless,
@@ -269,8 +294,12 @@ impl Slots {
                 break id;
             }
         };
-        let mut session =
-            Session { epoch: 1, uses_ids: request.uses_ids, last_used_ms: now_ms, ..Session::default() };
+        let mut session = Session {
+            epoch: 1,
+            uses_ids: request.uses_ids,
+            last_used_ms: now_ms,
+            ..Session::default()
+        };
         for (key, wanted) in &request.partitions {
             session.put(key.clone(), *wanted);
         }
@@ -281,7 +310,10 @@ impl Slots {
 
     fn resume(&mut self, request: SessionRequest, now_ms: i64) -> Result<Placed, ErrorCode> {
         let id = request.session_id;
-        let session = self.sessions.get_mut(&id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
+        let session = self
+            .sessions
+            .get_mut(&id)
+            .ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
         if session.epoch != request.epoch {
             return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
         }
@@ -296,14 +328,24 @@ impl Slots {
         }
         if session.members.is_empty() {
             self.remove(id);
-            return Ok(Placed { kind: Kind::Sessionless, partitions: Vec::new() });
+            return Ok(Placed {
+                kind: Kind::Sessionless,
+                partitions: Vec::new(),
+            });
         }
-        session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
+        session.epoch = if session.epoch == i32::MAX {
+            1
+        } else {
+            session.epoch + 1
+        };
         let before = std::mem::replace(&mut session.last_used_ms, now_ms);
         let partitions = session.wanted();
         self.by_use.remove(&(before, id));
         self.by_use.insert((now_ms, id), ());
-        Ok(Placed { kind: Kind::Incremental(id), partitions })
+        Ok(Placed {
+            kind: Kind::Incremental(id),
+            partitions,
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 use kafka_protocol::messages::create_acls_response::AclCreationResult;
 use kafka_protocol::messages::delete_acls_response::DeleteAclsFilterResult;
 use kafka_protocol::messages::{
-    CreateAclsRequest, CreateAclsResponse, DeleteAclsRequest, DeleteAclsResponse, DescribeAclsRequest,
-    DescribeAclsResponse,
+    CreateAclsRequest, CreateAclsResponse, DeleteAclsRequest, DeleteAclsResponse,
+    DescribeAclsRequest, DescribeAclsResponse,
 };
 use klamm_protocol::ErrorCode;
 
@@ -16,7 +16,9 @@ const MESSAGE: &str = "No Authorizer is configured.";
 
 /// Answers a DescribeAcls request.
 pub async fn describe(ctx: RequestContext, _request: DescribeAclsRequest) -> DescribeAclsResponse {
-    ctx.shared.metrics.failed(ctx.api, ErrorCode::SECURITY_DISABLED);
+    ctx.shared
+        .metrics
+        .failed(ctx.api, ErrorCode::SECURITY_DISABLED);
     DescribeAclsResponse::default()
         .with_error_code(ErrorCode::SECURITY_DISABLED.code())
         .with_error_message(Some(text(MESSAGE)))
@@ -24,7 +26,9 @@ pub async fn describe(ctx: RequestContext, _request: DescribeAclsRequest) -> Des
 
 /// Answers a CreateAcls request.
 pub async fn create(ctx: RequestContext, request: CreateAclsRequest) -> CreateAclsResponse {
-    ctx.shared.metrics.failed(ctx.api, ErrorCode::SECURITY_DISABLED);
+    ctx.shared
+        .metrics
+        .failed(ctx.api, ErrorCode::SECURITY_DISABLED);
     let result = AclCreationResult::default()
         .with_error_code(ErrorCode::SECURITY_DISABLED.code())
         .with_error_message(Some(text(MESSAGE)));
@@ -33,7 +37,9 @@ pub async fn create(ctx: RequestContext, request: CreateAclsRequest) -> CreateAc
 
 /// Answers a DeleteAcls request.
 pub async fn delete(ctx: RequestContext, request: DeleteAclsRequest) -> DeleteAclsResponse {
-    ctx.shared.metrics.failed(ctx.api, ErrorCode::SECURITY_DISABLED);
+    ctx.shared
+        .metrics
+        .failed(ctx.api, ErrorCode::SECURITY_DISABLED);
     let result = DeleteAclsFilterResult::default()
         .with_error_code(ErrorCode::SECURITY_DISABLED.code())
         .with_error_message(Some(text(MESSAGE)));

@@ -23,8 +23,11 @@ type Failure = Option<(ErrorCode, Option<StrBytes>)>;
 
 /// Answers an AlterConfigs request: what is given replaces all overrides.
 pub async fn handle(ctx: RequestContext, request: AlterConfigsRequest) -> AlterConfigsResponse {
-    let resources: Vec<Resource> =
-        request.resources.iter().map(|item| (item.resource_type, item.resource_name.clone())).collect();
+    let resources: Vec<Resource> = request
+        .resources
+        .iter()
+        .map(|item| (item.resource_type, item.resource_name.clone()))
+        .collect();
     let replacements: Vec<ResourceReplacement> = request
         .resources
         .iter()
@@ -34,14 +37,23 @@ pub async fn handle(ctx: RequestContext, request: AlterConfigsRequest) -> AlterC
             configs: item
                 .configs
                 .iter()
-                .map(|config| (config.name.to_string(), config.value.as_ref().map(ToString::to_string)))
+                .map(|config| {
+                    (
+                        config.name.to_string(),
+                        config.value.as_ref().map(ToString::to_string),
+                    )
+                })
                 .collect(),
         })
         .collect();
     let validate_only = request.validate_only;
     let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
     let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context { image, settings: &settings, node_id };
+        let context = rules::Context {
+            image,
+            settings: &settings,
+            node_id,
+        };
         split(rules::alter_configs(context, &replacements, validate_only))
     });
     let results = changed.await;
@@ -49,10 +61,14 @@ pub async fn handle(ctx: RequestContext, request: AlterConfigsRequest) -> AlterC
         .await
         .into_iter()
         .map(|((resource_type, name), failure)| {
-            let answer = ReplaceResult::default().with_resource_type(resource_type).with_resource_name(name);
+            let answer = ReplaceResult::default()
+                .with_resource_type(resource_type)
+                .with_resource_name(name);
             match failure {
                 None => answer,
-                Some((error, message)) => answer.with_error_code(error.code()).with_error_message(message),
+                Some((error, message)) => answer
+                    .with_error_code(error.code())
+                    .with_error_message(message),
             }
         })
         .collect();
@@ -64,8 +80,11 @@ pub async fn handle_incremental(
     ctx: RequestContext,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let resources: Vec<Resource> =
-        request.resources.iter().map(|item| (item.resource_type, item.resource_name.clone())).collect();
+    let resources: Vec<Resource> = request
+        .resources
+        .iter()
+        .map(|item| (item.resource_type, item.resource_name.clone()))
+        .collect();
     let changes: Vec<ResourceChange> = request
         .resources
         .iter()
@@ -86,18 +105,30 @@ pub async fn handle_incremental(
     let validate_only = request.validate_only;
     let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
     let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context { image, settings: &settings, node_id };
-        split(rules::incremental_alter_configs(context, &changes, validate_only))
+        let context = rules::Context {
+            image,
+            settings: &settings,
+            node_id,
+        };
+        split(rules::incremental_alter_configs(
+            context,
+            &changes,
+            validate_only,
+        ))
     });
     let results = changed.await;
     let responses = failures(&ctx, resources, results)
         .await
         .into_iter()
         .map(|((resource_type, name), failure)| {
-            let answer = ChangeResult::default().with_resource_type(resource_type).with_resource_name(name);
+            let answer = ChangeResult::default()
+                .with_resource_type(resource_type)
+                .with_resource_name(name);
             match failure {
                 None => answer,
-                Some((error, message)) => answer.with_error_code(error.code()).with_error_message(message),
+                Some((error, message)) => answer
+                    .with_error_code(error.code())
+                    .with_error_message(message),
             }
         })
         .collect();
@@ -113,10 +144,15 @@ async fn failures<T>(
     let results = match results {
         Ok(results) => results,
         Err(error) => {
-            return resources.into_iter().map(|resource| (resource, Some((error, None)))).collect();
+            return resources
+                .into_iter()
+                .map(|resource| (resource, Some((error, None))))
+                .collect();
         }
     };
-    ctx.shared.wait_reconciled(Instant::now() + MAX_ADMIN_WAIT).await;
+    ctx.shared
+        .wait_reconciled(Instant::now() + MAX_ADMIN_WAIT)
+        .await;
     resources
         .into_iter()
         .zip(results)

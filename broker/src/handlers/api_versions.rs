@@ -14,7 +14,9 @@ use crate::server::dispatch::Reply;
 /// Answers an ApiVersions request.
 pub async fn handle(ctx: RequestContext, request: ApiVersionsRequest) -> ApiVersionsResponse {
     if !is_valid_software(&request, ctx.version) {
-        ctx.shared.metrics.failed(ctx.api, ErrorCode::INVALID_REQUEST);
+        ctx.shared
+            .metrics
+            .failed(ctx.api, ErrorCode::INVALID_REQUEST);
         return ApiVersionsResponse::default().with_error_code(ErrorCode::INVALID_REQUEST.code());
     }
     api_versions_response(ctx.version, &ctx.shared.features())

@@ -1,7 +1,9 @@
 //! CreatePartitions (key 37), versions 0-3 (behaviour 108).
 
 use kafka_protocol::messages::TopicName;
-use kafka_protocol::messages::create_partitions_request::{CreatePartitionsRequest, CreatePartitionsTopic};
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsRequest, CreatePartitionsTopic,
+};
 use kafka_protocol::messages::create_partitions_response::{
     CreatePartitionsResponse, CreatePartitionsTopicResult,
 };
@@ -12,19 +14,39 @@ use super::{answers, code_of, message_of, text, timeout};
 use crate::context::RequestContext;
 
 /// Answers a CreatePartitions request, once this node has opened the new partitions.
-pub async fn handle(ctx: RequestContext, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
+pub async fn handle(
+    ctx: RequestContext,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
     let deadline = Instant::now() + timeout(request.timeout_ms);
-    let names: Vec<TopicName> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+    let names: Vec<TopicName> = request
+        .topics
+        .iter()
+        .map(|topic| topic.name.clone())
+        .collect();
     let topics: Vec<NewPartitions> = request.topics.into_iter().map(new_partitions).collect();
     let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
     let validate_only = request.validate_only;
     let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context { image, settings: &settings, node_id };
-        answers(rules::create_partitions(context, &topics, validate_only, seed))
+        let context = rules::Context {
+            image,
+            settings: &settings,
+            node_id,
+        };
+        answers(rules::create_partitions(
+            context,
+            &topics,
+            validate_only,
+            seed,
+        ))
     });
     let results = match changed.await {
         Err(error) => {
-            let failed = |name| CreatePartitionsTopicResult::default().with_name(name).with_error_code(error.code());
+            let failed = |name| {
+                CreatePartitionsTopicResult::default()
+                    .with_name(name)
+                    .with_error_code(error.code())
+            };
             names.into_iter().map(failed).collect()
         }
         Ok(results) => {
@@ -32,7 +54,8 @@ pub async fn handle(ctx: RequestContext, request: CreatePartitionsRequest) -> Cr
             results
                 .into_iter()
                 .map(|(name, result)| {
-                    let answer = CreatePartitionsTopicResult::default().with_name(TopicName(text(name)));
+                    let answer =
+                        CreatePartitionsTopicResult::default().with_name(TopicName(text(name)));
                     match result {
                         Ok(()) => answer,
                         Err(problem) => {

@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
-use kafka_protocol::messages::TopicName;
-use klamm_metadata::rules::{self, ConfigEntry, CreatedTopic, NewTopic};
 use klamm_metadata::Problem;
+use klamm_metadata::rules::{self, ConfigEntry, CreatedTopic, NewTopic};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
 use tokio::time::Instant;
@@ -23,18 +23,33 @@ use crate::context::RequestContext;
 
 /// Answers a CreateTopics request.
 pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_ADMIN_WAIT);
-    let names: Vec<String> = request.topics.iter().map(|topic| topic.name.to_string()).collect();
+    let timeout =
+        Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_ADMIN_WAIT);
+    let names: Vec<String> = request
+        .topics
+        .iter()
+        .map(|topic| topic.name.to_string())
+        .collect();
     let topics = request.topics.into_iter().map(new_topic).collect();
     let results = match create(&ctx, topics, request.validate_only, timeout).await {
-        Ok(results) => results.into_iter().map(|(name, result)| answer(&ctx, name, result)).collect(),
-        Err(error) => names.into_iter().map(|name| failed(&ctx, name, error)).collect(),
+        Ok(results) => results
+            .into_iter()
+            .map(|(name, result)| answer(&ctx, name, result))
+            .collect(),
+        Err(error) => names
+            .into_iter()
+            .map(|name| failed(&ctx, name, error))
+            .collect(),
     };
     CreateTopicsResponse::default().with_topics(results)
 }
 
 /// Creates topics with the broker's defaults: what a client's first use of a name does.
-pub(super) async fn create_with_defaults(ctx: &RequestContext, names: BTreeSet<String>, wait: Duration) {
+pub(super) async fn create_with_defaults(
+    ctx: &RequestContext,
+    names: BTreeSet<String>,
+    wait: Duration,
+) {
     let topics = names
         .into_iter()
         .map(|name| NewTopic {
@@ -71,12 +86,25 @@ async fn create(
         .shared
         .controller
         .change(move |image| {
-            let context = rules::Context { image, settings: &settings, node_id };
+            let context = rules::Context {
+                image,
+                settings: &settings,
+                node_id,
+            };
             let mut new_id = || TopicId(Uuid::new_v4());
-            answers(rules::create_topics(context, &topics, validate_only, seed, &mut new_id))
+            answers(rules::create_topics(
+                context,
+                &topics,
+                validate_only,
+                seed,
+                &mut new_id,
+            ))
         })
         .await?;
-    let created = results.iter().filter_map(|(_, result)| result.as_ref().ok()).map(|topic| topic.id);
+    let created = results
+        .iter()
+        .filter_map(|(_, result)| result.as_ref().ok())
+        .map(|topic| topic.id);
     if !validate_only {
         wait_for_leaders(ctx, created.collect(), deadline).await;
     }
@@ -103,21 +131,39 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
         assignments: topic
             .assignments
             .iter()
-            .map(|assigned| (assigned.partition_index, assigned.broker_ids.iter().map(|id| id.0).collect()))
+            .map(|assigned| {
+                (
+                    assigned.partition_index,
+                    assigned.broker_ids.iter().map(|id| id.0).collect(),
+                )
+            })
             .collect(),
         configs: topic
             .configs
             .iter()
-            .map(|config| (config.name.to_string(), config.value.as_ref().map(ToString::to_string)))
+            .map(|config| {
+                (
+                    config.name.to_string(),
+                    config.value.as_ref().map(ToString::to_string),
+                )
+            })
             .collect(),
     }
 }
 
-fn answer(ctx: &RequestContext, name: String, result: Result<CreatedTopic, Problem>) -> CreatableTopicResult {
+fn answer(
+    ctx: &RequestContext,
+    name: String,
+    result: Result<CreatedTopic, Problem>,
+) -> CreatableTopicResult {
     let answer = CreatableTopicResult::default().with_name(TopicName(text(name)));
     match result {
         Ok(topic) => {
-            let answer = if ctx.version >= 7 { answer.with_topic_id(topic.id.0) } else { answer };
+            let answer = if ctx.version >= 7 {
+                answer.with_topic_id(topic.id.0)
+            } else {
+                answer
+            };
             if ctx.version < 5 {
                 return answer;
             }
@@ -128,12 +174,16 @@ fn answer(ctx: &RequestContext, name: String, result: Result<CreatedTopic, Probl
         }
         Err(problem) => {
             ctx.shared.metrics.failed(ctx.api, code_of(&problem));
-            let answer =
-                answer.with_error_code(code_of(&problem).code()).with_error_message(message_of(&problem));
+            let answer = answer
+                .with_error_code(code_of(&problem).code())
+                .with_error_message(message_of(&problem));
             if ctx.version < 5 {
                 return answer;
             }
-            answer.with_num_partitions(-1).with_replication_factor(-1).with_configs(None)
+            answer
+                .with_num_partitions(-1)
+                .with_replication_factor(-1)
+                .with_configs(None)
         }
     }
 }
@@ -149,5 +199,7 @@ fn config(entry: ConfigEntry) -> CreatableTopicConfigs {
 
 fn failed(ctx: &RequestContext, name: String, error: ErrorCode) -> CreatableTopicResult {
     ctx.shared.metrics.failed(ctx.api, error);
-    CreatableTopicResult::default().with_name(TopicName(text(name))).with_error_code(error.code())
+    CreatableTopicResult::default()
+        .with_name(TopicName(text(name)))
+        .with_error_code(error.code())
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsRequest,
+};
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
@@ -18,16 +20,22 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Answers a DeleteRecords request: all partitions at once.
 pub async fn handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_TIMEOUT);
+    let timeout =
+        Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_TIMEOUT);
     let deadline = Instant::now() + timeout;
     let image = ctx.shared.controller.image();
     let topics = request.topics.into_iter().map(|topic| {
         let found = image.topic(&topic.name).cloned();
         let ctx = &ctx;
         async move {
-            let answers = topic.partitions.iter().map(|asked| answer(ctx, found.as_deref(), asked, deadline));
+            let answers = topic
+                .partitions
+                .iter()
+                .map(|asked| answer(ctx, found.as_deref(), asked, deadline));
             let partitions = join_all(answers).await;
-            DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions)
+            DeleteRecordsTopicResult::default()
+                .with_name(topic.name)
+                .with_partitions(partitions)
         }
     });
     DeleteRecordsResponse::default().with_topics(join_all(topics).await)
@@ -39,7 +47,8 @@ async fn answer(
     asked: &DeleteRecordsPartition,
     deadline: Instant,
 ) -> DeleteRecordsPartitionResult {
-    let answer = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
+    let answer =
+        DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
     match delete(ctx, topic, asked, deadline).await {
         Ok(low_watermark) => answer.with_low_watermark(low_watermark),
         Err(error) => {

@@ -2,7 +2,9 @@
 
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicsRequest;
-use kafka_protocol::messages::delete_topics_response::{DeletableTopicResult, DeleteTopicsResponse};
+use kafka_protocol::messages::delete_topics_response::{
+    DeletableTopicResult, DeleteTopicsResponse,
+};
 use klamm_metadata::Problem;
 use klamm_metadata::rules::{self, DeletedTopic, TopicRef};
 use klamm_protocol::ErrorCode;
@@ -25,25 +27,42 @@ pub async fn handle(ctx: RequestContext, request: DeleteTopicsRequest) -> Delete
             })
             .collect()
     } else {
-        let by_name = |name: &TopicName| TopicRef { name: Some(name.to_string()), id: TopicId::ZERO };
+        let by_name = |name: &TopicName| TopicRef {
+            name: Some(name.to_string()),
+            id: TopicId::ZERO,
+        };
         request.topic_names.iter().map(by_name).collect()
     };
     let (settings, node_id, topics) = (ctx.shared.settings(), ctx.shared.node_id, asked.clone());
     let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context { image, settings: &settings, node_id };
+        let context = rules::Context {
+            image,
+            settings: &settings,
+            node_id,
+        };
         answers(rules::delete_topics(context, &topics))
     });
     let responses = match changed.await {
         Ok(results) => {
             ctx.shared.wait_reconciled(deadline).await;
-            results.into_iter().map(|(topic, result)| answer(&ctx, topic, result)).collect()
+            results
+                .into_iter()
+                .map(|(topic, result)| answer(&ctx, topic, result))
+                .collect()
         }
-        Err(error) => asked.into_iter().map(|topic| failed(&ctx, topic, error)).collect(),
+        Err(error) => asked
+            .into_iter()
+            .map(|topic| failed(&ctx, topic, error))
+            .collect(),
     };
     DeleteTopicsResponse::default().with_responses(responses)
 }
 
-fn answer(ctx: &RequestContext, asked: TopicRef, result: Result<DeletedTopic, Problem>) -> DeletableTopicResult {
+fn answer(
+    ctx: &RequestContext,
+    asked: TopicRef,
+    result: Result<DeletedTopic, Problem>,
+) -> DeletableTopicResult {
     match result {
         Ok(deleted) => DeletableTopicResult::default()
             .with_name(Some(TopicName(text(&*deleted.name))))
@@ -54,7 +73,11 @@ fn answer(ctx: &RequestContext, asked: TopicRef, result: Result<DeletedTopic, Pr
                 code => code,
             };
             let answer = failed(ctx, asked, code);
-            if ctx.version >= 5 { answer.with_error_message(message_of(&problem)) } else { answer }
+            if ctx.version >= 5 {
+                answer.with_error_message(message_of(&problem))
+            } else {
+                answer
+            }
         }
     }
 }

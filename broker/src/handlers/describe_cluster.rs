@@ -2,9 +2,11 @@
 //!
 //! Versions: 1 endpoint type (KIP-919), 2 fenced brokers.
 
-use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
-use kafka_protocol::messages::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
 use kafka_protocol::messages::BrokerId;
+use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
+use kafka_protocol::messages::describe_cluster_response::{
+    DescribeClusterBroker, DescribeClusterResponse,
+};
 use klamm_protocol::ErrorCode;
 
 use super::{CLUSTER_OPERATIONS, endpoints, text};
@@ -14,8 +16,15 @@ const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
 
 /// Answers a DescribeCluster request.
-pub async fn handle(ctx: RequestContext, request: DescribeClusterRequest) -> DescribeClusterResponse {
-    let endpoint_type = if ctx.version >= 1 { request.endpoint_type } else { BROKERS };
+pub async fn handle(
+    ctx: RequestContext,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
+    let endpoint_type = if ctx.version >= 1 {
+        request.endpoint_type
+    } else {
+        BROKERS
+    };
     match endpoint_type {
         BROKERS => {}
         CONTROLLERS => {
@@ -26,7 +35,11 @@ pub async fn handle(ctx: RequestContext, request: DescribeClusterRequest) -> Des
             );
         }
         other => {
-            return refuse(&ctx, ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, &format!("Unknown endpoint type {other}."));
+            return refuse(
+                &ctx,
+                ErrorCode::UNSUPPORTED_ENDPOINT_TYPE,
+                &format!("Unknown endpoint type {other}."),
+            );
         }
     }
     let image = ctx.shared.controller.image();

@@ -1,9 +1,12 @@
 //! DescribeConfigs (key 32), versions 1-4 (behaviours 107, 113, 114). Version 3 adds types and
 //! documentation.
 
-use kafka_protocol::messages::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
+use kafka_protocol::messages::describe_configs_request::{
+    DescribeConfigsRequest, DescribeConfigsResource,
+};
 use kafka_protocol::messages::describe_configs_response::{
-    DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
+    DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
+    DescribeConfigsSynonym,
 };
 use klamm_metadata::Image;
 use klamm_metadata::rules::{self, ConfigEntry, DescribeConfigs};
@@ -12,14 +15,21 @@ use super::{code_of, message_of, text};
 use crate::context::RequestContext;
 
 /// Answers a DescribeConfigs request.
-pub async fn handle(ctx: RequestContext, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub async fn handle(
+    ctx: RequestContext,
+    request: DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
     let image = ctx.shared.controller.image();
     let wanted = Wanted {
         synonyms: request.include_synonyms,
         documentation: request.include_documentation && ctx.version >= 3,
         types: ctx.version >= 3,
     };
-    let results = request.resources.iter().map(|resource| answer(&ctx, &image, resource, wanted)).collect();
+    let results = request
+        .resources
+        .iter()
+        .map(|resource| answer(&ctx, &image, resource, wanted))
+        .collect();
     DescribeConfigsResponse::default().with_results(results)
 }
 
@@ -45,26 +55,41 @@ fn answer(
             .map(|keys| keys.iter().map(ToString::to_string).collect()),
     };
     let settings = ctx.shared.settings();
-    let context = rules::Context { image, settings: &settings, node_id: ctx.shared.node_id };
+    let context = rules::Context {
+        image,
+        settings: &settings,
+        node_id: ctx.shared.node_id,
+    };
     let answer = DescribeConfigsResult::default()
         .with_resource_type(resource.resource_type)
         .with_resource_name(resource.resource_name.clone());
     match rules::describe_configs(context, &asked) {
-        Ok(entries) => answer.with_configs(entries.into_iter().map(|entry| config(entry, wanted)).collect()),
+        Ok(entries) => answer.with_configs(
+            entries
+                .into_iter()
+                .map(|entry| config(entry, wanted))
+                .collect(),
+        ),
         Err(problem) => {
             ctx.shared.metrics.failed(ctx.api, code_of(&problem));
-            answer.with_error_code(code_of(&problem).code()).with_error_message(message_of(&problem))
+            answer
+                .with_error_code(code_of(&problem).code())
+                .with_error_message(message_of(&problem))
         }
     }
 }
 
 fn config(entry: ConfigEntry, wanted: Wanted) -> DescribeConfigsResourceResult {
-    let synonyms = entry.synonyms.into_iter().filter(|_| wanted.synonyms).map(|synonym| {
-        DescribeConfigsSynonym::default()
-            .with_name(text(synonym.name))
-            .with_value(synonym.value.map(text))
-            .with_source(synonym.source.code())
-    });
+    let synonyms = entry
+        .synonyms
+        .into_iter()
+        .filter(|_| wanted.synonyms)
+        .map(|synonym| {
+            DescribeConfigsSynonym::default()
+                .with_name(text(synonym.name))
+                .with_value(synonym.value.map(text))
+                .with_source(synonym.source.code())
+        });
     DescribeConfigsResourceResult::default()
         .with_name(text(entry.name))
         .with_value(entry.value.map(text))

@@ -13,33 +13,46 @@ use super::text;
 use crate::context::RequestContext;
 
 /// Answers a DescribeLogDirs request.
-pub async fn handle(ctx: RequestContext, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+pub async fn handle(
+    ctx: RequestContext,
+    request: DescribeLogDirsRequest,
+) -> DescribeLogDirsResponse {
     let asked: Option<HashMap<String, HashSet<i32>>> = request.topics.map(|topics| {
         let mut asked: HashMap<String, HashSet<i32>> = HashMap::new();
         for topic in topics {
-            asked.entry(topic.topic.to_string()).or_default().extend(topic.partitions);
+            asked
+                .entry(topic.topic.to_string())
+                .or_default()
+                .extend(topic.partitions);
         }
         asked
     });
     let mut topics: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for partition in ctx.shared.partitions.all() {
         let wanted = asked.as_ref().is_none_or(|asked| {
-            asked.get(&**partition.topic()).is_some_and(|indexes| indexes.contains(&partition.index()))
+            asked
+                .get(&**partition.topic())
+                .is_some_and(|indexes| indexes.contains(&partition.index()))
         });
         if wanted {
             let size = i64::try_from(partition.log().size_bytes()).unwrap_or(i64::MAX);
-            topics.entry(partition.topic().to_string()).or_default().push(
-                DescribeLogDirsPartition::default()
-                    .with_partition_index(partition.index())
-                    .with_partition_size(size),
-            );
+            topics
+                .entry(partition.topic().to_string())
+                .or_default()
+                .push(
+                    DescribeLogDirsPartition::default()
+                        .with_partition_index(partition.index())
+                        .with_partition_size(size),
+                );
         }
     }
     let topics = topics
         .into_iter()
         .map(|(name, mut partitions)| {
             partitions.sort_by_key(|partition| partition.partition_index);
-            DescribeLogDirsTopic::default().with_name(TopicName(text(name))).with_partitions(partitions)
+            DescribeLogDirsTopic::default()
+                .with_name(TopicName(text(name)))
+                .with_partitions(partitions)
         })
         .collect();
     let stats = ctx.shared.store.stats();

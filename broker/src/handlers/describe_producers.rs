@@ -11,15 +11,24 @@ use klamm_protocol::ErrorCode;
 use crate::context::RequestContext;
 
 /// Answers a DescribeProducers request.
-pub async fn handle(ctx: RequestContext, request: DescribeProducersRequest) -> DescribeProducersResponse {
+pub async fn handle(
+    ctx: RequestContext,
+    request: DescribeProducersRequest,
+) -> DescribeProducersResponse {
     let image = ctx.shared.controller.image();
     let topics = request
         .topics
         .into_iter()
         .map(|topic| {
             let found = image.topic(&topic.name).map(|topic| &**topic);
-            let partitions = topic.partition_indexes.iter().map(|&index| answer(&ctx, found, index)).collect();
-            TopicResponse::default().with_name(topic.name).with_partitions(partitions)
+            let partitions = topic
+                .partition_indexes
+                .iter()
+                .map(|&index| answer(&ctx, found, index))
+                .collect();
+            TopicResponse::default()
+                .with_name(topic.name)
+                .with_partitions(partitions)
         })
         .collect();
     DescribeProducersResponse::default().with_topics(topics)

@@ -26,7 +26,9 @@ pub async fn handle(ctx: RequestContext, request: DescribeQuorumRequest) -> Desc
                 if &**topic.topic_name == METADATA_TOPIC && asked.partition_index == 0 {
                     describe(&ctx)
                 } else {
-                    ctx.shared.metrics.failed(ctx.api, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+                    ctx.shared
+                        .metrics
+                        .failed(ctx.api, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
                     PartitionData::default()
                         .with_partition_index(asked.partition_index)
                         .with_error_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.code())
@@ -54,14 +56,36 @@ fn describe(ctx: &RequestContext) -> PartitionData {
     let leader = leadership.leader.map_or(-1, NodeId::broker);
     let state = |node: &NodeId| {
         let is_self = node.broker() == ctx.shared.node_id;
-        let matched = progress.matched.iter().find(|(id, _)| id == node).map(|&(_, index)| index);
-        let end = if is_self { Some(progress.last_index) } else { matched };
+        let matched = progress
+            .matched
+            .iter()
+            .find(|(id, _)| id == node)
+            .map(|&(_, index)| index);
+        let end = if is_self {
+            Some(progress.last_index)
+        } else {
+            matched
+        };
         ReplicaState::default()
             .with_replica_id(BrokerId(node.broker()))
-            .with_replica_directory_id(if ctx.version >= 2 { ctx.shared.directory_id_of(node.broker()) } else { uuid::Uuid::nil() })
-            .with_log_end_offset(end.map_or(-1, |index| i64::try_from(index + 1).unwrap_or(i64::MAX)))
-            .with_last_fetch_timestamp(if is_self && ctx.version >= 1 { now_ms } else { -1 })
-            .with_last_caught_up_timestamp(if is_self && ctx.version >= 1 { now_ms } else { -1 })
+            .with_replica_directory_id(if ctx.version >= 2 {
+                ctx.shared.directory_id_of(node.broker())
+            } else {
+                uuid::Uuid::nil()
+            })
+            .with_log_end_offset(
+                end.map_or(-1, |index| i64::try_from(index + 1).unwrap_or(i64::MAX)),
+            )
+            .with_last_fetch_timestamp(if is_self && ctx.version >= 1 {
+                now_ms
+            } else {
+                -1
+            })
+            .with_last_caught_up_timestamp(if is_self && ctx.version >= 1 {
+                now_ms
+            } else {
+                -1
+            })
     };
     PartitionData::default()
         .with_leader_id(BrokerId(leader))
@@ -86,7 +110,9 @@ fn nodes(ctx: &RequestContext) -> Vec<Node> {
                         .with_port(endpoint.port)
                 })
                 .collect();
-            Node::default().with_node_id(BrokerId(broker.id)).with_listeners(listeners)
+            Node::default()
+                .with_node_id(BrokerId(broker.id))
+                .with_listeners(listeners)
         })
         .collect()
 }

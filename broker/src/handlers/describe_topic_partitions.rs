@@ -25,16 +25,25 @@ pub async fn handle(
 ) -> DescribeTopicPartitionsResponse {
     let image = ctx.shared.controller.image();
     let server_limit = ctx.shared.limits.describe_partitions;
-    let limit = usize::try_from(request.response_partition_limit).unwrap_or(0).clamp(1, server_limit);
+    let limit = usize::try_from(request.response_partition_limit)
+        .unwrap_or(0)
+        .clamp(1, server_limit);
     let (from, first_partition) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.to_string(), cursor.partition_index.max(0)),
         None => (String::new(), 0),
     };
     let names: Vec<Arc<str>> = if request.topics.is_empty() {
-        image.topics_from(&from).map(|topic| topic.name.clone()).collect()
+        image
+            .topics_from(&from)
+            .map(|topic| topic.name.clone())
+            .collect()
     } else {
         let asked: BTreeSet<&str> = request.topics.iter().map(|topic| &**topic.name).collect();
-        asked.into_iter().filter(|name| *name >= from.as_str()).map(Arc::from).collect()
+        asked
+            .into_iter()
+            .filter(|name| *name >= from.as_str())
+            .map(Arc::from)
+            .collect()
     };
     let mut response = DescribeTopicPartitionsResponse::default();
     let mut room = limit;
@@ -48,7 +57,9 @@ pub async fn handle(
             response.topics.push(unknown(&ctx, &name));
             continue;
         };
-        let skipped = usize::try_from(start).unwrap_or(0).min(topic.partitions.len());
+        let skipped = usize::try_from(start)
+            .unwrap_or(0)
+            .min(topic.partitions.len());
         let shown: Vec<_> = topic.partitions.iter().skip(skipped).take(room).collect();
         room -= shown.len();
         let next = skipped + shown.len();
@@ -63,7 +74,9 @@ pub async fn handle(
 }
 
 fn cursor(name: &str, partition: i32) -> Cursor {
-    Cursor::default().with_topic_name(TopicName(text(name))).with_partition_index(partition)
+    Cursor::default()
+        .with_topic_name(TopicName(text(name)))
+        .with_partition_index(partition)
 }
 
 fn unknown(ctx: &RequestContext, name: &str) -> DescribeTopicPartitionsResponseTopic {
@@ -78,12 +91,21 @@ fn unknown(ctx: &RequestContext, name: &str) -> DescribeTopicPartitionsResponseT
         .with_topic_authorized_operations(i32::MIN)
 }
 
-fn describe(ctx: &RequestContext, topic: &Topic, partitions: &[&Partition]) -> DescribeTopicPartitionsResponseTopic {
+fn describe(
+    ctx: &RequestContext,
+    topic: &Topic,
+    partitions: &[&Partition],
+) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(TopicName(text(&*topic.name))))
         .with_topic_id(topic.id.0)
         .with_is_internal(topic.is_internal())
-        .with_partitions(partitions.iter().map(|partition| describe_partition(ctx, topic, partition)).collect())
+        .with_partitions(
+            partitions
+                .iter()
+                .map(|partition| describe_partition(ctx, topic, partition))
+                .collect(),
+        )
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
@@ -96,7 +118,11 @@ fn describe_partition(
         Some(open) => leader_of(ctx, &open),
         None => (-1, -1),
     };
-    let error = if leader == -1 { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
+    let error = if leader == -1 {
+        ErrorCode::LEADER_NOT_AVAILABLE
+    } else {
+        ErrorCode::NONE
+    };
     let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
     DescribeTopicPartitionsResponsePartition::default()
         .with_error_code(error.code())

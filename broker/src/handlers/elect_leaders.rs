@@ -28,9 +28,15 @@ pub async fn handle(ctx: RequestContext, request: ElectLeadersRequest) -> ElectL
                 .map(|&index| {
                     let known = found.is_some_and(|topic| topic.partition(index).is_some());
                     let (error, message) = if known {
-                        (ErrorCode::ELECTION_NOT_NEEDED, "Leader election not needed for topic partition.")
+                        (
+                            ErrorCode::ELECTION_NOT_NEEDED,
+                            "Leader election not needed for topic partition.",
+                        )
                     } else {
-                        (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "No such topic partition.")
+                        (
+                            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                            "No such topic partition.",
+                        )
                     };
                     PartitionResult::default()
                         .with_partition_id(index)
@@ -38,7 +44,9 @@ pub async fn handle(ctx: RequestContext, request: ElectLeadersRequest) -> ElectL
                         .with_error_message(Some(text(message)))
                 })
                 .collect();
-            ReplicaElectionResult::default().with_topic(asked.topic).with_partition_result(partitions)
+            ReplicaElectionResult::default()
+                .with_topic(asked.topic)
+                .with_partition_result(partitions)
         })
         .collect();
     ElectLeadersResponse::default().with_replica_election_results(results)

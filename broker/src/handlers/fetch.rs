@@ -14,7 +14,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use kafka_protocol::messages::fetch_request::FetchRequest;
 use klamm_metadata::Image;
-use klamm_protocol::{EpochEndOffset, ErrorCode, FetchPartition, FetchResponse, LeaderIdAndEpoch, StrBytes, decode};
+use klamm_protocol::{
+    EpochEndOffset, ErrorCode, FetchPartition, FetchResponse, LeaderIdAndEpoch, StrBytes, decode,
+};
 use klamm_records::TopicId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -43,8 +45,14 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
     let limits = Limits {
         deadline: arrived + wait,
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
-        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.shared.limits.fetch_max_bytes),
-        isolation: if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
+        max_bytes: usize::try_from(request.max_bytes)
+            .unwrap_or(0)
+            .min(ctx.shared.limits.fetch_max_bytes),
+        isolation: if request.isolation_level == 1 {
+            Isolation::ReadCommitted
+        } else {
+            Isolation::ReadUncommitted
+        },
         from_replica: request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0,
     };
     let placed = ctx.shared.sessions.place(
@@ -84,7 +92,12 @@ fn session_request(ctx: &RequestContext, request: FetchRequest) -> SessionReques
         if uses_ids {
             TopicKey::Id(TopicId(id))
         } else {
-            TopicKey::Name(names.entry(name.clone()).or_insert_with(|| Arc::from(&**name)).clone())
+            TopicKey::Name(
+                names
+                    .entry(name.clone())
+                    .or_insert_with(|| Arc::from(&**name))
+                    .clone(),
+            )
         }
     };
     let mut partitions = Vec::new();
@@ -93,8 +106,16 @@ fn session_request(ctx: &RequestContext, request: FetchRequest) -> SessionReques
         for partition in &topic.partitions {
             let wanted = Wanted {
                 fetch_offset: partition.fetch_offset,
-                current_leader_epoch: if ctx.version >= 9 { partition.current_leader_epoch } else { -1 },
-                last_fetched_epoch: if ctx.version >= 12 { partition.last_fetched_epoch } else { -1 },
+                current_leader_epoch: if ctx.version >= 9 {
+                    partition.current_leader_epoch
+                } else {
+                    -1
+                },
+                last_fetched_epoch: if ctx.version >= 12 {
+                    partition.last_fetched_epoch
+                } else {
+                    -1
+                },
                 max_bytes: partition.partition_max_bytes,
             };
             partitions.push(((topic_key.clone(), partition.partition), wanted));
@@ -103,11 +124,24 @@ fn session_request(ctx: &RequestContext, request: FetchRequest) -> SessionReques
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
         let topic_key = key(&topic.topic.0, topic.topic_id);
-        forgotten.extend(topic.partitions.iter().map(|&partition| (topic_key.clone(), partition)));
+        forgotten.extend(
+            topic
+                .partitions
+                .iter()
+                .map(|&partition| (topic_key.clone(), partition)),
+        );
     }
     SessionRequest {
-        session_id: if ctx.version >= 7 { request.session_id } else { 0 },
-        epoch: if ctx.version >= 7 { request.session_epoch } else { -1 },
+        session_id: if ctx.version >= 7 {
+            request.session_id
+        } else {
+            0
+        },
+        epoch: if ctx.version >= 7 {
+            request.session_epoch
+        } else {
+            -1
+        },
         uses_ids,
         partitions,
         forgotten,
@@ -145,7 +179,11 @@ impl Fetch {
             .iter()
             .map(|(key, wanted)| Self::target(&ctx, &image, key.clone(), *wanted))
             .collect();
-        Fetch { ctx, limits, targets }
+        Fetch {
+            ctx,
+            limits,
+            targets,
+        }
     }
 
     fn target(ctx: &RequestContext, image: &Image, key: PartitionKey, wanted: Wanted) -> Target {
@@ -156,16 +194,28 @@ impl Fetch {
         let (name, id) = match (&key.0, topic) {
             (_, Some(topic)) => (StrBytes::from_string(topic.name.to_string()), topic.id),
             (TopicKey::Id(id), None) => (StrBytes::default(), *id),
-            (TopicKey::Name(name), None) => (StrBytes::from_string(name.to_string()), TopicId::ZERO),
+            (TopicKey::Name(name), None) => {
+                (StrBytes::from_string(name.to_string()), TopicId::ZERO)
+            }
         };
         let partition = match topic {
             None => Err(unknown),
-            Some(topic) if topic.partition(key.1).is_none() => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-            Some(topic) => {
-                ctx.shared.partitions.get(topic.id, key.1).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+            Some(topic) if topic.partition(key.1).is_none() => {
+                Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
             }
+            Some(topic) => ctx
+                .shared
+                .partitions
+                .get(topic.id, key.1)
+                .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER),
         };
-        Target { key, name, id, wanted, partition }
+        Target {
+            key,
+            name,
+            id,
+            wanted,
+            partition,
+        }
     }
 
     async fn until_enough(self: Arc<Self>) -> Found {
@@ -183,7 +233,9 @@ impl Fetch {
         // What came between the read and the registration has woken nobody.
         let mut found = self.clone().read().await;
         while !self.is_enough(&found) {
-            let woken = tokio::time::timeout_at(self.limits.deadline, notify.notified()).await.is_ok();
+            let woken = tokio::time::timeout_at(self.limits.deadline, notify.notified())
+                .await
+                .is_ok();
             found = self.clone().read().await;
             if !woken {
                 break;
@@ -203,7 +255,9 @@ impl Fetch {
     /// Reads all partitions; off the runtime when the disk may have to be waited for.
     async fn read(self: Arc<Self>) -> Found {
         let hot = self.targets.iter().all(|target| {
-            target.partition.as_ref().map_or(true, |partition| partition.is_hot(target.wanted.fetch_offset))
+            target.partition.as_ref().map_or(true, |partition| {
+                partition.is_hot(target.wanted.fetch_offset)
+            })
         });
         if hot {
             return self.read_now();
@@ -215,7 +269,11 @@ impl Fetch {
     }
 
     fn read_now(&self) -> Found {
-        let mut found = Found { partitions: Vec::with_capacity(self.targets.len()), bytes: 0, urgent: false };
+        let mut found = Found {
+            partitions: Vec::with_capacity(self.targets.len()),
+            bytes: 0,
+            urgent: false,
+        };
         for target in &self.targets {
             let part = self.read_target(target, found.bytes);
             found.bytes += part.records_len();
@@ -239,7 +297,9 @@ impl Fetch {
             fetch_offset: target.wanted.fetch_offset,
             current_leader_epoch: target.wanted.current_leader_epoch,
             last_fetched_epoch: target.wanted.last_fetched_epoch,
-            max_bytes: usize::try_from(target.wanted.max_bytes).unwrap_or(0).min(room),
+            max_bytes: usize::try_from(target.wanted.max_bytes)
+                .unwrap_or(0)
+                .min(room),
             // The first partition that has something answers it whole, so that a small fetch
             // size cannot stop a consumer (behaviour 71).
             at_least_one: bytes_before == 0,
@@ -248,7 +308,9 @@ impl Fetch {
         match read {
             Err(error) => {
                 let mut part = FetchPartition::of_error(index, error);
-                if error == ErrorCode::NOT_LEADER_OR_FOLLOWER || error == ErrorCode::FENCED_LEADER_EPOCH {
+                if error == ErrorCode::NOT_LEADER_OR_FOLLOWER
+                    || error == ErrorCode::FENCED_LEADER_EPOCH
+                {
                     part.current_leader = Some(leader_hint(&self.ctx, partition));
                 }
                 part
@@ -259,13 +321,19 @@ impl Fetch {
                 high_watermark: read.high_watermark,
                 last_stable_offset: read.last_stable_offset,
                 log_start_offset: read.log_start_offset,
-                diverging_epoch: read
-                    .diverging
-                    .map(|end| EpochEndOffset { epoch: end.epoch, end_offset: end.end_offset }),
+                diverging_epoch: read.diverging.map(|end| EpochEndOffset {
+                    epoch: end.epoch,
+                    end_offset: end.end_offset,
+                }),
                 current_leader: None,
-                aborted_transactions: (self.limits.isolation == Isolation::ReadCommitted).then(Vec::new),
+                aborted_transactions: (self.limits.isolation == Isolation::ReadCommitted)
+                    .then(Vec::new),
                 preferred_read_replica: -1,
-                records: if read.records.is_empty() { Vec::new() } else { vec![read.records] },
+                records: if read.records.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![read.records]
+                },
             },
         }
     }
@@ -300,14 +368,20 @@ impl Fetch {
 
 fn leader_hint(ctx: &RequestContext, partition: &Partition) -> LeaderIdAndEpoch {
     let (leader_id, leader_epoch) = super::leader_of(ctx, partition);
-    LeaderIdAndEpoch { leader_id, leader_epoch }
+    LeaderIdAndEpoch {
+        leader_id,
+        leader_epoch,
+    }
 }
 
 fn outcome(part: &FetchPartition) -> Outcome {
     Outcome {
         has_records: !part.records.is_empty(),
         must_tell: !part.error.is_none() || part.diverging_epoch.is_some(),
-        told: Told { high_watermark: part.high_watermark, log_start_offset: part.log_start_offset },
+        told: Told {
+            high_watermark: part.high_watermark,
+            log_start_offset: part.log_start_offset,
+        },
     }
 }
 

@@ -13,7 +13,9 @@ use crate::context::RequestContext;
 /// Answers an InitProducerId request.
 pub async fn handle(ctx: RequestContext, request: InitProducerIdRequest) -> InitProducerIdResponse {
     match next_id(&ctx, &request).await {
-        Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
+        Ok(id) => InitProducerIdResponse::default()
+            .with_producer_id(ProducerId(id))
+            .with_producer_epoch(0),
         Err(error) => {
             ctx.shared.metrics.failed(ctx.api, error);
             InitProducerIdResponse::default()

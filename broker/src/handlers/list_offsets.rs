@@ -29,8 +29,11 @@ const NONE: Position = (-1, -1, -1);
 
 /// Answers a ListOffsets request.
 pub async fn handle(ctx: RequestContext, request: ListOffsetsRequest) -> ListOffsetsResponse {
-    let isolation =
-        if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let isolation = if request.isolation_level == 1 {
+        Isolation::ReadCommitted
+    } else {
+        Isolation::ReadUncommitted
+    };
     let image = ctx.shared.controller.image();
     let mut seen = HashSet::new();
     let mut repeated = HashSet::new();
@@ -49,7 +52,9 @@ pub async fn handle(ctx: RequestContext, request: ListOffsetsRequest) -> ListOff
         for asked in &topic.partitions {
             let index = asked.partition_index;
             let result = match found {
-                _ if repeated.contains(&(topic.name.clone(), index)) => Err(ErrorCode::INVALID_REQUEST),
+                _ if repeated.contains(&(topic.name.clone(), index)) => {
+                    Err(ErrorCode::INVALID_REQUEST)
+                }
                 None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
                 Some(found) => match super::open_partition(&ctx, found, index) {
                     Ok(partition) => position(&ctx, partition, asked, isolation).await,
@@ -58,12 +63,20 @@ pub async fn handle(ctx: RequestContext, request: ListOffsetsRequest) -> ListOff
             };
             partitions.push(answer(&ctx, index, result));
         }
-        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+        topics.push(
+            ListOffsetsTopicResponse::default()
+                .with_name(topic.name)
+                .with_partitions(partitions),
+        );
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-fn answer(ctx: &RequestContext, index: i32, result: Result<Position, ErrorCode>) -> ListOffsetsPartitionResponse {
+fn answer(
+    ctx: &RequestContext,
+    index: i32,
+    result: Result<Position, ErrorCode>,
+) -> ListOffsetsPartitionResponse {
     let answer = ListOffsetsPartitionResponse::default().with_partition_index(index);
     match result {
         Ok((offset, timestamp, epoch)) => answer
@@ -72,7 +85,11 @@ fn answer(ctx: &RequestContext, index: i32, result: Result<Position, ErrorCode>)
             .with_leader_epoch(if ctx.version >= 4 { epoch } else { -1 }),
         Err(error) => {
             ctx.shared.metrics.failed(ctx.api, error);
-            answer.with_error_code(error.code()).with_offset(-1).with_timestamp(-1).with_leader_epoch(-1)
+            answer
+                .with_error_code(error.code())
+                .with_offset(-1)
+                .with_timestamp(-1)
+                .with_leader_epoch(-1)
         }
     }
 }
@@ -86,7 +103,11 @@ async fn position(
     if asked.timestamp < first_special(ctx.version) {
         return Err(ErrorCode::UNSUPPORTED_VERSION);
     }
-    let told_epoch = if ctx.version >= 4 { asked.current_leader_epoch } else { -1 };
+    let told_epoch = if ctx.version >= 4 {
+        asked.current_leader_epoch
+    } else {
+        -1
+    };
     let epoch = partition.check_epoch(told_epoch)?;
     match asked.timestamp {
         LATEST => Ok((partition.visible_end(isolation), -1, epoch)),
@@ -100,10 +121,17 @@ async fn position(
                 MAX_TIMESTAMP => partition.max_timestamp(isolation),
                 timestamp => partition.offset_for_timestamp(timestamp, isolation),
             };
-            let found = tokio::task::spawn_blocking(search).await.map_err(|_| ErrorCode::UNKNOWN_SERVER_ERROR)??;
-            Ok(found.map_or(NONE, |TimestampOffset { offset, timestamp, leader_epoch }| {
-                (offset, timestamp, leader_epoch)
-            }))
+            let found = tokio::task::spawn_blocking(search)
+                .await
+                .map_err(|_| ErrorCode::UNKNOWN_SERVER_ERROR)??;
+            Ok(found.map_or(
+                NONE,
+                |TimestampOffset {
+                     offset,
+                     timestamp,
+                     leader_epoch,
+                 }| { (offset, timestamp, leader_epoch) },
+            ))
         }
     }
 }

@@ -47,8 +47,14 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
     }
     let image = ctx.shared.controller.image();
     let topics = match &asked {
-        Asked::All => image.topics().map(|topic| describe(&ctx, topic, with_operations)).collect(),
-        Asked::Some(names) => names.iter().map(|name| answer(&ctx, &image, name, with_operations)).collect(),
+        Asked::All => image
+            .topics()
+            .map(|topic| describe(&ctx, topic, with_operations))
+            .collect(),
+        Asked::Some(names) => names
+            .iter()
+            .map(|name| answer(&ctx, &image, name, with_operations))
+            .collect(),
     };
     let brokers: Vec<MetadataResponseBroker> = endpoints::live(&ctx)
         .into_iter()
@@ -101,7 +107,9 @@ async fn create_missing(ctx: &RequestContext, asked: &[Name]) {
     let missing: BTreeSet<String> = asked
         .iter()
         .filter_map(|name| match name {
-            Name::Name(name) if image.topic(name).is_none() && names::check_topic_name(name).is_ok() => {
+            Name::Name(name)
+                if image.topic(name).is_none() && names::check_topic_name(name).is_ok() =>
+            {
                 Some(name.to_string())
             }
             _ => None,
@@ -112,7 +120,12 @@ async fn create_missing(ctx: &RequestContext, asked: &[Name]) {
     }
 }
 
-fn answer(ctx: &RequestContext, image: &Image, name: &Name, with_operations: bool) -> MetadataResponseTopic {
+fn answer(
+    ctx: &RequestContext,
+    image: &Image,
+    name: &Name,
+    with_operations: bool,
+) -> MetadataResponseTopic {
     let (found, unknown) = match name {
         Name::Name(name) => (image.topic(name), unknown_name(name)),
         Name::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
@@ -127,9 +140,9 @@ fn answer(ctx: &RequestContext, image: &Image, name: &Name, with_operations: boo
     match name {
         Name::Name(name) => topic.with_name(Some(name.clone())),
         // Versions below 12 cannot say "no name".
-        Name::Id(id) => {
-            topic.with_topic_id(id.0).with_name((ctx.version < 12).then(TopicName::default))
-        }
+        Name::Id(id) => topic
+            .with_topic_id(id.0)
+            .with_name((ctx.version < 12).then(TopicName::default)),
     }
 }
 
@@ -145,17 +158,35 @@ fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> Metad
         .with_name(Some(TopicName(text(&*topic.name))))
         .with_topic_id(topic.id.0)
         .with_is_internal(topic.is_internal())
-        .with_partitions(topic.partitions.iter().map(|partition| describe_partition(ctx, topic, partition)).collect())
-        .with_topic_authorized_operations(if with_operations { TOPIC_OPERATIONS } else { NOT_ASKED })
+        .with_partitions(
+            topic
+                .partitions
+                .iter()
+                .map(|partition| describe_partition(ctx, topic, partition))
+                .collect(),
+        )
+        .with_topic_authorized_operations(if with_operations {
+            TOPIC_OPERATIONS
+        } else {
+            NOT_ASKED
+        })
 }
 
-fn describe_partition(ctx: &RequestContext, topic: &Topic, partition: &Partition) -> MetadataResponsePartition {
+fn describe_partition(
+    ctx: &RequestContext,
+    topic: &Topic,
+    partition: &Partition,
+) -> MetadataResponsePartition {
     let (leader, leader_epoch) = match ctx.shared.partitions.get(topic.id, partition.index) {
         Some(open) => leader_of(ctx, &open),
         None => (-1, -1),
     };
     let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
-    let error = if leader == -1 { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
+    let error = if leader == -1 {
+        ErrorCode::LEADER_NOT_AVAILABLE
+    } else {
+        ErrorCode::NONE
+    };
     MetadataResponsePartition::default()
         .with_error_code(error.code())
         .with_partition_index(partition.index)

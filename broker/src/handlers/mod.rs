@@ -58,9 +58,18 @@ fn timeout(timeout_ms: i32) -> Duration {
 }
 
 /// An open partition of a topic, or the error for a client that asks for it here.
-fn open_partition(ctx: &RequestContext, topic: &Topic, index: i32) -> Result<Arc<Partition>, ErrorCode> {
-    topic.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    ctx.shared.partitions.get(topic.id, index).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+fn open_partition(
+    ctx: &RequestContext,
+    topic: &Topic,
+    index: i32,
+) -> Result<Arc<Partition>, ErrorCode> {
+    topic
+        .partition(index)
+        .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    ctx.shared
+        .partitions
+        .get(topic.id, index)
+        .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
 }
 
 /// Broker id and epoch of a partition's leader as this node knows; -1 for none.
@@ -128,7 +137,10 @@ fn validation_rules(settings: &TopicSettings, produce_version: i16) -> Validatio
         target: match settings.compression {
             CompressionTarget::Producer => CompressionType::Producer,
             CompressionTarget::Uncompressed => codec(Codec::None, None),
-            CompressionTarget::Gzip { level } => codec(Codec::Gzip, level.and_then(|level| i32::try_from(level).ok())),
+            CompressionTarget::Gzip { level } => codec(
+                Codec::Gzip,
+                level.and_then(|level| i32::try_from(level).ok()),
+            ),
             CompressionTarget::Snappy => codec(Codec::Snappy, None),
             CompressionTarget::Lz4 { level } => codec(Codec::Lz4, i32::try_from(level).ok()),
             CompressionTarget::Zstd { level } => codec(Codec::Zstd, Some(level)),

@@ -15,29 +15,46 @@ use crate::context::RequestContext;
 use crate::partition::EpochEnd;
 
 /// Answers an OffsetForLeaderEpoch request.
-pub async fn handle(ctx: RequestContext, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+pub async fn handle(
+    ctx: RequestContext,
+    request: OffsetForLeaderEpochRequest,
+) -> OffsetForLeaderEpochResponse {
     let image = ctx.shared.controller.image();
     let topics = request
         .topics
         .into_iter()
         .map(|topic| {
             let found = image.topic(&topic.topic);
-            let partitions =
-                topic.partitions.iter().map(|asked| answer(&ctx, found.map(|topic| &**topic), asked)).collect();
-            OffsetForLeaderTopicResult::default().with_topic(topic.topic).with_partitions(partitions)
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|asked| answer(&ctx, found.map(|topic| &**topic), asked))
+                .collect();
+            OffsetForLeaderTopicResult::default()
+                .with_topic(topic.topic)
+                .with_partitions(partitions)
         })
         .collect();
     OffsetForLeaderEpochResponse::default().with_topics(topics)
 }
 
-fn answer(ctx: &RequestContext, topic: Option<&Topic>, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
+fn answer(
+    ctx: &RequestContext,
+    topic: Option<&Topic>,
+    asked: &OffsetForLeaderPartition,
+) -> EpochEndOffset {
     let answer = EpochEndOffset::default().with_partition(asked.partition);
     match end_of_epoch(ctx, topic, asked) {
-        Ok(Some(end)) => answer.with_leader_epoch(end.epoch).with_end_offset(end.end_offset),
+        Ok(Some(end)) => answer
+            .with_leader_epoch(end.epoch)
+            .with_end_offset(end.end_offset),
         Ok(None) => answer.with_leader_epoch(-1).with_end_offset(-1),
         Err(error) => {
             ctx.shared.metrics.failed(ctx.api, error);
-            answer.with_error_code(error.code()).with_leader_epoch(-1).with_end_offset(-1)
+            answer
+                .with_error_code(error.code())
+                .with_leader_epoch(-1)
+                .with_end_offset(-1)
         }
     }
 }

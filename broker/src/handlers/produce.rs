@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest};
 use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceResponse,
+    TopicProduceResponse,
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
@@ -62,13 +63,21 @@ struct Failure {
 
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Failure {
-        Failure { code, message: None, records: Vec::new() }
+        Failure {
+            code,
+            message: None,
+            records: Vec::new(),
+        }
     }
 }
 
 impl From<AppendError> for Failure {
     fn from(error: AppendError) -> Failure {
-        Failure { code: error.code, message: Some(error.message), records: Vec::new() }
+        Failure {
+            code: error.code,
+            message: Some(error.message),
+            records: Vec::new(),
+        }
     }
 }
 
@@ -87,8 +96,15 @@ type Prepared = Result<(Arc<Partition>, Validated), Failure>;
 /// A part after hand-over.
 enum Waiting {
     Failed(Failure),
-    Committing { partition: Arc<Partition>, result: oneshot::Receiver<Result<Appended, AppendError>> },
-    Duplicate { partition: Arc<Partition>, appended: Appended, end_offset: i64 },
+    Committing {
+        partition: Arc<Partition>,
+        result: oneshot::Receiver<Result<Appended, AppendError>>,
+    },
+    Duplicate {
+        partition: Arc<Partition>,
+        appended: Appended,
+        end_offset: i64,
+    },
 }
 
 /// Starts a Produce request.
@@ -129,7 +145,10 @@ struct Produce {
 
 impl Produce {
     fn new(ctx: RequestContext, request: ProduceRequest) -> Produce {
-        let part = |data: PartitionProduceData| Part { index: data.index, records: data.records };
+        let part = |data: PartitionProduceData| Part {
+            index: data.index,
+            records: data.records,
+        };
         Produce {
             ctx,
             acks: request.acks,
@@ -164,15 +183,21 @@ impl Produce {
         let mut prepared = Vec::new();
         for topic in &self.topics {
             let found = if self.ctx.version >= 13 {
-                image.topic_by_id(topic.id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)
+                image
+                    .topic_by_id(topic.id)
+                    .ok_or(ErrorCode::UNKNOWN_TOPIC_ID)
             } else {
-                image.topic(&topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                image
+                    .topic(&topic.name)
+                    .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
             };
             for part in &topic.parts {
                 prepared.push(match found {
                     Err(code) => Err(code.into()),
                     // Twice in one request would make the order of appends a matter of luck.
-                    Ok(found) if !seen.insert((found.id, part.index)) => Err(ErrorCode::INVALID_REQUEST.into()),
+                    Ok(found) if !seen.insert((found.id, part.index)) => {
+                        Err(ErrorCode::INVALID_REQUEST.into())
+                    }
                     Ok(found) => self.prepare_part(found, part),
                 });
             }
@@ -192,8 +217,11 @@ impl Produce {
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.into());
         }
         // Known to the cluster, not open here (yet).
-        let partition =
-            ctx.shared.partitions.get(topic.id, part.index).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let partition = ctx
+            .shared
+            .partitions
+            .get(topic.id, part.index)
+            .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let settings = partition.settings();
         if self.acks == -1 && partition.in_sync_replicas() < settings.min_insync_replicas {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
@@ -201,7 +229,9 @@ impl Produce {
         let rules = validation_rules(&settings, ctx.version);
         let batch = part.records.clone().unwrap_or_default();
         let validated = validate(batch, &rules, ctx.shared.clock.now_ms())?;
-        ctx.shared.metrics.batch_received(validated.header.record_count, validated.bytes.len());
+        ctx.shared
+            .metrics
+            .batch_received(validated.header.record_count, validated.bytes.len());
         Ok((partition, validated))
     }
 
@@ -251,7 +281,11 @@ impl Produce {
             }
             topics.push(
                 TopicProduceResponse::default()
-                    .with_name(if self.ctx.version >= 13 { TopicName::default() } else { topic.name.clone() })
+                    .with_name(if self.ctx.version >= 13 {
+                        TopicName::default()
+                    } else {
+                        topic.name.clone()
+                    })
                     .with_topic_id(topic.id.0)
                     .with_partition_responses(parts),
             );
@@ -263,13 +297,25 @@ impl Produce {
         reply(self.ctx.version, self.ctx.correlation_id, &response)
     }
 
-    async fn answer(&self, index: i32, waiting: Waiting, deadline: Instant) -> PartitionProduceResponse {
+    async fn answer(
+        &self,
+        index: i32,
+        waiting: Waiting,
+        deadline: Instant,
+    ) -> PartitionProduceResponse {
         let (partition, result) = match waiting {
             Waiting::Failed(failure) => (None, Err(failure)),
-            Waiting::Duplicate { partition, appended, end_offset } => {
+            Waiting::Duplicate {
+                partition,
+                appended,
+                end_offset,
+            } => {
                 let committed = partition.wait_committed(end_offset, deadline).await;
-                let result =
-                    if committed { Ok(appended) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()) };
+                let result = if committed {
+                    Ok(appended)
+                } else {
+                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
+                };
                 (Some(partition), result)
             }
             Waiting::Committing { partition, result } => {
@@ -291,7 +337,11 @@ impl Produce {
         }
     }
 
-    fn failed(&self, answer: PartitionProduceResponse, failure: Failure) -> PartitionProduceResponse {
+    fn failed(
+        &self,
+        answer: PartitionProduceResponse,
+        failure: Failure,
+    ) -> PartitionProduceResponse {
         self.ctx.shared.metrics.failed(self.ctx.api, failure.code);
         let mut answer = answer
             .with_error_code(failure.code.code())
@@ -306,13 +356,16 @@ impl Produce {
                 .map(|record| {
                     BatchIndexAndErrorMessage::default()
                         .with_batch_index(record.index)
-                        .with_batch_index_error_message(Some(StrBytes::from_string(record.fault.to_string())))
+                        .with_batch_index_error_message(Some(StrBytes::from_string(
+                            record.fault.to_string(),
+                        )))
                 })
                 .collect();
         }
         if self.ctx.version >= 10 && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
-            answer.current_leader =
-                LeaderIdAndEpoch::default().with_leader_id(BrokerId(-1)).with_leader_epoch(-1);
+            answer.current_leader = LeaderIdAndEpoch::default()
+                .with_leader_id(BrokerId(-1))
+                .with_leader_epoch(-1);
         }
         answer
     }
@@ -332,7 +385,14 @@ fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Wa
     });
     match handed {
         Ok(Handover::Proposed) => Waiting::Committing { partition, result },
-        Ok(Handover::Duplicate { appended, end_offset }) => Waiting::Duplicate { partition, appended, end_offset },
+        Ok(Handover::Duplicate {
+            appended,
+            end_offset,
+        }) => Waiting::Duplicate {
+            partition,
+            appended,
+            end_offset,
+        },
         Err(error) => Waiting::Failed(error.into()),
     }
 }

@@ -31,8 +31,14 @@ pub async fn alter(
         .into_iter()
         .map(|topic| {
             let found = image.topic(&topic.name).map(|topic| &**topic);
-            let partitions = topic.partitions.iter().map(|asked| answer(&ctx, &image, found, asked)).collect();
-            ReassignableTopicResponse::default().with_name(topic.name).with_partitions(partitions)
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|asked| answer(&ctx, &image, found, asked))
+                .collect();
+            ReassignableTopicResponse::default()
+                .with_name(topic.name)
+                .with_partitions(partitions)
         })
         .collect();
     AlterPartitionReassignmentsResponse::default()
@@ -46,12 +52,15 @@ fn answer(
     topic: Option<&Topic>,
     asked: &ReassignablePartition,
 ) -> ReassignablePartitionResponse {
-    let answer = ReassignablePartitionResponse::default().with_partition_index(asked.partition_index);
+    let answer =
+        ReassignablePartitionResponse::default().with_partition_index(asked.partition_index);
     match check(image, topic, asked) {
         Ok(()) => answer,
         Err((error, message)) => {
             ctx.shared.metrics.failed(ctx.api, error);
-            answer.with_error_code(error.code()).with_error_message(Some(text(message)))
+            answer
+                .with_error_code(error.code())
+                .with_error_message(Some(text(message)))
         }
     }
 }
@@ -63,7 +72,10 @@ fn check(
 ) -> Result<(), (ErrorCode, String)> {
     let partition = topic
         .and_then(|topic| topic.partition(asked.partition_index))
-        .ok_or((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "No such topic partition.".to_owned()))?;
+        .ok_or((
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            "No such topic partition.".to_owned(),
+        ))?;
     let Some(replicas) = &asked.replicas else {
         return Err((
             ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
@@ -75,10 +87,18 @@ fn check(
     if distinct.is_empty() || distinct.len() != replicas.len() {
         return invalid("The assignment is empty or names a broker twice.".to_owned());
     }
-    if let Some(id) = distinct.iter().find(|&&id| image.broker(id).is_none_or(|broker| broker.fenced)) {
+    if let Some(id) = distinct
+        .iter()
+        .find(|&&id| image.broker(id).is_none_or(|broker| broker.fenced))
+    {
         return invalid(format!("Broker {id} is not registered or not available."));
     }
-    if !partition.replicas.iter().copied().eq(replicas.iter().map(|id| id.0)) {
+    if !partition
+        .replicas
+        .iter()
+        .copied()
+        .eq(replicas.iter().map(|id| id.0))
+    {
         return invalid("Moving partitions between brokers is not supported yet.".to_owned());
     }
     Ok(())

@@ -2,7 +2,9 @@
 //! by an upgrade type and adds `validate_only`; 2 drops per-feature results of success.
 
 use kafka_protocol::messages::update_features_request::{FeatureUpdateKey, UpdateFeaturesRequest};
-use kafka_protocol::messages::update_features_response::{UpdatableFeatureResult, UpdateFeaturesResponse};
+use kafka_protocol::messages::update_features_response::{
+    UpdatableFeatureResult, UpdateFeaturesResponse,
+};
 use klamm_metadata::Problem;
 use klamm_metadata::rules::{self, FeatureUpdate, UpgradeType};
 use klamm_protocol::ErrorCode;
@@ -12,8 +14,11 @@ use crate::context::RequestContext;
 
 /// Answers an UpdateFeatures request.
 pub async fn handle(ctx: RequestContext, request: UpdateFeaturesRequest) -> UpdateFeaturesResponse {
-    let updates: Result<Vec<FeatureUpdate>, Problem> =
-        request.feature_updates.iter().map(|update| feature_update(&ctx, update)).collect();
+    let updates: Result<Vec<FeatureUpdate>, Problem> = request
+        .feature_updates
+        .iter()
+        .map(|update| feature_update(&ctx, update))
+        .collect();
     let updates = match updates {
         Ok(updates) => updates,
         Err(problem) => {
@@ -26,7 +31,11 @@ pub async fn handle(ctx: RequestContext, request: UpdateFeaturesRequest) -> Upda
     let validate_only = request.validate_only && ctx.version >= 1;
     let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
     let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context { image, settings: &settings, node_id };
+        let context = rules::Context {
+            image,
+            settings: &settings,
+            node_id,
+        };
         answers(rules::update_features(context, &updates, validate_only))
     });
     match changed.await {
@@ -38,16 +47,26 @@ pub async fn handle(ctx: RequestContext, request: UpdateFeaturesRequest) -> Upda
     }
 }
 
-fn feature_update(ctx: &RequestContext, update: &FeatureUpdateKey) -> Result<FeatureUpdate, Problem> {
+fn feature_update(
+    ctx: &RequestContext,
+    update: &FeatureUpdateKey,
+) -> Result<FeatureUpdate, Problem> {
     let upgrade_type = match (ctx.version, update.allow_downgrade) {
         (0, true) => UpgradeType::SafeDowngrade,
         (0, false) => UpgradeType::Upgrade,
         _ => UpgradeType::parse(update.upgrade_type)?,
     };
-    Ok(FeatureUpdate { name: update.feature.to_string(), level: update.max_version_level, upgrade_type })
+    Ok(FeatureUpdate {
+        name: update.feature.to_string(),
+        level: update.max_version_level,
+        upgrade_type,
+    })
 }
 
-fn respond(ctx: &RequestContext, results: Vec<(String, Result<(), Problem>)>) -> UpdateFeaturesResponse {
+fn respond(
+    ctx: &RequestContext,
+    results: Vec<(String, Result<(), Problem>)>,
+) -> UpdateFeaturesResponse {
     // One that fails fails the request from version 2 on, where results are no longer told.
     let first = results.iter().find_map(|(_, result)| result.as_ref().err());
     if let Some(problem) = first {
@@ -65,9 +84,9 @@ fn respond(ctx: &RequestContext, results: Vec<(String, Result<(), Problem>)>) ->
         let answer = UpdatableFeatureResult::default().with_feature(text(name));
         match result {
             Ok(()) => answer.with_error_code(ErrorCode::NONE.code()),
-            Err(problem) => {
-                answer.with_error_code(code_of(&problem).code()).with_error_message(message_of(&problem))
-            }
+            Err(problem) => answer
+                .with_error_code(code_of(&problem).code())
+                .with_error_message(message_of(&problem)),
         }
     });
     UpdateFeaturesResponse::default().with_results(results.collect())

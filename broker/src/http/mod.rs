@@ -34,9 +34,12 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/log-levels", get(log_levels).put(set_log_levels))
         .with_state(Context { shared, logs });
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move { stopped(&mut stopping).await })
-        .await
+    axum::serve(
+        listener,
+        router.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(async move { stopped(&mut stopping).await })
+    .await
 }
 
 async fn index() -> &'static str {
@@ -54,24 +57,42 @@ async fn live() -> &'static str {
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
     match context.shared.not_ready() {
         None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        Some(why) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {why}\n"),
+        ),
     }
 }
 
 async fn metrics(State(context): State<Context>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render(&context.shared))
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        telemetry::render(&context.shared),
+    )
 }
 
 async fn log_levels(State(context): State<Context>) -> (StatusCode, String) {
     match &context.logs {
         Some(logs) => (StatusCode::OK, format!("{}\n", logs.get())),
-        None => (StatusCode::NOT_FOUND, "log levels are not under this program's control\n".to_owned()),
+        None => (
+            StatusCode::NOT_FOUND,
+            "log levels are not under this program's control\n".to_owned(),
+        ),
     }
 }
 
-async fn set_log_levels(State(context): State<Context>, directives: String) -> (StatusCode, String) {
+async fn set_log_levels(
+    State(context): State<Context>,
+    directives: String,
+) -> (StatusCode, String) {
     let Some(logs) = &context.logs else {
-        return (StatusCode::NOT_FOUND, "log levels are not under this program's control\n".to_owned());
+        return (
+            StatusCode::NOT_FOUND,
+            "log levels are not under this program's control\n".to_owned(),
+        );
     };
     match logs.set(directives.trim()) {
         Ok(()) => (StatusCode::OK, format!("{}\n", logs.get())),

@@ -27,7 +27,10 @@ pub struct AppendError {
 
 impl AppendError {
     fn new(code: ErrorCode, message: impl Into<String>) -> AppendError {
-        AppendError { code, message: message.into() }
+        AppendError {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -63,7 +66,11 @@ impl Partition {
             ));
         }
         let Validated { header, bytes } = validated;
-        let log_append_time = if header.is_log_append_time() { header.max_timestamp } else { -1 };
+        let log_append_time = if header.is_log_append_time() {
+            header.max_timestamp
+        } else {
+            -1
+        };
         let mut leader = self.replica.leader.lock();
         let Some(view) = leader.as_mut() else {
             return Err(AppendError::new(
@@ -73,12 +80,19 @@ impl Partition {
         };
         match view.producers.check(&header) {
             SequenceCheck::Append => {}
-            SequenceCheck::Duplicate { base_offset, last_offset, timestamp } => {
+            SequenceCheck::Duplicate {
+                base_offset,
+                last_offset,
+                timestamp,
+            } => {
                 let appended = Appended {
                     base_offset,
                     log_append_time: if log_append_time == -1 { -1 } else { timestamp },
                 };
-                return Ok(Handover::Duplicate { appended, end_offset: last_offset + 1 });
+                return Ok(Handover::Duplicate {
+                    appended,
+                    end_offset: last_offset + 1,
+                });
             }
             SequenceCheck::OutOfOrder { expected, found } => {
                 return Err(AppendError::new(
@@ -92,7 +106,10 @@ impl Partition {
             SequenceCheck::InvalidEpoch { current, found } => {
                 return Err(AppendError::new(
                     ErrorCode::INVALID_PRODUCER_EPOCH,
-                    format!("producer {}: epoch {found} is older than {current}", header.producer_id),
+                    format!(
+                        "producer {}: epoch {found} is older than {current}",
+                        header.producer_id
+                    ),
                 ));
             }
         }
@@ -105,10 +122,16 @@ impl Partition {
         // Still under the lock: the order of sequence checks is the order of proposals.
         self.group.propose(
             term,
-            Proposal::Batch { batch: Batch { header, bytes }, expected_offset: base_offset },
+            Proposal::Batch {
+                batch: Batch { header, bytes },
+                expected_offset: base_offset,
+            },
             Box::new(move |result| {
                 done(match result {
-                    Ok(_) => Ok(Appended { base_offset, log_append_time }),
+                    Ok(_) => Ok(Appended {
+                        base_offset,
+                        log_append_time,
+                    }),
                     Err(error) => Err(AppendError::new(propose_error(&error), error.to_string())),
                 });
             }),

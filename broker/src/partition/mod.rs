@@ -51,7 +51,15 @@ impl Partition {
         store: Store,
         settings: Arc<TopicSettings>,
     ) -> Partition {
-        Partition { topic, topic_id, index, replica, group, store, settings: ArcSwap::new(settings) }
+        Partition {
+            topic,
+            topic_id,
+            index,
+            replica,
+            group,
+            store,
+            settings: ArcSwap::new(settings),
+        }
     }
 
     /// A state machine for a partition's group, to be opened before the partition.
@@ -91,7 +99,8 @@ impl Partition {
 
     /// Puts changed settings in force.
     pub fn set_settings(&self, settings: Arc<TopicSettings>) {
-        self.log().set_settings(log_settings(&settings, self.log().group()));
+        self.log()
+            .set_settings(log_settings(&settings, self.log().group()));
         self.settings.store(settings);
     }
 
@@ -132,7 +141,9 @@ impl Partition {
         let _watch = self.watch(notify.clone());
         while self.high_watermark() < offset {
             if self.serving_epoch().is_none()
-                || tokio::time::timeout_at(deadline, notify.notified()).await.is_err()
+                || tokio::time::timeout_at(deadline, notify.notified())
+                    .await
+                    .is_err()
             {
                 return self.high_watermark() >= offset;
             }
@@ -145,7 +156,10 @@ impl Partition {
         let notify = Arc::new(Notify::new());
         let _watch = self.watch(notify.clone());
         while self.serving_epoch().is_none() {
-            if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, notify.notified())
+                .await
+                .is_err()
+            {
                 return self.serving_epoch().is_some();
             }
         }
@@ -154,7 +168,9 @@ impl Partition {
 
     /// Compares a client's idea of the leader epoch with ours (KIP-320, behaviour 78).
     pub fn check_epoch(&self, current_leader_epoch: i32) -> Result<i32, ErrorCode> {
-        let epoch = self.serving_epoch().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let epoch = self
+            .serving_epoch()
+            .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         match current_leader_epoch {
             -1 => Ok(epoch),
             told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
@@ -166,7 +182,9 @@ impl Partition {
     /// Deletes the records below `offset` on every replica (behaviour 110); -1 means the high
     /// watermark. Answers the new log start once the order is committed.
     pub async fn delete_records(&self, offset: i64, deadline: Instant) -> Result<i64, ErrorCode> {
-        let term = self.serving_term().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let term = self
+            .serving_term()
+            .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         let high_watermark = self.high_watermark();
         let offset = if offset == -1 { high_watermark } else { offset };
         if offset < 0 || offset > high_watermark {
@@ -196,7 +214,10 @@ impl Partition {
         let notify = Arc::new(Notify::new());
         let _watch = self.watch(notify.clone());
         while self.start_offset() < offset {
-            if tokio::time::timeout_at(deadline, notify.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, notify.notified())
+                .await
+                .is_err()
+            {
                 return Err(ErrorCode::REQUEST_TIMED_OUT);
             }
         }
@@ -217,7 +238,9 @@ impl Partition {
         let below = self.log().last_entry_below(self.start_offset())?;
         let purged = self.log().raft_state().purged;
         match below {
-            Some(upto) if purged.is_none_or(|purged| purged.index < upto.index) => self.group.purge(upto).await,
+            Some(upto) if purged.is_none_or(|purged| purged.index < upto.index) => {
+                self.group.purge(upto).await
+            }
             _ => Ok(()),
         }
     }

@@ -40,7 +40,10 @@ impl Order {
                 bytes.copy_from_slice(offset);
                 Ok(Order::StartOffset(i64::from_be_bytes(bytes)))
             }
-            _ => Err(UnknownOrder { len: data.len(), head: data.iter().take(2).copied().collect() }),
+            _ => Err(UnknownOrder {
+                len: data.len(),
+                head: data.iter().take(2).copied().collect(),
+            }),
         }
     }
 }
@@ -59,7 +62,13 @@ mod tests {
 
     #[test]
     fn unknown_orders_are_refused() {
-        for data in [&b""[..], b"\x01", b"\x02\x01\0\0\0\0\0\0\0\0", b"\x01\x09\0\0\0\0\0\0\0\0", b"\x01\x01\0"] {
+        for data in [
+            &b""[..],
+            b"\x01",
+            b"\x02\x01\0\0\0\0\0\0\0\0",
+            b"\x01\x09\0\0\0\0\0\0\0\0",
+            b"\x01\x01\0",
+        ] {
             assert!(Order::decode(data).is_err(), "{data:?}");
         }
     }

@@ -75,7 +75,10 @@ impl Partition {
             let end = self.end_of_epoch(request.last_fetched_epoch);
             match end {
                 None => return Err(ErrorCode::OFFSET_OUT_OF_RANGE),
-                Some(end) if end.epoch < request.last_fetched_epoch || end.end_offset < request.fetch_offset => {
+                Some(end)
+                    if end.epoch < request.last_fetched_epoch
+                        || end.end_offset < request.fetch_offset =>
+                {
                     read.diverging = Some(end);
                     return Ok(read);
                 }
@@ -84,7 +87,8 @@ impl Partition {
         }
         // Between the high watermark and the log end there is nothing to read yet, but the
         // offset exists.
-        if request.fetch_offset < log_start_offset || request.fetch_offset > self.log().end_offset() {
+        if request.fetch_offset < log_start_offset || request.fetch_offset > self.log().end_offset()
+        {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
         let end_offset = match request.isolation {
@@ -94,7 +98,12 @@ impl Partition {
         if request.fetch_offset < end_offset {
             read.records = self
                 .log()
-                .read(request.fetch_offset, end_offset, request.max_bytes, request.at_least_one)
+                .read(
+                    request.fetch_offset,
+                    end_offset,
+                    request.max_bytes,
+                    request.at_least_one,
+                )
                 .map_err(|error| storage_error(&error))?;
         }
         Ok(read)
@@ -109,14 +118,22 @@ impl Partition {
     /// none or `requested` lies in the future.
     pub fn end_of_epoch(&self, requested: i32) -> Option<EpochEnd> {
         let epochs = self.log().epochs();
-        end_of_epoch(&epochs, self.log().end_offset(), self.serving_epoch()?, requested)
+        end_of_epoch(
+            &epochs,
+            self.log().end_offset(),
+            self.serving_epoch()?,
+            requested,
+        )
     }
 
     /// Leader epoch of the record at `offset`, -1 when unknown.
     pub fn epoch_of(&self, offset: i64) -> i32 {
         let epochs = self.log().epochs();
         let after = epochs.partition_point(|&(_, first)| first <= offset);
-        after.checked_sub(1).and_then(|at| epochs.get(at)).map_or(-1, |&(epoch, _)| epoch)
+        after
+            .checked_sub(1)
+            .and_then(|at| epochs.get(at))
+            .map_or(-1, |&(epoch, _)| epoch)
     }
 
     /// First record at or after `timestamp` (behaviour 83). Blocks on the disk.
@@ -126,12 +143,19 @@ impl Partition {
         isolation: Isolation,
     ) -> Result<Option<TimestampOffset>, ErrorCode> {
         let end = self.visible_end(isolation);
-        self.log().offset_for_timestamp(timestamp, end).map_err(|error| storage_error(&error))
+        self.log()
+            .offset_for_timestamp(timestamp, end)
+            .map_err(|error| storage_error(&error))
     }
 
     /// The record with the largest timestamp (KIP-734). Blocks on the disk.
-    pub fn max_timestamp(&self, isolation: Isolation) -> Result<Option<TimestampOffset>, ErrorCode> {
-        self.log().max_timestamp(self.visible_end(isolation)).map_err(|error| storage_error(&error))
+    pub fn max_timestamp(
+        &self,
+        isolation: Isolation,
+    ) -> Result<Option<TimestampOffset>, ErrorCode> {
+        self.log()
+            .max_timestamp(self.visible_end(isolation))
+            .map_err(|error| storage_error(&error))
     }
 
     /// Offset after the last record the reader may see.
@@ -144,19 +168,30 @@ impl Partition {
 }
 
 /// `epochs`: (epoch, first offset), ascending. The epoch now served may have no record yet.
-fn end_of_epoch(epochs: &[(i32, i64)], log_end: i64, serving: i32, requested: i32) -> Option<EpochEnd> {
+fn end_of_epoch(
+    epochs: &[(i32, i64)],
+    log_end: i64,
+    serving: i32,
+    requested: i32,
+) -> Option<EpochEnd> {
     if requested > serving || requested < 0 {
         return None;
     }
     if requested == serving {
-        return Some(EpochEnd { epoch: serving, end_offset: log_end });
+        return Some(EpochEnd {
+            epoch: serving,
+            end_offset: log_end,
+        });
     }
     let after = epochs.partition_point(|&(epoch, _)| epoch <= requested);
     let end_offset = epochs.get(after).map_or(log_end, |&(_, first)| first);
     match after.checked_sub(1).and_then(|at| epochs.get(at)) {
         Some(&(epoch, _)) => Some(EpochEnd { epoch, end_offset }),
         // Older than all we know: nothing of it is left, so it ends where our history starts.
-        None => epochs.first().map(|&(_, first)| EpochEnd { epoch: requested, end_offset: first }),
+        None => epochs.first().map(|&(_, first)| EpochEnd {
+            epoch: requested,
+            end_offset: first,
+        }),
     }
 }
 
@@ -167,7 +202,11 @@ mod tests {
     fn check(requested: i32, expect: Option<(i32, i64)>) {
         let epochs = [(2, 0), (5, 100), (7, 150)];
         let expect = expect.map(|(epoch, end_offset)| EpochEnd { epoch, end_offset });
-        assert_eq!(end_of_epoch(&epochs, 200, 9, requested), expect, "epoch {requested}");
+        assert_eq!(
+            end_of_epoch(&epochs, 200, 9, requested),
+            expect,
+            "epoch {requested}"
+        );
     }
 
     #[test]
@@ -187,6 +226,12 @@ mod tests {
     #[test]
     fn a_log_without_records_has_no_older_epoch() {
         assert_eq!(end_of_epoch(&[], 0, 3, 2), None);
-        assert_eq!(end_of_epoch(&[], 0, 3, 3), Some(EpochEnd { epoch: 3, end_offset: 0 }));
+        assert_eq!(
+            end_of_epoch(&[], 0, 3, 3),
+            Some(EpochEnd {
+                epoch: 3,
+                end_offset: 0
+            })
+        );
     }
 }

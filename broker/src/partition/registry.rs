@@ -23,12 +23,25 @@ impl Partitions {
 
     /// All open partitions, in no particular order.
     pub fn all(&self) -> Vec<Arc<Partition>> {
-        self.open.read().values().flatten().flatten().cloned().collect()
+        self.open
+            .read()
+            .values()
+            .flatten()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Open partitions of a topic.
     pub fn of_topic(&self, topic: TopicId) -> Vec<Arc<Partition>> {
-        self.open.read().get(&topic).into_iter().flatten().flatten().cloned().collect()
+        self.open
+            .read()
+            .get(&topic)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Adds an opened partition.
@@ -46,6 +59,12 @@ impl Partitions {
 
     /// Takes a topic's partitions out.
     pub fn remove_topic(&self, topic: TopicId) -> Vec<Arc<Partition>> {
-        self.open.write().remove(&topic).into_iter().flatten().flatten().collect()
+        self.open
+            .write()
+            .remove(&topic)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect()
     }
 }

@@ -46,7 +46,11 @@ impl Replica {
             high_watermark: AtomicI64::new(log.start_offset()),
             log,
             leader: Mutex::new(None),
-            leadership: Mutex::new(Leadership { term: 0, leader: None, serving: false }),
+            leadership: Mutex::new(Leadership {
+                term: 0,
+                leader: None,
+                serving: false,
+            }),
             waiters: Mutex::new(HashMap::new()),
             next_waiter: AtomicU64::new(0),
         }
@@ -72,7 +76,10 @@ impl Replica {
     pub(super) fn watch(self: &Arc<Self>, notify: Arc<Notify>) -> Watch {
         let id = self.next_waiter.fetch_add(1, Ordering::Relaxed);
         self.waiters.lock().insert(id, notify);
-        Watch { replica: self.clone(), id }
+        Watch {
+            replica: self.clone(),
+            id,
+        }
     }
 
     fn wake(&self) {
@@ -106,7 +113,9 @@ impl StateMachine for Replica {
     }
 
     fn apply(&self, entry: Applied) {
-        let Applied::Command { id, data } = entry else { return };
+        let Applied::Command { id, data } = entry else {
+            return;
+        };
         match Order::decode(&data) {
             Ok(Order::StartOffset(offset)) => {
                 let group = self.log.group();
@@ -115,7 +124,9 @@ impl StateMachine for Replica {
                     offset,
                     Box::new(move |done| match done {
                         Ok(()) => debug!(%group, offset, "log start moved"),
-                        Err(cause) => error!(%group, offset, %cause, "failed to move the log start"),
+                        Err(cause) => {
+                            error!(%group, offset, %cause, "failed to move the log start")
+                        }
                     }),
                 );
                 self.wake();
@@ -123,7 +134,10 @@ impl StateMachine for Replica {
             Err(cause) => {
                 // Written by a newer program: going on would make replicas differ.
                 error!(group = %self.log.group(), index = id.index, %cause, "unknown order in the log");
-                panic!("unknown order in the log of group {}: {cause}", self.log.group());
+                panic!(
+                    "unknown order in the log of group {}: {cause}",
+                    self.log.group()
+                );
             }
         }
     }

@@ -61,14 +61,24 @@ pub async fn bind_http(address: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 fn resolve(listener: &str, host: &str, port: u16) -> Result<SocketAddr, BindError> {
-    let no_address = |cause| BindError::NoAddress { listener: listener.to_owned(), host: host.to_owned(), cause };
+    let no_address = |cause| BindError::NoAddress {
+        listener: listener.to_owned(),
+        host: host.to_owned(),
+        cause,
+    };
     let mut addresses = (host, port).to_socket_addrs().map_err(no_address)?;
-    addresses.next().ok_or_else(|| no_address(io::ErrorKind::AddrNotAvailable.into()))
+    addresses
+        .next()
+        .ok_or_else(|| no_address(io::ErrorKind::AddrNotAvailable.into()))
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
     let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         // A restart must not wait for connections of the process before to time out.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -77,7 +87,10 @@ fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
         TcpListener::from_std(socket.into())
     };
     open().map_err(|cause| match cause.kind() {
-        io::ErrorKind::AddrInUse => BindError::Busy { address, holder: holder(address.port()) },
+        io::ErrorKind::AddrInUse => BindError::Busy {
+            address,
+            holder: holder(address.port()),
+        },
         _ => BindError::Failed { address, cause },
     })
 }
@@ -85,19 +98,26 @@ fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// The process that listens at `port`: its sockets are in `/proc`, by inode.
 fn holder(port: u16) -> String {
     let unknown = || "another process".to_owned();
-    let Some(inode) = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
-        listening_inode(&std::fs::read_to_string(table).ok()?, port)
-    }) else {
+    let Some(inode) = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .find_map(|table| listening_inode(&std::fs::read_to_string(table).ok()?, port))
+    else {
         return unknown();
     };
     let wanted = format!("socket:[{inode}]");
-    let Ok(processes) = std::fs::read_dir("/proc") else { return unknown() };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return unknown();
+    };
     for process in processes.flatten() {
-        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        let holds = files
-            .flatten()
-            .any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy() == wanted));
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let holds = files.flatten().any(|file| {
+            std::fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy() == wanted)
+        });
         if holds {
             let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return format!("process {pid} ({})", command.trim());
@@ -132,10 +152,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_port_names_its_holder() {
-        let first = bind_http(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let first = bind_http(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("a free port");
         let address = first.local_addr().expect("bound");
         let busy = bind_http(address).await.expect_err("busy");
-        let BindError::Busy { holder, .. } = busy else { panic!("{busy}") };
+        let BindError::Busy { holder, .. } = busy else {
+            panic!("{busy}")
+        };
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");
     }
 }

@@ -49,14 +49,25 @@ fn units(bytes: usize) -> u32 {
 impl MemoryBudget {
     /// A pool of `bytes`, at least one unit.
     pub fn new(bytes: usize) -> MemoryBudget {
-        let total = units(bytes).clamp(1, u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        MemoryBudget { units: Arc::new(Semaphore::new(total as usize)), total }
+        let total =
+            units(bytes).clamp(1, u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        MemoryBudget {
+            units: Arc::new(Semaphore::new(total as usize)),
+            total,
+        }
     }
 
     /// Takes `bytes` if they are there now. More than the whole pool counts as the whole pool.
     pub fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let permit = self.units.clone().try_acquire_many_owned(units(bytes).min(self.total)).ok()?;
-        Some(Charge { permits: vec![permit], bytes })
+        let permit = self
+            .units
+            .clone()
+            .try_acquire_many_owned(units(bytes).min(self.total))
+            .ok()?;
+        Some(Charge {
+            permits: vec![permit],
+            bytes,
+        })
     }
 
     /// Waits for `bytes`.
@@ -67,7 +78,10 @@ impl MemoryBudget {
             .acquire_many_owned(units(bytes).min(self.total))
             .await
             .expect("the semaphore is never closed");
-        Charge { permits: vec![permit], bytes }
+        Charge {
+            permits: vec![permit],
+            bytes,
+        }
     }
 
     /// Bytes in use.

@@ -95,7 +95,11 @@ pub struct Connection {
     charged: Charge,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
-    starting: Option<(BoxFuture<'static, BoxFuture<'static, Reply>>, Charge, dispatch::Timing)>,
+    starting: Option<(
+        BoxFuture<'static, BoxFuture<'static, Reply>>,
+        Charge,
+        dispatch::Timing,
+    )>,
     charging: Option<BoxFuture<'static, Charge>>,
     sniffed: bool,
     frame_began: Option<Instant>,
@@ -196,8 +200,16 @@ impl Connection {
             }
         }
         // Whoever connects has something to say; a request in progress is not idleness.
-        let patience = if self.sniffed { self.limits.idle } else { self.limits.frame_timeout.min(self.limits.idle) };
-        let idle_at = if self.in_flight.is_empty() { last_read } else { now } + patience;
+        let patience = if self.sniffed {
+            self.limits.idle
+        } else {
+            self.limits.frame_timeout.min(self.limits.idle)
+        };
+        let idle_at = if self.in_flight.is_empty() {
+            last_read
+        } else {
+            now
+        } + patience;
         if now >= idle_at {
             return Some(Ended::Idle);
         }
@@ -209,13 +221,17 @@ impl Connection {
         if self.input.is_empty() {
             Ended::Closed
         } else {
-            Ended::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "closed in the middle of a request"))
+            Ended::Io(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "closed in the middle of a request",
+            ))
         }
     }
 
     /// Takes what the socket has, at most up to the end of the frame plus one chunk.
     fn read(&mut self) -> io::Result<usize> {
-        let missing = (claimed_len(&self.input) + FRAME_PREFIX_LEN).saturating_sub(self.input.len());
+        let missing =
+            (claimed_len(&self.input) + FRAME_PREFIX_LEN).saturating_sub(self.input.len());
         // Doubling: the buffer is never more than twice what was received.
         let room = missing.clamp(READ_CHUNK, self.input.len().max(READ_CHUNK));
         self.input.reserve(room);
@@ -278,7 +294,11 @@ impl Connection {
 
     fn push(&mut self, reply: BoxFuture<'static, Reply>, charge: Charge, timing: dispatch::Timing) {
         self.in_flight_bytes += charge.bytes();
-        self.in_flight.push_back(InFlight { reply, charge, timing });
+        self.in_flight.push_back(InFlight {
+            reply,
+            charge,
+            timing,
+        });
     }
 
     /// Looks at the first bytes for a client that speaks something else. False: more are needed.
@@ -298,13 +318,17 @@ impl Connection {
                     // A client that sees a reset may never show the answer.
                     self.stream.shutdown().await?;
                 }
-                Err(Ended::Refused(format!("the client speaks {kind} on the Kafka port")))
+                Err(Ended::Refused(format!(
+                    "the client speaks {kind} on the Kafka port"
+                )))
             }
         }
     }
 
     async fn answer(&mut self, reply: Reply) -> Result<(), Ended> {
-        let Some(done) = self.in_flight.pop_front() else { return Ok(()) };
+        let Some(done) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
         self.in_flight_bytes -= done.charge.bytes();
         let mut written = 0;
         let result = match reply {
@@ -326,11 +350,17 @@ impl Connection {
     async fn write(&mut self, chunks: &mut VecDeque<Bytes>) -> Result<(), Ended> {
         const SLICES: usize = 64;
         while !chunks.is_empty() {
-            let slices: Vec<IoSlice<'_>> = chunks.iter().take(SLICES).map(|c| IoSlice::new(c)).collect();
-            let written =
-                tokio::time::timeout(self.limits.write_timeout, self.stream.write_vectored(&slices))
-                    .await
-                    .map_err(|_| Ended::TooSlow("the client does not read its answers"))??;
+            let slices: Vec<IoSlice<'_>> = chunks
+                .iter()
+                .take(SLICES)
+                .map(|c| IoSlice::new(c))
+                .collect();
+            let written = tokio::time::timeout(
+                self.limits.write_timeout,
+                self.stream.write_vectored(&slices),
+            )
+            .await
+            .map_err(|_| Ended::TooSlow("the client does not read its answers"))??;
             if written == 0 && slices.iter().any(|slice| !slice.is_empty()) {
                 return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
             }
@@ -343,7 +373,8 @@ impl Connection {
     async fn drain(&mut self) -> Ended {
         let until = Instant::now() + Duration::from_secs(1);
         while !self.in_flight.is_empty() {
-            let Ok(reply) = tokio::time::timeout_at(until, next_reply(&mut self.in_flight)).await else {
+            let Ok(reply) = tokio::time::timeout_at(until, next_reply(&mut self.in_flight)).await
+            else {
                 break;
             };
             if let Err(ended) = self.answer(reply).await {
@@ -409,8 +440,10 @@ mod tests {
     fn advance_crosses_chunks() {
         let all = b"abcdef";
         for written in 0..=all.len() {
-            let mut chunks: VecDeque<Bytes> =
-                [&b"ab"[..], b"", b"cde", b"f"].into_iter().map(Bytes::from_static).collect();
+            let mut chunks: VecDeque<Bytes> = [&b"ab"[..], b"", b"cde", b"f"]
+                .into_iter()
+                .map(Bytes::from_static)
+                .collect();
             advance(&mut chunks, written);
             let rest: Vec<u8> = chunks.iter().flatten().copied().collect();
             assert_eq!(rest, all[written..], "after {written}");

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use klamm_protocol::{Api, ApiRequest, ApiResponse, HeadError, RequestHead, decode, encode_response};
+use klamm_protocol::{
+    Api, ApiRequest, ApiResponse, HeadError, RequestHead, decode, encode_response,
+};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
@@ -58,7 +60,10 @@ impl Timing {
 
 /// Starts the request in `frame`.
 pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> (Started, Timing) {
-    let mut timing = Timing { api: None, began: Instant::now() };
+    let mut timing = Timing {
+        api: None,
+        began: Instant::now(),
+    };
     let size = frame.len();
     let (head, body) = match RequestHead::parse(frame) {
         Ok(parsed) => parsed,
@@ -99,11 +104,15 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::DeleteRecords => call(ctx, body, handlers::delete_records::handle),
         Api::DescribeConfigs => call(ctx, body, handlers::describe_configs::handle),
         Api::AlterConfigs => call(ctx, body, handlers::alter_configs::handle),
-        Api::IncrementalAlterConfigs => call(ctx, body, handlers::alter_configs::handle_incremental),
+        Api::IncrementalAlterConfigs => {
+            call(ctx, body, handlers::alter_configs::handle_incremental)
+        }
         Api::ListConfigResources => call(ctx, body, handlers::list_config_resources::handle),
         Api::DescribeLogDirs => call(ctx, body, handlers::describe_log_dirs::handle),
         Api::DescribeCluster => call(ctx, body, handlers::describe_cluster::handle),
-        Api::DescribeTopicPartitions => call(ctx, body, handlers::describe_topic_partitions::handle),
+        Api::DescribeTopicPartitions => {
+            call(ctx, body, handlers::describe_topic_partitions::handle)
+        }
         Api::InitProducerId => call(ctx, body, handlers::init_producer_id::handle),
         Api::DescribeProducers => call(ctx, body, handlers::describe_producers::handle),
         Api::ElectLeaders => call(ctx, body, handlers::elect_leaders::handle),

@@ -45,10 +45,17 @@ struct Open {
 }
 
 impl Bound {
-    pub(super) fn new(name: &str, host: &str, socket: TcpListener, settings: &Settings) -> Result<Bound, BindError> {
+    pub(super) fn new(
+        name: &str,
+        host: &str,
+        socket: TcpListener,
+        settings: &Settings,
+    ) -> Result<Bound, BindError> {
         let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address =
-            socket.local_addr().map_err(|cause| BindError::Failed { address: unbound, cause })?;
+        let address = socket.local_addr().map_err(|cause| BindError::Failed {
+            address: unbound,
+            cause,
+        })?;
         let count = |key| usize::try_from(settings.int(key)).unwrap_or(0);
         Ok(Bound {
             name: Arc::from(name),
@@ -58,8 +65,13 @@ impl Bound {
             limits: Limits {
                 max_frame: count("socket.request.max.bytes"),
                 max_in_flight: count("klamm.connection.inflight.requests"),
-                max_in_flight_bytes: usize::try_from(settings.long("klamm.connection.inflight.bytes")).unwrap_or(usize::MAX),
-                idle: Duration::from_millis(u64::try_from(settings.long("connections.max.idle.ms")).unwrap_or(u64::MAX)),
+                max_in_flight_bytes: usize::try_from(
+                    settings.long("klamm.connection.inflight.bytes"),
+                )
+                .unwrap_or(usize::MAX),
+                idle: Duration::from_millis(
+                    u64::try_from(settings.long("connections.max.idle.ms")).unwrap_or(u64::MAX),
+                ),
                 frame_timeout: FRAME_TIMEOUT,
                 write_timeout: WRITE_TIMEOUT,
             },
@@ -100,7 +112,10 @@ impl Bound {
         ended: &Arc<tokio::sync::Notify>,
         stopping: &watch::Receiver<bool>,
     ) {
-        if !open.lock().enter(peer.ip(), self.max_connections, self.max_per_ip) {
+        if !open
+            .lock()
+            .enter(peer.ip(), self.max_connections, self.max_per_ip)
+        {
             shared.metrics.rejected("connection-limit");
             debug!(%peer, "connection refused: too many");
             return;
@@ -110,9 +125,18 @@ impl Bound {
             debug!(%peer, %cause, "failed to set socket options");
         }
         shared.metrics.connected();
-        let info = ConnectionInfo { listener: self.name.clone(), peer, local };
-        let connection =
-            Connection::new(stream, info, shared.clone(), self.limits.clone(), shared.budget.clone());
+        let info = ConnectionInfo {
+            listener: self.name.clone(),
+            peer,
+            local,
+        };
+        let connection = Connection::new(
+            stream,
+            info,
+            shared.clone(),
+            self.limits.clone(),
+            shared.budget.clone(),
+        );
         let serving = tokio::spawn(connection.run(stopping.clone()));
         let (shared, open, ended) = (shared.clone(), open.clone(), ended.clone());
         tokio::spawn(async move {

@@ -19,7 +19,10 @@ pub(super) fn of(sniffed: Sniffed, shared: &Shared) -> (&'static str, Option<Str
     match sniffed {
         Sniffed::Http => {
             if due(&LAST_HTTP_LINE, shared.clock.now_ms()) {
-                warn!(http, "a client speaks HTTP on the Kafka port; HTTP is at the address given");
+                warn!(
+                    http,
+                    "a client speaks HTTP on the Kafka port; HTTP is at the address given"
+                );
             }
             let text = format!(
                 "This is Klamm's Kafka port: it speaks the Kafka protocol, not HTTP.\n\
@@ -48,5 +51,7 @@ pub(super) fn of(sniffed: Sniffed, shared: &Shared) -> (&'static str, Option<Str
 fn due(last: &AtomicI64, now_ms: i64) -> bool {
     let before = last.load(Ordering::Relaxed);
     now_ms.saturating_sub(before) >= LOG_INTERVAL_MS
-        && last.compare_exchange(before, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        && last
+            .compare_exchange(before, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }

@@ -28,17 +28,28 @@ impl LogControl {
     /// Puts `directives` in force, such as `info` or `warn,klamm::server=debug`.
     pub fn set(&self, directives: &str) -> Result<(), String> {
         let filter = parse(directives).map_err(|error| error.to_string())?;
-        self.handle.reload(filter).map_err(|error| error.to_string())
+        self.handle
+            .reload(filter)
+            .map_err(|error| error.to_string())
     }
 
     /// Directives in force.
     pub fn get(&self) -> String {
-        self.handle.with_current(ToString::to_string).unwrap_or_default()
+        self.handle
+            .with_current(ToString::to_string)
+            .unwrap_or_default()
     }
 }
 
+/// Levels per module. openraft logs each state it is in as a warning or information: it is heard
+/// only when it is named.
 fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(directives)
+    let quiet = if directives.contains("openraft") {
+        ""
+    } else {
+        "openraft=error,"
+    };
+    EnvFilter::builder().parse(format!("{quiet}{directives}"))
 }
 
 /// Starts logging to stderr. `directives` come from `--log` or `KLAMM_LOG`.
@@ -53,10 +64,19 @@ pub fn init_logs(directives: &str, format: LogFormat) -> Result<LogControl, Stri
         LogFormat::Json => true,
     };
     let result = if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init()
     } else {
         let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-        registry.with(fmt::layer().with_ansi(colour).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(fmt::layer().with_ansi(colour).with_writer(std::io::stderr))
+            .try_init()
     };
     result.map_err(|error| error.to_string())?;
     Ok(LogControl { handle })

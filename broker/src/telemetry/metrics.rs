@@ -74,8 +74,10 @@ metric_docs! {
 }
 
 /// 100 µs to 10 s.
-const LATENCY_BUCKETS: &[f64] =
-    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const LATENCY_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
 
 struct ApiMetrics {
     requests: IntCounter,
@@ -87,7 +89,8 @@ struct ApiMetrics {
 /// Counters as verbs: code says what happened, this file knows how it is counted.
 pub struct Metrics {
     registry: Registry,
-    apis: Vec<ApiMetrics>,
+    /// By API key.
+    apis: Vec<Option<ApiMetrics>>,
     errors: IntCounterVec,
     rejects: IntCounterVec,
     ended: IntCounterVec,
@@ -104,9 +107,14 @@ fn opts(doc: &MetricDoc) -> Opts {
     Opts::new(doc.name, doc.help)
 }
 
-fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+fn register<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> M {
     let metric = metric.expect("names and labels of the table are valid");
-    registry.register(Box::new(metric.clone())).expect("names of the table are distinct");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("names of the table are distinct");
     metric
 }
 
@@ -115,20 +123,26 @@ impl Metrics {
     pub fn new() -> Metrics {
         let registry = Registry::new();
         let counter = |doc: MetricDoc| register(&registry, IntCounter::with_opts(opts(&doc)));
-        let counters = |doc: MetricDoc| register(&registry, IntCounterVec::new(opts(&doc), doc.labels));
+        let counters =
+            |doc: MetricDoc| register(&registry, IntCounterVec::new(opts(&doc), doc.labels));
         let requests = counters(doc::REQUESTS);
         let bytes_in = counters(doc::BYTES_IN);
         let bytes_out = counters(doc::BYTES_OUT);
-        let latency_opts =
-            HistogramOpts::new(doc::LATENCY.name, doc::LATENCY.help).buckets(LATENCY_BUCKETS.to_vec());
-        let latency = register(&registry, HistogramVec::new(latency_opts, doc::LATENCY.labels));
-        let apis = Api::ALL
-            .iter()
-            .map(|api| ApiMetrics {
-                requests: requests.with_label_values(&[api.name()]),
-                bytes_in: bytes_in.with_label_values(&[api.name()]),
-                bytes_out: bytes_out.with_label_values(&[api.name()]),
-                latency: latency.with_label_values(&[api.name()]),
+        let latency_opts = HistogramOpts::new(doc::LATENCY.name, doc::LATENCY.help)
+            .buckets(LATENCY_BUCKETS.to_vec());
+        let latency = register(
+            &registry,
+            HistogramVec::new(latency_opts, doc::LATENCY.labels),
+        );
+        let apis = (0..=Api::ALL.iter().map(|api| api.key()).max().unwrap_or(0))
+            .map(|key| {
+                let name = Api::from_key(key)?.name();
+                Some(ApiMetrics {
+                    requests: requests.with_label_values(&[name]),
+                    bytes_in: bytes_in.with_label_values(&[name]),
+                    bytes_out: bytes_out.with_label_values(&[name]),
+                    latency: latency.with_label_values(&[name]),
+                })
             })
             .collect();
         Metrics {
@@ -152,7 +166,7 @@ impl Metrics {
     }
 
     fn api(&self, api: Api) -> Option<&ApiMetrics> {
-        self.apis.get(api as usize)
+        self.apis.get(usize::try_from(api.key()).ok()?)?.as_ref()
     }
 
     /// A request of `bytes` bytes came in.
@@ -173,7 +187,9 @@ impl Metrics {
 
     /// An answer carries an error code.
     pub fn failed(&self, api: Api, error: ErrorCode) {
-        self.errors.with_label_values(&[api.name(), error.name()]).inc();
+        self.errors
+            .with_label_values(&[api.name(), error.name()])
+            .inc();
     }
 
     /// Something that is no request was refused.
@@ -232,7 +248,12 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             assert!(!metric.help.is_empty(), "{}", metric.name);
-            assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(
+                metric.kind == "counter",
+                metric.name.ends_with("_total"),
+                "{}",
+                metric.name
+            );
         }
     }
 
@@ -245,8 +266,17 @@ mod tests {
             metrics.failed(*api, ErrorCode::INVALID_REQUEST);
         }
         let families = metrics.registry().gather();
-        let requests = families.iter().find(|family| family.name() == "klamm_requests_total").expect("there");
-        for (api, metric) in Api::ALL.iter().map(|api| api.name()).collect::<std::collections::BTreeSet<_>>().iter().zip(requests.get_metric()) {
+        let requests = families
+            .iter()
+            .find(|family| family.name() == "klamm_requests_total")
+            .expect("there");
+        for (api, metric) in Api::ALL
+            .iter()
+            .map(|api| api.name())
+            .collect::<std::collections::BTreeSet<_>>()
+            .iter()
+            .zip(requests.get_metric())
+        {
             assert_eq!(metric.get_label()[0].value(), *api);
             assert!((metric.get_counter().value() - 1.0).abs() < f64::EPSILON);
         }

@@ -11,8 +11,12 @@ use crate::node::Shared;
 pub fn render(shared: &Shared) -> String {
     let mut buffer = Vec::new();
     let families = shared.metrics.registry().gather();
-    TextEncoder::new().encode(&families, &mut buffer).expect("gathered metrics are valid and memory does not fail");
-    let mut page = Page { text: String::from_utf8_lossy(&buffer).into_owned() };
+    TextEncoder::new()
+        .encode(&families, &mut buffer)
+        .expect("gathered metrics are valid and memory does not fail");
+    let mut page = Page {
+        text: String::from_utf8_lossy(&buffer).into_owned(),
+    };
     node(&mut page, shared);
     store(&mut page, shared);
     process(&mut page);
@@ -48,10 +52,16 @@ impl Page {
         for (bound, in_bucket) in buckets {
             count += in_bucket;
             if bound.is_finite() {
-                self.line(format_args!("{}_bucket{{le=\"{bound}\"}} {count}", metric.name));
+                self.line(format_args!(
+                    "{}_bucket{{le=\"{bound}\"}} {count}",
+                    metric.name
+                ));
             }
         }
-        self.line(format_args!("{}_bucket{{le=\"+Inf\"}} {count}", metric.name));
+        self.line(format_args!(
+            "{}_bucket{{le=\"+Inf\"}} {count}",
+            metric.name
+        ));
         self.line(format_args!("{}_sum {sum}", metric.name));
         self.line(format_args!("{}_count {count}", metric.name));
     }
@@ -59,16 +69,30 @@ impl Page {
 
 fn node(page: &mut Page, shared: &Shared) {
     page.head(&doc::BUILD_INFO);
-    page.line(format_args!("{}{{version=\"{}\"}} 1", doc::BUILD_INFO.name, env!("CARGO_PKG_VERSION")));
+    page.line(format_args!(
+        "{}{{version=\"{}\"}} 1",
+        doc::BUILD_INFO.name,
+        env!("CARGO_PKG_VERSION")
+    ));
     page.value(&doc::UPTIME, shared.started.elapsed().as_secs_f64());
     page.value(&doc::REQUEST_MEMORY, shared.budget.used());
     page.value(&doc::FETCH_SESSIONS, shared.sessions.len());
     page.value(&doc::TOPICS, shared.controller.image().topic_count());
     let partitions = shared.partitions.all();
-    let leading = partitions.iter().filter(|partition| partition.serving_epoch().is_some()).count();
+    let leading = partitions
+        .iter()
+        .filter(|partition| partition.serving_epoch().is_some())
+        .count();
     page.head(&doc::PARTITIONS);
-    page.line(format_args!("{}{{state=\"leading\"}} {leading}", doc::PARTITIONS.name));
-    page.line(format_args!("{}{{state=\"leaderless\"}} {}", doc::PARTITIONS.name, partitions.len() - leading));
+    page.line(format_args!(
+        "{}{{state=\"leading\"}} {leading}",
+        doc::PARTITIONS.name
+    ));
+    page.line(format_args!(
+        "{}{{state=\"leaderless\"}} {}",
+        doc::PARTITIONS.name,
+        partitions.len() - leading
+    ));
 }
 
 fn store(page: &mut Page, shared: &Shared) {
@@ -78,8 +102,16 @@ fn store(page: &mut Page, shared: &Shared) {
     page.value(&doc::OPEN_FILES, stats.open_files);
     page.value(&doc::JOURNAL_BYTES, stats.journal_bytes);
     page.value(&doc::JOURNAL_FRAMES, stats.journal_frames);
-    page.histogram(&doc::JOURNAL_SYNC, &stats.sync_seconds, stats.sync_seconds_sum);
-    page.histogram(&doc::JOURNAL_ROUND, &stats.round_frames, stats.round_frames_sum);
+    page.histogram(
+        &doc::JOURNAL_SYNC,
+        &stats.sync_seconds,
+        stats.sync_seconds_sum,
+    );
+    page.histogram(
+        &doc::JOURNAL_ROUND,
+        &stats.round_frames,
+        stats.round_frames_sum,
+    );
     page.value(&doc::CHECKPOINTS, stats.checkpoints);
     page.value(&doc::CORRUPTIONS, stats.corruptions);
     page.value(&doc::DISK_FREE, stats.free_bytes);

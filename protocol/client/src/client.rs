@@ -407,3 +407,23 @@ fn with_port(address: &str) -> String {
         format!("{address}:{DEFAULT_PORT}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_port_gets_kafkas() {
+        let cases = [
+            ("host", "host:9092"),
+            ("host:1", "host:1"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("::1", "[::1]:9092"),
+            ("[::1]", "[::1]:9092"),
+            ("[::1]:1", "[::1]:1"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(with_port(given), expected, "{given}");
+        }
+    }
+}

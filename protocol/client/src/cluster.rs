@@ -171,3 +171,64 @@ fn read_topic(name: String, topic: &MetadataResponseTopic) -> Topic {
         partitions,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use klamm_protocol::messages::metadata_response::{
+        MetadataResponseBroker, MetadataResponsePartition,
+    };
+    use klamm_protocol::messages::{BrokerId, TopicName};
+    use klamm_protocol::{ErrorCode, StrBytes};
+
+    use super::*;
+
+    fn answer(name: &'static str, code: ErrorCode, leaders: &[(i32, i32)]) -> MetadataResponse {
+        let partition = |&(index, leader): &(i32, i32)| {
+            MetadataResponsePartition::default()
+                .with_partition_index(index)
+                .with_leader_id(BrokerId(leader))
+        };
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_static_str(name))))
+            .with_error_code(code.code())
+            .with_partitions(leaders.iter().map(partition).collect());
+        let broker = MetadataResponseBroker::default()
+            .with_node_id(BrokerId(7))
+            .with_host(StrBytes::from_static_str("::1"))
+            .with_port(9092);
+        MetadataResponse::default()
+            .with_controller_id(BrokerId(-1))
+            .with_brokers(vec![broker])
+            .with_topics(vec![topic])
+    }
+
+    #[test]
+    fn partitions_are_found_by_number_whatever_their_order() {
+        let response = answer("t", ErrorCode::NONE, &[(2, -1), (0, 7), (1, 8)]);
+        let (cluster, failed) = Cluster::default().updated(&response);
+        assert!(failed.is_empty());
+        let topic = cluster.topics.get("t").unwrap();
+        let leaders: Vec<_> = (0..4)
+            .map(|index| topic.partition(index).map(|one| one.leader))
+            .collect();
+        assert_eq!(leaders, [Some(Some(7)), Some(Some(8)), Some(None), None]);
+        assert!(!topic.has_all_leaders());
+        assert_eq!(cluster.controller, None);
+        assert_eq!(cluster.nodes.get(&7).unwrap().address(), "[::1]:9092");
+    }
+
+    #[test]
+    fn a_topic_that_is_gone_is_forgotten_and_others_stay() {
+        let (cluster, _) = Cluster::default().updated(&answer("a", ErrorCode::NONE, &[(0, 7)]));
+        let (cluster, _) = cluster.updated(&answer("b", ErrorCode::NONE, &[(0, 7)]));
+        let gone = answer("a", ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, &[]);
+        let (cluster, failed) = cluster.updated(&gone);
+        assert_eq!(cluster.topics.keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            failed.first().unwrap().1.code,
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+        );
+    }
+}

@@ -16,32 +16,25 @@
 //!
 //! Deliberately absent: TLS and SASL, reconnecting (the owner of a connection decides that).
 
-use std::collections::VecDeque;
+mod socket;
+
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use klamm_protocol::messages::ApiVersionsRequest;
 use klamm_protocol::{ApiMessage, ApiRequest, ErrorCode, FRAME_PREFIX_LEN, StrBytes};
-use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{Error, ServerError};
 use crate::versions::ApiRanges;
 
-/// Frames up to this size are gathered into one write.
-const GATHER_LEN: usize = 16 * 1024;
-/// Smallest room offered to a read.
-const READ_LEN: usize = 64 * 1024;
-/// Frames taken from the queue at once.
-const GATHER_FRAMES: usize = 64;
+use socket::{GATHER_FRAMES, Outgoing, Pending, Reader, Then, Waiting, Writer};
 
 /// How to connect and how long to wait.
 #[derive(Clone, Debug)]
@@ -95,65 +88,6 @@ impl Drop for Shared {
         for task in &self.tasks {
             task.abort();
         }
-    }
-}
-
-/// What the writer puts on the wire.
-struct Outgoing {
-    frame: Bytes,
-    /// `None` for a request that a broker does not answer (Produce with acks 0).
-    answer: Option<Waiting>,
-}
-
-struct Waiting {
-    correlation_id: i32,
-    reply: oneshot::Sender<Result<Bytes, Error>>,
-    /// Held until the answer is there: bounds what is in flight.
-    _slot: OwnedSemaphorePermit,
-}
-
-#[derive(Default)]
-struct Pending {
-    state: Mutex<PendingState>,
-}
-
-#[derive(Default)]
-struct PendingState {
-    oldest_first: VecDeque<Waiting>,
-    closed: Option<Error>,
-}
-
-impl Pending {
-    /// Registers a request before it is written; false when the connection has ended.
-    fn push(&self, waiting: Waiting) -> bool {
-        let mut state = self.state.lock();
-        if let Some(error) = &state.closed {
-            // The receiver may be gone already: its caller gave up.
-            drop(waiting.reply.send(Err(error.clone())));
-            return false;
-        }
-        state.oldest_first.push_back(waiting);
-        true
-    }
-
-    fn pop(&self) -> Option<Waiting> {
-        self.state.lock().oldest_first.pop_front()
-    }
-
-    /// Ends the connection: the first reason given is the one everybody sees.
-    fn close(&self, error: Error) {
-        let (error, waiting) = {
-            let mut state = self.state.lock();
-            let error = state.closed.get_or_insert(error).clone();
-            (error, std::mem::take(&mut state.oldest_first))
-        };
-        for each in waiting {
-            drop(each.reply.send(Err(error.clone())));
-        }
-    }
-
-    fn closed(&self) -> Option<Error> {
-        self.state.lock().closed.clone()
     }
 }
 
@@ -354,25 +288,22 @@ impl Connection {
         })
     }
 
-    /// Queues a request that the broker does not answer: Produce with acks 0.
+    /// Sends a request that the broker does not answer, Produce with acks 0, and waits until it is
+    /// written to the socket.
     ///
     /// # Errors
     /// [`Error::Encode`], or why the connection has ended.
-    pub async fn start_unanswered<R: ApiRequest>(
+    pub async fn send_unanswered<R: ApiRequest>(
         &self,
         version: i16,
         request: &R,
     ) -> Result<(), Error> {
-        let frame = self.encode(version, request)?;
-        let queued = self
-            .shared
-            .queue
-            .send(Outgoing {
-                frame,
-                answer: None,
-            })
-            .await;
-        queued.map_err(|_| self.closed_error())
+        let frame = self.encode_as(self.next_correlation_id(), version, request)?;
+        let (tell, written) = oneshot::channel();
+        let then = Then::Written(tell);
+        let queued = self.shared.queue.send(Outgoing { frame, then }).await;
+        queued.map_err(|_| self.closed_error())?;
+        written.await.map_err(|_| self.closed_error())
     }
 
     /// Sends a frame as it is (without its size, which is put in front) and returns the next
@@ -417,18 +348,14 @@ impl Connection {
         let slot = Arc::clone(&self.shared.slots).acquire_owned().await;
         let slot = slot.map_err(|_| self.closed_error())?;
         let (reply, receiver) = oneshot::channel();
-        let answer = Some(Waiting {
+        let then = Then::Answer(Waiting {
             correlation_id,
             reply,
             _slot: slot,
         });
-        let queued = self.shared.queue.send(Outgoing { frame, answer }).await;
+        let queued = self.shared.queue.send(Outgoing { frame, then }).await;
         queued.map_err(|_| self.closed_error())?;
         Ok(receiver)
-    }
-
-    fn encode<R: ApiRequest>(&self, version: i16, request: &R) -> Result<Bytes, Error> {
-        self.encode_as(self.next_correlation_id(), version, request)
     }
 
     fn encode_as<R: ApiRequest>(
@@ -470,136 +397,6 @@ impl Connection {
     }
 }
 
-struct Writer {
-    address: String,
-    socket: OwnedWriteHalf,
-    pending: Arc<Pending>,
-}
-
-impl Writer {
-    async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
-        let mut taken = Vec::with_capacity(GATHER_FRAMES);
-        let mut gathered = BytesMut::with_capacity(GATHER_LEN);
-        while outgoing.recv_many(&mut taken, GATHER_FRAMES).await > 0 {
-            if let Err(cause) = self.write(&mut taken, &mut gathered).await {
-                let reason = format!("writing failed: {cause}");
-                self.pending.close(Error::Closed {
-                    address: self.address.clone(),
-                    reason,
-                });
-                return;
-            }
-            if self.pending.closed().is_some() {
-                return;
-            }
-        }
-    }
-
-    /// Small frames share a write; a large one goes from where it lies.
-    async fn write(
-        &mut self,
-        taken: &mut Vec<Outgoing>,
-        gathered: &mut BytesMut,
-    ) -> std::io::Result<()> {
-        for Outgoing { frame, answer } in taken.drain(..) {
-            if let Some(waiting) = answer
-                && !self.pending.push(waiting)
-            {
-                return Ok(());
-            }
-            if gathered.len() + frame.len() > GATHER_LEN {
-                self.socket.write_all(gathered).await?;
-                gathered.clear();
-            }
-            if frame.len() > GATHER_LEN {
-                self.socket.write_all(&frame).await?;
-            } else {
-                gathered.extend_from_slice(&frame);
-            }
-        }
-        self.socket.write_all(gathered).await?;
-        gathered.clear();
-        Ok(())
-    }
-}
-
-struct Reader {
-    address: String,
-    socket: OwnedReadHalf,
-    buffer: BytesMut,
-    max_response_bytes: usize,
-    pending: Arc<Pending>,
-}
-
-impl Reader {
-    async fn run(mut self) {
-        let reason = loop {
-            match self.next_frame().await {
-                Ok(frame) => {
-                    if let Err(reason) = self.deliver(frame) {
-                        break reason;
-                    }
-                }
-                Err(reason) => break reason,
-            }
-        };
-        self.pending.close(Error::Closed {
-            address: self.address.clone(),
-            reason,
-        });
-    }
-
-    async fn next_frame(&mut self) -> Result<Bytes, String> {
-        self.fill(FRAME_PREFIX_LEN).await?;
-        let size = self.buffer.get_i32();
-        let size = usize::try_from(size).map_err(|_| format!("response claims {size} bytes"))?;
-        if size > self.max_response_bytes {
-            return Err(format!(
-                "response claims {size} bytes, more than the limit of {}",
-                self.max_response_bytes
-            ));
-        }
-        self.fill(size).await?;
-        Ok(self.buffer.split_to(size).freeze())
-    }
-
-    /// Reads until the buffer holds `len` bytes. Memory grows with what has arrived, at most
-    /// doubled, not with what the length claims.
-    async fn fill(&mut self, len: usize) -> Result<(), String> {
-        while self.buffer.len() < len {
-            let missing = (len - self.buffer.len()).max(READ_LEN);
-            self.buffer
-                .reserve(missing.min(self.buffer.len().max(READ_LEN)));
-            match self.socket.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err("by the broker".to_owned()),
-                Ok(_) => {}
-                Err(cause) => return Err(format!("reading failed: {cause}")),
-            }
-        }
-        Ok(())
-    }
-
-    fn deliver(&self, frame: Bytes) -> Result<(), String> {
-        let id = frame.get(..4).and_then(|bytes| bytes.try_into().ok());
-        let answered = i32::from_be_bytes(id.ok_or("response without correlation id")?);
-        let waiting = self
-            .pending
-            .pop()
-            .ok_or_else(|| format!("unasked response {answered}"))?;
-        if waiting.correlation_id != answered {
-            let reason = format!(
-                "response {answered} where {} was due",
-                waiting.correlation_id
-            );
-            let error = Error::Closed {
-                address: self.address.clone(),
-                reason: reason.clone(),
-            };
-            drop(waiting.reply.send(Err(error)));
-            return Err(reason);
-        }
-        // The receiver may be gone: its caller gave up.
-        drop(waiting.reply.send(Ok(frame)));
-        Ok(())
-    }
-}
+#[cfg(test)]
+#[path = "connection_test.rs"]
+mod tests;

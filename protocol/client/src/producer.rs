@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: transactions.
 
+mod identity;
 mod link;
 mod partitioner;
 mod queue;
@@ -106,13 +107,6 @@ impl Default for ProducerOptions {
             retry_backoff: Duration::from_millis(100),
         }
     }
-}
-
-/// Who an idempotent producer is to the brokers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    producer_id: i64,
-    producer_epoch: i16,
 }
 
 /// Where a record ended up.

@@ -187,3 +187,109 @@ fn decode_batch(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..20).prop_map(Bytes::from)
+    }
+
+    fn message() -> impl Strategy<Value = NewMessage> {
+        let header = (bytes(), option::of(bytes())).prop_map(|(key, value)| Header { key, value });
+        (
+            option::of(bytes()),
+            option::of(bytes()),
+            vec(header, 0..4),
+            0..1_i64 << 50,
+        )
+            .prop_map(|(key, value, headers, timestamp)| NewMessage {
+                key,
+                value,
+                headers,
+                timestamp: Some(timestamp),
+            })
+    }
+
+    fn codec() -> impl Strategy<Value = Codec> {
+        proptest::sample::select(Codec::ALL.to_vec())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn batches_round_trip(messages in vec(message(), 1..20), codec in codec(), from in 0_i64..20) {
+            let batch = encode_batch(messages.iter(), codec, None).unwrap();
+            let decoded = decode_batches(batch, from).unwrap();
+            let count = messages.len() as i64;
+            prop_assert_eq!(decoded.next_offset, count.max(from));
+            prop_assert!(!decoded.cut);
+            let expected = (0..).zip(messages).skip(from as usize).map(|(offset, new)| Message {
+                offset,
+                timestamp: new.timestamp.unwrap(),
+                key: new.key,
+                value: new.value,
+                headers: new.headers,
+            });
+            prop_assert_eq!(decoded.messages, expected.collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_cut_batch_is_left_for_the_next_fetch(messages in vec(message(), 1..5), cut in any::<prop::sample::Index>()) {
+            let whole = encode_batch(messages.iter(), Codec::None, None).unwrap();
+            let mut two = whole.to_vec();
+            let rest = whole.slice(..cut.index(whole.len() - 1) + 1);
+            two.extend_from_slice(&rest);
+            let decoded = decode_batches(two.into(), 0).unwrap();
+            prop_assert_eq!(decoded.messages.len(), messages.len());
+            prop_assert_eq!(decoded.next_offset, messages.len() as i64);
+            prop_assert!(decoded.cut);
+        }
+
+        #[test]
+        fn noise_is_an_error_and_nothing_worse(noise in vec(any::<u8>(), 0..200)) {
+            if let Ok(decoded) = decode_batches(noise.into(), 0) {
+                prop_assert!(decoded.messages.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let message = NewMessage {
+            value: Some("value".into()),
+            timestamp: Some(1),
+            ..NewMessage::default()
+        };
+        let mut batch = encode_batch([message].iter(), Codec::None, None)
+            .unwrap()
+            .to_vec();
+        *batch.last_mut().unwrap() ^= 1;
+        assert!(
+            decode_batches(batch.into(), 0)
+                .unwrap_err()
+                .contains("checksum")
+        );
+    }
+
+    #[test]
+    fn sequences_start_again_at_zero() {
+        let at = |base| Sequence {
+            producer_id: 1,
+            producer_epoch: 0,
+            base,
+        };
+        assert_eq!(at(0).after(5), at(5));
+        assert_eq!(at(i32::MAX - 1).after(1), at(i32::MAX));
+        assert_eq!(at(i32::MAX).after(1), at(0));
+        assert_eq!(at(i32::MAX - 1).after(4), at(2));
+    }
+}

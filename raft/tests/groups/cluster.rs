@@ -30,7 +30,7 @@ impl Cluster {
         let nodes: BTreeSet<NodeId> = (1..=3).map(|broker| NodeId::new(broker, 1)).collect();
         let mut replicas = Vec::new();
         for &node in &nodes {
-            let store = open_store(true);
+            let store = Computer::new().open();
             let transport = Wire {
                 from: node,
                 wires: Arc::downgrade(&wires),

@@ -10,39 +10,14 @@ use klamm_raft::{
     Applied, Group, Groups, GroupsOptions, Leadership, NodeId, Proposal, ProposeError, StateMachine,
 };
 use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
-use klamm_storage::{Batch, GroupLog, LogSettings, RealDisk, Store, StoreOptions, SystemClock};
+use klamm_storage::Batch;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use crate::store::{Computer, create_log};
+
 pub(crate) const NODE: NodeId = NodeId(1 << 32);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-
-pub(crate) fn open_store(sync: bool) -> Store {
-    let options = StoreOptions {
-        dir: "/data".into(),
-        checkpoint_bytes: 1 << 28,
-        checkpoint_interval: Duration::from_secs(60),
-        bypass_bytes: 1 << 16,
-        reserve_bytes: 0,
-        max_open_files: 64,
-        sync,
-    };
-    Store::open(options, Arc::new(RealDisk), Arc::new(SystemClock))
-        .unwrap()
-        .0
-}
-
-pub(crate) fn create_log(store: &Store, group: u64) -> GroupLog {
-    let settings = LogSettings {
-        segment_bytes: 16 << 10,
-        segment_ms: u64::MAX,
-        index_interval_bytes: 4096,
-        producer_id_expiration_ms: 86_400_000,
-    };
-    store
-        .create_group(GroupId(group), &format!("group-{group}"), settings)
-        .unwrap()
-}
 
 pub(crate) fn options(node: NodeId) -> GroupsOptions {
     GroupsOptions {
@@ -52,8 +27,11 @@ pub(crate) fn options(node: NodeId) -> GroupsOptions {
     }
 }
 
+/// What the fatal hook was called with.
+pub(crate) type FatalCalls = Arc<Mutex<Vec<(GroupId, String)>>>;
+
 /// Groups whose fatal errors are collected.
-pub(crate) fn groups() -> (Groups, Arc<Mutex<Vec<(GroupId, String)>>>) {
+pub(crate) fn groups() -> (Groups, FatalCalls) {
     let fatal = Arc::new(Mutex::new(Vec::new()));
     let hook = Arc::clone(&fatal);
     let groups = Groups::new(

@@ -3,8 +3,10 @@
 
 mod cluster;
 mod cost;
+mod crash;
 mod fixture;
 mod peers;
 mod retention;
 mod scale;
 mod single;
+mod store;

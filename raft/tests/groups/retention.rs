@@ -6,7 +6,7 @@ use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purges_below_applied_and_goes_on() {
-    let store = open_store(false);
+    let store = Computer::new().open();
     let log = create_log(&store, 1);
     let (first, fatal) = groups();
     let machine = Recorder::new(false);
@@ -59,7 +59,7 @@ async fn purges_below_applied_and_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purges_everything_applied_at_most() {
-    let store = open_store(false);
+    let store = Computer::new().open();
     let log = create_log(&store, 1);
     let (first, _) = groups();
     let machine = Recorder::new(false);

@@ -7,7 +7,7 @@ use crate::fixture::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_groups_serve_within_seconds() {
     const GROUPS: u64 = 1_000;
-    let store = open_store(true);
+    let store = Computer::new().open();
     let logs: Vec<_> = (1..=GROUPS)
         .map(|group| create_log(&store, group))
         .collect();

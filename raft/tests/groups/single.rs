@@ -12,7 +12,7 @@ use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_in_order_and_tells_the_machine() {
-    let store = open_store(true);
+    let store = Computer::new().open();
     let (groups, fatal) = groups();
     let machine = Recorder::new(false);
     let group = groups
@@ -62,7 +62,7 @@ async fn commits_in_order_and_tells_the_machine() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_at_what_was_committed() {
-    let store = open_store(true);
+    let store = Computer::new().open();
     let log = create_log(&store, 1);
     let (first, _) = groups();
     let machine = Recorder::new(false);
@@ -113,7 +113,7 @@ async fn restarts_at_what_was_committed() {
 async fn keeps_the_order_of_ten_thousand_concurrent_proposals() {
     const CALLERS: usize = 4;
     const PROPOSALS: usize = 2_500;
-    let store = open_store(true);
+    let store = Computer::new().open();
     let (groups, fatal) = groups();
     let machine = Recorder::new(false);
     let group = groups
@@ -154,7 +154,7 @@ async fn keeps_the_order_of_ten_thousand_concurrent_proposals() {
         machine.batches().last().is_some_and(|last| last.1 == end)
     })
     .await;
-    let order = order.lock();
+    let order = std::mem::take(&mut *order.lock());
     assert_eq!(order.len(), CALLERS * PROPOSALS);
     assert!(order.is_sorted_by(|a, b| a.0.index + 1 == b.0.index && a.1 < b.1));
     assert_eq!(machine.committed(), end);
@@ -164,7 +164,7 @@ async fn keeps_the_order_of_ten_thousand_concurrent_proposals() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_another_term_and_a_closed_group() {
-    let store = open_store(true);
+    let store = Computer::new().open();
     let (groups, fatal) = groups();
     let machine = Recorder::new(false);
     let group = groups
@@ -199,7 +199,7 @@ async fn refuses_another_term_and_a_closed_group() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_answers_inside_propose() {
-    let store = open_store(false);
+    let store = Computer::new().open();
     let (groups, _) = groups();
     let machine = Recorder::new(false);
     let group = groups
@@ -231,7 +231,7 @@ async fn never_answers_inside_propose() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opens_a_group_once() {
-    let store = open_store(true);
+    let store = Computer::new().open();
     let (groups, _) = groups();
     let log = create_log(&store, 1);
     groups
@@ -248,7 +248,7 @@ async fn opens_a_group_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_expected_offset_is_fatal_to_the_group() {
-    let store = open_store(true);
+    let store = Computer::new().open();
     let (groups, fatal) = groups();
     let machine = Recorder::new(false);
     let group = groups

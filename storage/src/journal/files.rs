@@ -34,8 +34,11 @@ pub(crate) fn path_of(dir: &Path, file_seq: u64) -> PathBuf {
 /// Numbers of the journal files in `dir`, ascending.
 pub(crate) fn list_journal(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<u64>> {
     let number = |name: &str| name.strip_suffix(".wal").and_then(|stem| stem.parse().ok());
-    let mut found: Vec<u64> =
-        disk.list(dir)?.iter().filter_map(|entry| number(&entry.name)).collect();
+    let mut found: Vec<u64> = disk
+        .list(dir)?
+        .iter()
+        .filter_map(|entry| number(&entry.name))
+        .collect();
     found.sort_unstable();
     Ok(found)
 }
@@ -67,15 +70,29 @@ impl JournalFiles {
         let file_len = (options.checkpoint_bytes / 4).clamp(MIN_FILE_LEN, MAX_FILE_LEN);
         let file_len = file_len.next_multiple_of(BLOCK_ALIGN);
         let file = prepare(disk.as_ref(), &dir, place.file_seq, file_len, &spares)?;
-        Ok(JournalFiles { disk, dir, salt, file_len, file, place, position: 0, spares })
+        Ok(JournalFiles {
+            disk,
+            dir,
+            salt,
+            file_len,
+            file,
+            place,
+            position: 0,
+            spares,
+        })
     }
 
     /// Begins the next file, unless the current one is empty; returns where it begins.
     pub(crate) fn rotate(&mut self) -> io::Result<JournalPlace> {
         if self.position > 0 {
             let next = self.place.file_seq + 1;
-            self.file =
-                prepare(self.disk.as_ref(), &self.dir, next, self.file_len, &self.spares)?;
+            self.file = prepare(
+                self.disk.as_ref(),
+                &self.dir,
+                next,
+                self.file_len,
+                &self.spares,
+            )?;
             self.place.file_seq = next;
             self.position = 0;
         }

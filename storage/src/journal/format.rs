@@ -116,6 +116,15 @@ pub(crate) struct Cut {
     pub(crate) last_batch_index: u64,
 }
 
+/// A batch whose place and Raft index are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    pub(crate) segment_base: i64,
+    pub(crate) position: u64,
+    pub(crate) base_offset: i64,
+    pub(crate) raft_index: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FrameBody {
     Batch(BatchFrame),
@@ -124,12 +133,23 @@ pub(crate) enum FrameBody {
     Command(EntryId, Bytes),
     Vote(Vote),
     /// Entries behind `last` are gone (all, if None). `cut` if batches were among them.
-    Truncate { last: Option<EntryId>, cut: Option<Cut> },
-    Purge { upto: EntryId, start_offset: i64 },
+    Truncate {
+        last: Option<EntryId>,
+        cut: Option<Cut>,
+    },
+    /// Entries up to `upto` are gone; the first batch behind them is `first_kept`.
+    Purge {
+        upto: EntryId,
+        start_offset: i64,
+        first_kept: Option<Anchor>,
+    },
     StartOffset(i64),
     /// A new, empty segment begins at this offset.
     Roll(i64),
-    CreateGroup { dir: String, settings: LogSettings },
+    CreateGroup {
+        dir: String,
+        settings: LogSettings,
+    },
     DeleteGroup,
 }
 
@@ -183,18 +203,38 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
             copied.put_slice(&header.stamp(header.base_offset, header.partition_leader_epoch));
             // The rest of the batch, or of its header, follows its stamp.
             shared = batch.bytes.as_ref();
-            (if by_reference { kind::BATCH_REFERENCE } else { kind::BATCH }, batch.id)
+            (
+                if by_reference {
+                    kind::BATCH_REFERENCE
+                } else {
+                    kind::BATCH
+                },
+                batch.id,
+            )
         }
         FrameBody::Blank(id) => (kind::BLANK, *id),
         FrameBody::Membership(id, data) | FrameBody::Command(id, data) => {
             copied.put_slice(data);
             let membership = matches!(body, FrameBody::Membership(..));
-            (if membership { kind::MEMBERSHIP } else { kind::COMMAND }, *id)
+            (
+                if membership {
+                    kind::MEMBERSHIP
+                } else {
+                    kind::COMMAND
+                },
+                *id,
+            )
         }
         FrameBody::Vote(vote) => {
             copied.put_u64_le(vote.node);
             copied.put_u8(u8::from(vote.committed));
-            (kind::VOTE, EntryId { term: vote.term, index: 0 })
+            (
+                kind::VOTE,
+                EntryId {
+                    term: vote.term,
+                    index: 0,
+                },
+            )
         }
         FrameBody::Truncate { last, cut } => {
             copied.put_u8(u8::from(last.is_some()) | u8::from(cut.is_some()) << 1);
@@ -207,8 +247,16 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
             }
             (kind::TRUNCATE, last.unwrap_or(NO_ENTRY))
         }
-        FrameBody::Purge { upto, start_offset } => {
+        FrameBody::Purge {
+            upto,
+            start_offset,
+            first_kept,
+        } => {
             copied.put_i64_le(*start_offset);
+            copied.put_u8(u8::from(first_kept.is_some()));
+            if let Some(anchor) = first_kept {
+                anchor.encode(&mut copied);
+            }
             (kind::PURGE, *upto)
         }
         FrameBody::StartOffset(offset) => {
@@ -226,7 +274,12 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
         }
         FrameBody::DeleteGroup => (kind::DELETE_GROUP, NO_ENTRY),
     };
-    Encoded { kind, id, copied, shared }
+    Encoded {
+        kind,
+        id,
+        copied,
+        shared,
+    }
 }
 
 /// Builds one block: small things are copied together, large batches are kept where they are.
@@ -241,7 +294,10 @@ pub(crate) struct BlockBuilder {
 
 impl BlockBuilder {
     pub(crate) fn new() -> BlockBuilder {
-        BlockBuilder { scratch: vec![0; BLOCK_HEADER_LEN], ..BlockBuilder::default() }
+        BlockBuilder {
+            scratch: vec![0; BLOCK_HEADER_LEN],
+            ..BlockBuilder::default()
+        }
     }
 
     pub(crate) fn frames(&self) -> u32 {
@@ -251,8 +307,14 @@ impl BlockBuilder {
     /// Adds a frame. With `by_reference` a batch is represented by its header alone.
     pub(crate) fn push(&mut self, frame: &Frame, by_reference: bool) {
         let encoded = encode_body(&frame.body, by_reference);
-        let end = if by_reference { BATCH_HEADER_LEN } else { usize::MAX };
-        let shared = encoded.shared.map(|b| b.slice(STAMP_LEN.min(b.len())..end.min(b.len())));
+        let end = if by_reference {
+            BATCH_HEADER_LEN
+        } else {
+            usize::MAX
+        };
+        let shared = encoded
+            .shared
+            .map(|b| b.slice(STAMP_LEN.min(b.len())..end.min(b.len())));
         let shared_len = shared.as_ref().map_or(0, Bytes::len);
         let payload_len = encoded.copied.len() + shared_len;
         let mut crc = crc32c::crc32c(&encoded.copied);
@@ -263,7 +325,8 @@ impl BlockBuilder {
         self.scratch.put_u8(encoded.kind);
         self.scratch.put_u8(VERSION as u8);
         self.scratch.put_u16_le(0);
-        self.scratch.put_u32_le(u32::try_from(payload_len).expect("a batch is below 2 GiB"));
+        self.scratch
+            .put_u32_le(u32::try_from(payload_len).expect("a batch is below 2 GiB"));
         self.scratch.put_u64_le(frame.group.0);
         self.scratch.put_u64_le(frame.op);
         self.scratch.put_u64_le(encoded.id.index);
@@ -301,7 +364,8 @@ impl BlockBuilder {
         self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode());
         let len = BLOCK_HEADER_LEN as u64 + self.payload;
         let padding = header.disk_len() - len;
-        self.scratch.resize(self.scratch.len() + padding as usize, 0);
+        self.scratch
+            .resize(self.scratch.len() + padding as usize, 0);
         header.disk_len()
     }
 
@@ -375,7 +439,9 @@ struct FrameHeader {
 
 impl FrameHeader {
     fn parse(bytes: &[u8]) -> Option<FrameHeader> {
-        let (covered, mut crc) = bytes.get(..FRAME_HEADER_LEN)?.split_at(FRAME_HEADER_LEN - 4);
+        let (covered, mut crc) = bytes
+            .get(..FRAME_HEADER_LEN)?
+            .split_at(FRAME_HEADER_LEN - 4);
         if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
             return None;
         }
@@ -388,20 +454,41 @@ impl FrameHeader {
         let (index, term) = (b.try_get_u64_le().ok()?, b.try_get_u64_le().ok()?);
         let payload_crc = b.try_get_u32_le().ok()?;
         let id = EntryId { term, index };
-        Some(FrameHeader { kind, version, payload_len, group, op, id, payload_crc })
+        Some(FrameHeader {
+            kind,
+            version,
+            payload_len,
+            group,
+            op,
+            id,
+            payload_crc,
+        })
     }
 
     fn decode(&self, payload: Bytes) -> Result<Frame, FrameError> {
-        let damaged = FrameError::Payload { group: self.group, op: self.op };
+        let damaged = FrameError::Payload {
+            group: self.group,
+            op: self.op,
+        };
         if crc32c::crc32c(&payload) != self.payload_crc {
             return Err(damaged);
         }
         if u16::from(self.version) > VERSION {
-            return Err(FrameError::Unknown { kind: self.kind, version: self.version });
+            return Err(FrameError::Unknown {
+                kind: self.kind,
+                version: self.version,
+            });
         }
         match self.decode_body(payload) {
-            Ok(Some(body)) => Ok(Frame { group: self.group, op: self.op, body }),
-            Ok(None) => Err(FrameError::Unknown { kind: self.kind, version: self.version }),
+            Ok(Some(body)) => Ok(Frame {
+                group: self.group,
+                op: self.op,
+                body,
+            }),
+            Ok(None) => Err(FrameError::Unknown {
+                kind: self.kind,
+                version: self.version,
+            }),
             Err(TryGetError { .. }) => Err(damaged),
         }
     }
@@ -412,11 +499,19 @@ impl FrameHeader {
         Ok(Some(match self.kind {
             kind::BATCH | kind::BATCH_REFERENCE => {
                 let (segment_base, position) = (p.try_get_i64_le()?, p.try_get_u64_le()?);
-                let header = BatchHeader::parse(p)
-                    .ok_or(TryGetError { requested: BATCH_HEADER_LEN, available: p.len() })?;
+                let header = BatchHeader::parse(p).ok_or(TryGetError {
+                    requested: BATCH_HEADER_LEN,
+                    available: p.len(),
+                })?;
                 let bytes = (self.kind == kind::BATCH).then(|| payload.slice(16..));
                 let id = self.id;
-                FrameBody::Batch(BatchFrame { id, segment_base, position, header, bytes })
+                FrameBody::Batch(BatchFrame {
+                    id,
+                    segment_base,
+                    position,
+                    header,
+                    bytes,
+                })
             }
             kind::BLANK => FrameBody::Blank(self.id),
             kind::MEMBERSHIP => FrameBody::Membership(self.id, payload),
@@ -428,21 +523,54 @@ impl FrameHeader {
             }),
             kind::TRUNCATE => {
                 let flags = p.try_get_u8()?;
-                let cut = if flags & 2 != 0 { Some(decode_cut(&mut p)?) } else { None };
-                FrameBody::Truncate { last: (flags & 1 != 0).then_some(self.id), cut }
+                let cut = if flags & 2 != 0 {
+                    Some(decode_cut(&mut p)?)
+                } else {
+                    None
+                };
+                FrameBody::Truncate {
+                    last: (flags & 1 != 0).then_some(self.id),
+                    cut,
+                }
             }
-            kind::PURGE => {
-                FrameBody::Purge { upto: self.id, start_offset: p.try_get_i64_le()? }
-            }
+            kind::PURGE => FrameBody::Purge {
+                upto: self.id,
+                start_offset: p.try_get_i64_le()?,
+                first_kept: match p.try_get_u8()? {
+                    0 => None,
+                    _ => Some(Anchor::decode(&mut p)?),
+                },
+            },
             kind::START_OFFSET => FrameBody::StartOffset(p.try_get_i64_le()?),
             kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
             kind::CREATE_GROUP => {
                 let settings = LogSettings::decode(&mut p)?;
-                FrameBody::CreateGroup { dir: String::from_utf8_lossy(p).into_owned(), settings }
+                FrameBody::CreateGroup {
+                    dir: String::from_utf8_lossy(p).into_owned(),
+                    settings,
+                }
             }
             kind::DELETE_GROUP => FrameBody::DeleteGroup,
             _ => return Ok(None),
         }))
+    }
+}
+
+impl Anchor {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64_le(self.segment_base);
+        out.put_u64_le(self.position);
+        out.put_i64_le(self.base_offset);
+        out.put_u64_le(self.raft_index);
+    }
+
+    pub(crate) fn decode(p: &mut &[u8]) -> Result<Anchor, TryGetError> {
+        Ok(Anchor {
+            segment_base: p.try_get_i64_le()?,
+            position: p.try_get_u64_le()?,
+            base_offset: p.try_get_i64_le()?,
+            raft_index: p.try_get_u64_le()?,
+        })
     }
 }
 

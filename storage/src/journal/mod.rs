@@ -7,12 +7,13 @@
 //!
 //! - `format.rs`: bytes of blocks and frames;
 //! - `files.rs`: the current file, its successor, recycling;
-//! - `thread.rs`: rounds, and what they do to segment files;
+//! - `thread.rs`: rounds; `segments.rs`: what they do to segment files;
 //! - `reader.rs`: replay, and telling a torn tail from rot.
 
 mod files;
 mod format;
 mod reader;
+mod segments;
 mod thread;
 
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use crate::error::{Completion, StorageError};
 use crate::log::{FileAction, Log};
 
 pub(crate) use files::{JournalFiles, JournalPlace, list_journal, path_of, recycle};
-pub(crate) use format::{BatchFrame, Cut, Frame, FrameBody};
+pub(crate) use format::{Anchor, BatchFrame, Cut, Frame, FrameBody};
 pub(crate) use reader::{Damage, scan};
-pub(crate) use thread::{Rounds, RoundsContext, act};
+pub(crate) use segments::act;
+pub(crate) use thread::{Rounds, RoundsContext};
 
 /// Operations that may wait for the journal thread; who comes when it is full waits.
 pub(crate) const QUEUE_LEN: usize = 8 * 1024;

@@ -35,8 +35,8 @@ pub(crate) struct Scan {
     /// Where the journal goes on: its last file if nothing is in it, else a new one.
     pub(crate) resume: JournalPlace,
     next_block_seq: u64,
-    /// Files read, to be synced: what was replayed must not vanish once something follows it.
-    pub(crate) files: Vec<Arc<dyn DiskFile>>,
+    /// The last block: (file, position, length).
+    last_block: Option<(Arc<dyn DiskFile>, u64, u64)>,
     /// Blocks in the file read last.
     last_file_blocks: u64,
     pub(crate) bytes: u64,
@@ -57,11 +57,15 @@ pub(crate) fn scan(
 ) -> Result<Scan, OpenError> {
     let failed = |e: io::Error| OpenError::failed("reading the journal", e);
     let all = list_journal(disk, dir).map_err(failed)?;
-    let wanted: Vec<u64> = all.iter().copied().filter(|seq| *seq >= place.file_seq).collect();
+    let wanted: Vec<u64> = all
+        .iter()
+        .copied()
+        .filter(|seq| *seq >= place.file_seq)
+        .collect();
     let mut scan = Scan {
         resume: place,
         next_block_seq: place.block_seq,
-        files: Vec::new(),
+        last_block: None,
         last_file_blocks: 0,
         bytes: 0,
         torn_bytes: 0,
@@ -76,9 +80,15 @@ pub(crate) fn scan(
             ));
         }
         let path = path_of(dir, *file_seq);
-        let file = disk.open(&path, OpenMode::Read).map_err(failed)?;
+        let file = disk.open(&path, OpenMode::ReadWrite).map_err(failed)?;
         let len = file.len().map_err(failed)?;
-        files.push(JournalFile { path, file, len, file_seq: *file_seq, salt });
+        files.push(JournalFile {
+            path,
+            file,
+            len,
+            file_seq: *file_seq,
+            salt,
+        });
     }
     if files.is_empty() {
         let missing = path_of(dir, place.file_seq);
@@ -95,8 +105,10 @@ pub(crate) fn scan(
     let last = files.last().map_or(place.file_seq, |file| file.file_seq);
     let empty = scan.last_file_blocks == 0 && scan.torn_bytes == 0 && scan.damage.is_empty();
     let file_seq = if empty { last } else { last + 1 };
-    scan.resume = JournalPlace { file_seq, block_seq: scan.next_block_seq };
-    scan.files = files.into_iter().map(|file| file.file).collect();
+    scan.resume = JournalPlace {
+        file_seq,
+        block_seq: scan.next_block_seq,
+    };
     Ok(scan)
 }
 
@@ -147,7 +159,10 @@ impl JournalFile {
         while chunk_at < self.len {
             chunk.resize(CHUNK.min(self.len - chunk_at) as usize, 0);
             self.file.read_exact_at(&mut chunk, chunk_at)?;
-            for (page, at) in chunk.chunks(BLOCK_ALIGN as usize).zip((chunk_at..).step_by(4096)) {
+            for (page, at) in chunk
+                .chunks(BLOCK_ALIGN as usize)
+                .zip((chunk_at..).step_by(4096))
+            {
                 if let Some(header) = self.own_header(page).filter(|h| h.block_seq >= block_seq) {
                     return Ok(Some((at, header)));
                 }
@@ -198,7 +213,12 @@ fn was_durable(
 
 impl Scan {
     fn damaged(&mut self, file: &JournalFile, position: u64, group: Option<GroupId>, what: String) {
-        self.damage.push(Damage { file: file.path.clone(), position, what, group });
+        self.damage.push(Damage {
+            file: file.path.clone(),
+            position,
+            what,
+            group,
+        });
     }
 
     fn read_file(
@@ -210,7 +230,9 @@ impl Scan {
         let mut position = 0;
         self.last_file_blocks = 0;
         loop {
-            let header = file.header_at(position)?.filter(|h| h.block_seq >= self.next_block_seq);
+            let header = file
+                .header_at(position)?
+                .filter(|h| h.block_seq >= self.next_block_seq);
             let Some(header) = header else {
                 let expected = self.next_block_seq;
                 let Some((at, header)) = file.next_header(position, expected)? else {
@@ -221,12 +243,20 @@ impl Scan {
                 continue;
             };
             if header.version > VERSION {
-                let cause = format!("block version {} is newer than this program", header.version);
+                let cause = format!(
+                    "block version {} is newer than this program",
+                    header.version
+                );
                 return Err(OpenError::failed("reading the journal", cause).into());
             }
             if header.block_seq > self.next_block_seq {
                 let missing = header.block_seq - self.next_block_seq;
-                self.damaged(file, position, None, format!("{missing} blocks before it are gone"));
+                self.damaged(
+                    file,
+                    position,
+                    None,
+                    format!("{missing} blocks before it are gone"),
+                );
                 self.next_block_seq = header.block_seq;
             }
             let behind = position + header.disk_len();
@@ -238,6 +268,7 @@ impl Scan {
             }
             self.bytes += header.disk_len();
             self.last_file_blocks += 1;
+            self.last_block = Some((Arc::clone(&file.file), position, header.disk_len()));
             for frame in frames {
                 match frame {
                     Ok(frame) => visit(frame)?,
@@ -255,6 +286,20 @@ impl Scan {
             self.next_block_seq += 1;
             position = behind;
         }
+    }
+
+    /// Makes the last block durable before anything follows it. All others are: something follows
+    /// them. It is written again, because after a failed sync the kernel shows bytes that are not
+    /// on the disk and takes them for synced.
+    pub(crate) fn secure_last_block(&self) -> io::Result<()> {
+        let Some((file, position, len)) = &self.last_block else {
+            return Ok(());
+        };
+        let within = file.len()?.saturating_sub(*position).min(*len);
+        let mut block = vec![0; usize::try_from(within).map_err(io::Error::other)?];
+        file.read_exact_at(&mut block, *position)?;
+        file.write_at(&[io::IoSlice::new(&block)], *position)?;
+        file.sync_data()
     }
 
     /// No block follows in this file. What is there instead: nothing, an old block of a recycled

@@ -9,7 +9,7 @@ use super::{GroupLog, Log};
 use crate::entry::{Entry, Payload, Vote};
 use crate::error::{Completion, StorageError};
 use crate::index::SparseEntry;
-use crate::journal::{Cut, Done, Frame, FrameBody, Op};
+use crate::journal::{Anchor, Cut, Done, Frame, FrameBody, Op};
 use crate::producers::ProducerStates;
 use crate::segment::NO_TIMESTAMP;
 use crate::store::{Shared, decode_producers};
@@ -44,7 +44,11 @@ impl GroupLog {
         for entry in entries {
             let frame = state.frame_for(self.log.group, entry);
             let applied = state.apply(&frame, now_ms);
-            assert!(applied.is_ok(), "append to group {}: {applied:?}", self.log.group);
+            assert!(
+                applied.is_ok(),
+                "append to group {}: {applied:?}",
+                self.log.group
+            );
             frames.push(frame);
         }
         let end_offset = state.end_offset;
@@ -75,17 +79,33 @@ impl GroupLog {
     /// offset moves to the first kept record (never back).
     pub fn purge(&self, upto: EntryId, done: Completion) {
         self.change(done, |log| {
-            if log.state.lock().purged.is_some_and(|purged| purged.index >= upto.index) {
+            if log
+                .state
+                .lock()
+                .purged
+                .is_some_and(|purged| purged.index >= upto.index)
+            {
                 return Ok(None);
             }
             let shared = self.shared();
-            let first_kept =
-                log.stable(shared, || log.walk(shared, Begin::Index(upto.index + 1))?.next())?;
+            let first_kept = log.stable(shared, || {
+                log.walk(shared, Begin::Index(upto.index + 1))?.next()
+            })?;
+            let first_kept = first_kept.map(|(raft_index, place)| Anchor {
+                segment_base: place.segment_base,
+                position: place.position,
+                base_offset: place.header.base_offset,
+                raft_index,
+            });
             let start_offset = match first_kept {
-                Some((_, place)) => place.header.base_offset,
+                Some(anchor) => anchor.base_offset,
                 None => log.state.lock().end_offset,
             };
-            Ok(Some(FrameBody::Purge { upto, start_offset }))
+            Ok(Some(FrameBody::Purge {
+                upto,
+                start_offset,
+                first_kept,
+            }))
         });
     }
 
@@ -114,7 +134,9 @@ impl GroupLog {
     pub fn set_committed(&self, committed: EntryId) {
         let mut state = self.log.state.lock();
         let last = state.last;
-        let committed = last.filter(|last| last.index < committed.index).unwrap_or(committed);
+        let committed = last
+            .filter(|last| last.index < committed.index)
+            .unwrap_or(committed);
         if state.committed != Some(committed) {
             state.committed = Some(committed);
             state.dirty = true;
@@ -143,7 +165,9 @@ impl GroupLog {
         let (log, shared) = (self.log.as_ref(), self.shared());
         shared.failure.accepts()?;
         log.check(&log.state.lock())?;
-        let Some(body) = decide(log)? else { return Ok((Vec::new(), Vec::new())) };
+        let Some(body) = decide(log)? else {
+            return Ok((Vec::new(), Vec::new()));
+        };
         let producers = match &body {
             FrameBody::Truncate { cut: Some(cut), .. } => {
                 Some(log.producers_now(shared, cut.offset)?)
@@ -151,7 +175,11 @@ impl GroupLog {
             _ => None,
         };
         let mut state = log.state.lock();
-        let frame = Frame { group: log.group, op: state.op + 1, body };
+        let frame = Frame {
+            group: log.group,
+            op: state.op + 1,
+            body,
+        };
         let applied = state.apply(&frame, shared.clock.now_ms());
         let actions = match applied {
             Ok(actions) => actions,
@@ -176,7 +204,13 @@ impl GroupLog {
         bytes: u64,
     ) {
         let log = std::sync::Arc::clone(&self.log);
-        self.store.send(Op { log, frames, actions, done, bytes });
+        self.store.send(Op {
+            log,
+            frames,
+            actions,
+            done,
+            bytes,
+        });
     }
 }
 
@@ -233,7 +267,9 @@ impl Log {
             state.index_bounds().0
         };
         let highest = offset.min(bound).saturating_sub(1);
-        Ok(shared.index.at_or_below_offset(self.group, segment_base, highest)?)
+        Ok(shared
+            .index
+            .at_or_below_offset(self.group, segment_base, highest)?)
     }
 
     /// Like [`Log::producers_at`], while nothing else happens to the log.
@@ -247,13 +283,12 @@ impl Log {
 
     /// Producer state as of log end offset `offset`: that of the last checkpoint, if it is not
     /// from beyond, and what was appended since; else what the whole log says.
-    fn producers_at(
-        &self,
-        shared: &Shared,
-        offset: i64,
-    ) -> Result<ProducerStates, ReadFault> {
+    fn producers_at(&self, shared: &Shared, offset: i64) -> Result<ProducerStates, ReadFault> {
         let bound = self.state.lock().index_bounds().0;
-        let saved = shared.index.producers(self.group)?.and_then(|row| decode_producers(&row));
+        let saved = shared
+            .index
+            .producers(self.group)?
+            .and_then(|row| decode_producers(&row));
         let usable = saved.filter(|(upto, _)| *upto <= offset && *upto <= bound);
         let (begin, mut producers) = usable.unwrap_or((0, ProducerStates::default()));
         let now_ms = shared.clock.now_ms();

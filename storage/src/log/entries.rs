@@ -51,7 +51,8 @@ impl GroupLog {
     ) -> Result<Vec<Entry>, StorageError> {
         let shared = self.shared();
         self.log.stable(shared, || {
-            self.log.entries_once(shared, range.clone(), max_bytes, with_data)
+            self.log
+                .entries_once(shared, range.clone(), max_bytes, with_data)
         })
     }
 
@@ -86,7 +87,12 @@ impl GroupLog {
                 None => state.last.map(|last| last.index),
             };
             let kept = below.filter(|index| *index >= state.first_index());
-            let id = kept.and_then(|index| Some(EntryId { term: state.term_of(index)?, index }));
+            let id = kept.and_then(|index| {
+                Some(EntryId {
+                    term: state.term_of(index)?,
+                    index,
+                })
+            });
             Ok(id)
         })
     }
@@ -101,12 +107,22 @@ impl Log {
         with_data: bool,
     ) -> Result<Vec<Entry>, ReadFault> {
         let mut out = Vec::new();
-        let mut budget = Budget { left: max_bytes, any: false };
-        let mut source = Source { log: self, shared, walk: None, reader: None };
+        let mut budget = Budget {
+            left: max_bytes,
+            any: false,
+        };
+        let mut source = Source {
+            log: self,
+            shared,
+            walk: None,
+            reader: None,
+        };
         let mut next = range.start;
         loop {
             let known = self.known_entries(next, range.end)?;
-            let Some((last, _)) = known.last() else { return Ok(out) };
+            let Some((last, _)) = known.last() else {
+                return Ok(out);
+            };
             next = last.index + 1;
             for (id, known) in known {
                 let payload = match known {
@@ -117,7 +133,9 @@ impl Log {
                         source.batch(place, with_data, &mut budget)?
                     }
                 };
-                let Some(payload) = payload else { return Ok(out) };
+                let Some(payload) = payload else {
+                    return Ok(out);
+                };
                 out.push(Entry { id, payload });
             }
         }
@@ -127,10 +145,17 @@ impl Log {
     fn known_entries(&self, from: u64, end: u64) -> Result<Vec<(EntryId, Known)>, StorageError> {
         let state = self.state.lock();
         self.check(&state)?;
-        let from = from.max(state.first_index()).max(state.terms.first().map_or(0, |t| t.1));
-        let end = end.min(state.last.map_or(0, |last| last.index + 1)).min(from.saturating_add(STEP));
+        let from = from
+            .max(state.first_index())
+            .max(state.terms.first().map_or(0, |t| t.1));
+        let end = end
+            .min(state.last.map_or(0, |last| last.index + 1))
+            .min(from.saturating_add(STEP));
         let known = (from..end).map_while(|index| {
-            let id = EntryId { term: state.term_of(index)?, index };
+            let id = EntryId {
+                term: state.term_of(index)?,
+                index,
+            };
             let known = match state.plain.get(&index) {
                 Some(entry) => Known::Plain(entry.payload()),
                 None => match state.tail.get(index).and_then(|d| d.batch.as_ref()) {
@@ -190,7 +215,11 @@ impl Source<'_> {
             found => {
                 let at = found.map_or((0, 0), |(_, p)| (p.segment_base, p.position));
                 let what = "the segment does not hold the entries the log has";
-                Err(ReadFault::Damage { segment_base: at.0, position: at.1, what })
+                Err(ReadFault::Damage {
+                    segment_base: at.0,
+                    position: at.1,
+                    what,
+                })
             }
         }
     }
@@ -245,7 +274,11 @@ impl Log {
     /// Bytes of a segment that are in its file; 0 if it is not there.
     fn written_end(&self, segment_base: i64) -> u64 {
         let state = self.state.lock();
-        let size = state.segments.iter().find(|s| s.base_offset == segment_base).map_or(0, |s| s.size);
+        let size = state
+            .segments
+            .iter()
+            .find(|s| s.base_offset == segment_base)
+            .map_or(0, |s| s.size);
         match state.tail.unwritten().next() {
             Some(first) if first.segment_base == segment_base => first.position.min(size),
             Some(first) if first.segment_base < segment_base => 0,

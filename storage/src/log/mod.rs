@@ -63,6 +63,8 @@ pub(crate) struct Log {
     pub(crate) order: Mutex<()>,
     pub(crate) state: Mutex<LogState>,
     pub(crate) unsynced: Mutex<Unsynced>,
+    /// Held while a segment is synced.
+    syncing: Mutex<()>,
     /// Last operation that truncated.
     truncated_op: AtomicU64,
     /// Last operation that a checkpoint covers.
@@ -82,6 +84,7 @@ impl Log {
             order: Mutex::default(),
             state: Mutex::new(state),
             unsynced: Mutex::default(),
+            syncing: Mutex::default(),
             truncated_op: AtomicU64::new(0),
             checkpointed_op: AtomicU64::new(op),
             damaged: Mutex::default(),
@@ -103,7 +106,10 @@ impl Log {
     }
 
     pub(crate) fn key(&self, base_offset: i64) -> FileKey {
-        FileKey { group: self.group, base_offset }
+        FileKey {
+            group: self.group,
+            base_offset,
+        }
     }
 
     pub(crate) fn segment_path(&self, base_offset: i64) -> PathBuf {
@@ -112,7 +118,9 @@ impl Log {
 
     /// The file of a segment that holds data.
     pub(crate) fn file(&self, shared: &Shared, base_offset: i64) -> io::Result<Arc<dyn DiskFile>> {
-        shared.files.get(self.key(base_offset), || self.segment_path(base_offset))
+        shared
+            .files
+            .get(self.key(base_offset), || self.segment_path(base_offset))
     }
 
     /// The file of a segment that is written to at `position`; created with the first batch.
@@ -133,33 +141,56 @@ impl Log {
         Ok(file)
     }
 
-    /// Makes durable what was written to the group's files. Returns the number of syncs.
-    pub(crate) fn sync_files(&self, shared: &Shared) -> io::Result<usize> {
+    /// Makes durable what was written to the group's segments, and their directory entries.
+    pub(crate) fn sync_files(&self, shared: &Shared) -> io::Result<()> {
         let segments = std::mem::take(&mut self.unsynced.lock().segments);
+        for base_offset in segments {
+            self.sync_segment(shared, base_offset)?;
+        }
+        self.sync_dir(shared)
+    }
+
+    /// Makes durable what was written to one segment, by anyone.
+    pub(crate) fn sync_segment(&self, shared: &Shared, base_offset: i64) -> io::Result<()> {
         if !shared.options.sync {
-            return Ok(0);
+            return Ok(());
         }
-        for base_offset in &segments {
-            match self.file(shared, *base_offset) {
-                Ok(file) => file.sync_data()?,
-                // Purged or truncated since; the journal has the operation that did it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
+        // A failed sync is reported once, to one of two threads; the other one must find the
+        // store poisoned by the time it gets its false success.
+        let _syncing = self.syncing.lock();
+        let synced = match self.file(shared, base_offset) {
+            Ok(file) => file.sync_data(),
+            // Purged or truncated since; the journal has the operation that did it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = &synced {
+            shared.failure.poison(&format!("segment: {e}"));
         }
-        // One at a time: who finds a directory marked as synced must be able to rely on it.
+        synced
+    }
+
+    /// Makes the entries of the group's segments durable, and that of its directory.
+    pub(crate) fn sync_dir(&self, shared: &Shared) -> io::Result<()> {
+        if !shared.options.sync {
+            return Ok(());
+        }
+        // Held throughout: who finds nothing to sync must be able to rely on it.
         let syncing = shared.dir_sync.lock();
-        if self.unsynced.lock().dir {
+        let changed = std::mem::take(&mut self.unsynced.lock().dir);
+        if changed {
             match shared.disk.sync_dir(&self.path) {
                 // Deleted meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
+                Err(e) => {
+                    shared.failure.poison(&format!("segment directory: {e}"));
+                    return Err(e);
+                }
+                Ok(()) => {}
             }
-            self.unsynced.lock().dir = false;
         }
         drop(syncing);
-        shared.sync_root()?;
-        Ok(segments.len())
+        shared.sync_root()
     }
 
     /// Counts and logs a damaged place once, and makes the error.
@@ -178,7 +209,11 @@ impl Log {
                 "corrupt data; the range is quarantined"
             );
         }
-        StorageError::Corrupt { file, position, what: what.into() }
+        StorageError::Corrupt {
+            file,
+            position,
+            what: what.into(),
+        }
     }
 
     /// Refuses on a deleted or quarantined log.
@@ -206,7 +241,9 @@ pub struct GroupLog {
 
 impl std::fmt::Debug for GroupLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GroupLog").field("group", &self.log.group).finish_non_exhaustive()
+        f.debug_struct("GroupLog")
+            .field("group", &self.log.group)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,7 +277,10 @@ impl GroupLog {
     /// neither votes nor leads; what lies before the damage is still there to be copied.
     pub fn quarantine(&self) -> Option<StorageError> {
         let state = self.log.state.lock();
-        self.log.check(&state).err().filter(|e| matches!(e, StorageError::Corrupt { .. }))
+        self.log
+            .check(&state)
+            .err()
+            .filter(|e| matches!(e, StorageError::Corrupt { .. }))
     }
 
     /// Epoch history: (leader epoch, its first offset), ascending.

@@ -91,25 +91,45 @@ impl GroupLog {
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Bytes, StorageError> {
-        let wanted = Wanted { from, end_offset, max_bytes, at_least_one };
-        self.log.stable(self.shared(), || self.log.read_once(self.shared(), wanted))
+        let wanted = Wanted {
+            from,
+            end_offset,
+            max_bytes,
+            at_least_one,
+        };
+        self.log
+            .stable(self.shared(), || self.log.read_once(self.shared(), wanted))
     }
 
     /// True when a `read` there would be served from memory or recent page cache (no seek
     /// expected).
     pub fn is_hot(&self, from: i64) -> bool {
         let state = self.log.state.lock();
-        if state.tail.batches().next().is_some_and(|(_, b)| b.header.base_offset <= from) {
+        if state
+            .tail
+            .batches()
+            .next()
+            .is_some_and(|(_, b)| b.header.base_offset <= from)
+        {
             return true;
         }
         let active = state.active();
         if from < active.base_offset {
             return false;
         }
-        let at = active.fresh.partition_point(|entry| entry.base_offset <= from);
-        let position = active.fresh.get(at).map_or(active.size, |entry| entry.position);
+        let at = active
+            .fresh
+            .partition_point(|entry| entry.base_offset <= from);
+        let position = active
+            .fresh
+            .get(at)
+            .map_or(active.size, |entry| entry.position);
         // Before the first fresh entry nothing is known but the size of the segment.
-        let near = if at == 0 { active.size } else { active.size - position };
+        let near = if at == 0 {
+            active.size
+        } else {
+            active.size - position
+        };
         near <= HOT_BYTES
     }
 }
@@ -122,8 +142,15 @@ impl Log {
             Plan::Memory(bytes) => return Ok(bytes),
             Plan::File(plan) => plan,
         };
-        let FilePlan { segment_base, rearranged, .. } = plan;
-        let hint = self.hints.lock().take(wanted.from, segment_base, rearranged);
+        let FilePlan {
+            segment_base,
+            rearranged,
+            ..
+        } = plan;
+        let hint = self
+            .hints
+            .lock()
+            .take(wanted.from, segment_base, rearranged);
         let mut reader = SegmentReader::open(self, shared, segment_base, plan.end, HEADER_WINDOW)?;
         let start = match hint {
             Some(hint) => hint.position,
@@ -132,7 +159,12 @@ impl Log {
         let Batches { bytes, next_offset } = read_batches(&reader, start, plan.limit, wanted)?;
         if let Some(offset) = next_offset {
             let position = start + bytes.len() as u64;
-            self.hints.lock().keep(Hint { offset, segment_base, rearranged, position });
+            self.hints.lock().keep(Hint {
+                offset,
+                segment_base,
+                rearranged,
+                position,
+            });
         }
         Ok(bytes)
     }
@@ -142,7 +174,11 @@ impl Log {
         let (start, end) = (state.start_offset, state.end_offset);
         let from = wanted.from;
         if from < start || from > end {
-            return Err(StorageError::OutOfRange { offset: from, start, end });
+            return Err(StorageError::OutOfRange {
+                offset: from,
+                start,
+                end,
+            });
         }
         let limit = wanted.end_offset.min(end);
         if from >= limit {
@@ -181,7 +217,9 @@ impl Log {
         let (mut position, mut base_offset) = plan.near;
         if position == 0 && base_offset < from {
             let bound = from.min(plan.index_bound.saturating_sub(1));
-            let entry = shared.index.at_or_below_offset(self.group, base_offset, bound)?;
+            let entry = shared
+                .index
+                .at_or_below_offset(self.group, base_offset, bound)?;
             if let Some(entry) = entry.filter(|e| e.position < reader.end()) {
                 (position, base_offset) = (entry.position, entry.base_offset);
             }
@@ -191,7 +229,12 @@ impl Log {
             if header.last_offset() >= from {
                 return Ok(position);
             }
-            let place = BatchPlace { segment_base: 0, position, header, bytes: None };
+            let place = BatchPlace {
+                segment_base: 0,
+                position,
+                header,
+                bytes: None,
+            };
             position += place.len();
             base_offset = header.next_offset();
         }
@@ -241,8 +284,14 @@ fn read_batches(
         taken += len;
         next_offset = Some(header.next_offset());
     }
+    if taken == 0 && buffer.len() < BATCH_HEADER_LEN {
+        return Err(reader.damage(start, "the file ends early"));
+    }
     buffer.truncate(taken);
-    Ok(Batches { bytes: Bytes::from(buffer), next_offset })
+    Ok(Batches {
+        bytes: Bytes::from(buffer),
+        next_offset,
+    })
 }
 
 /// Length of a batch, and what is wrong with its header: it has to follow `next_offset`, and the
@@ -263,9 +312,14 @@ fn check_header(
 /// Batches that are not written yet, stamped.
 fn read_memory(state: &LogState, limit: i64, wanted: Wanted) -> Bytes {
     let mut out = BytesMut::new();
-    let holding = state.tail.unwritten().skip_while(|b| b.header.last_offset() < wanted.from);
+    let holding = state
+        .tail
+        .unwritten()
+        .skip_while(|b| b.header.last_offset() < wanted.from);
     for batch in holding {
-        let (header, Some(bytes)) = (&batch.header, &batch.bytes) else { break };
+        let (header, Some(bytes)) = (&batch.header, &batch.bytes) else {
+            break;
+        };
         let forced = out.is_empty() && wanted.at_least_one;
         let fits = out.len() + bytes.len() <= wanted.max_bytes;
         if header.next_offset() > limit || !(fits || forced) {

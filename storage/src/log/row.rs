@@ -6,6 +6,7 @@ use klamm_records::EntryId;
 
 use super::state::{LogState, PlainEntry, PlainKind};
 use crate::entry::Vote;
+use crate::journal::Anchor;
 use crate::options::LogSettings;
 
 const VERSION: u8 = 1;
@@ -34,7 +35,10 @@ fn put_id(out: &mut Vec<u8>, id: Option<EntryId>) {
 
 fn get_id(row: &mut &[u8]) -> Result<Option<EntryId>, TryGetError> {
     let there = row.try_get_u8()? != 0;
-    let id = EntryId { term: row.try_get_u64_le()?, index: row.try_get_u64_le()? };
+    let id = EntryId {
+        term: row.try_get_u64_le()?,
+        index: row.try_get_u64_le()?,
+    };
     Ok(there.then_some(id))
 }
 
@@ -45,7 +49,9 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn get_bytes(row: &mut &[u8]) -> Result<Bytes, RowError> {
     let len = row.try_get_u32_le()? as usize;
-    let (bytes, rest) = row.split_at_checked(len).ok_or(RowError::Damaged("it ends early"))?;
+    let (bytes, rest) = row
+        .split_at_checked(len)
+        .ok_or(RowError::Damaged("it ends early"))?;
     *row = rest;
     Ok(Bytes::copy_from_slice(bytes))
 }
@@ -61,7 +67,11 @@ pub(crate) fn encode(dir: &str, state: &LogState) -> Vec<u8> {
     put_bytes(&mut out, dir.as_bytes());
     state.settings.encode(&mut out);
     out.put_u64_le(state.op);
-    let vote = state.vote.unwrap_or(Vote { term: 0, node: 0, committed: false });
+    let vote = state.vote.unwrap_or(Vote {
+        term: 0,
+        node: 0,
+        committed: false,
+    });
     out.put_u8(u8::from(state.vote.is_some()) | u8::from(vote.committed) << 1);
     out.put_u64_le(vote.term);
     out.put_u64_le(vote.node);
@@ -81,8 +91,18 @@ pub(crate) fn encode(dir: &str, state: &LogState) -> Vec<u8> {
         out.put_i64_le(*first);
     }
     put_id(&mut out, state.base_membership.as_ref().map(|(id, _)| *id));
-    put_bytes(&mut out, state.base_membership.as_ref().map_or(&[], |(_, data)| data));
-    put_bytes(&mut out, state.quarantine.as_deref().unwrap_or_default().as_bytes());
+    put_bytes(
+        &mut out,
+        state.base_membership.as_ref().map_or(&[], |(_, data)| data),
+    );
+    out.put_u8(u8::from(state.first_kept.is_some()));
+    if let Some(anchor) = &state.first_kept {
+        anchor.encode(&mut out);
+    }
+    put_bytes(
+        &mut out,
+        state.quarantine.as_deref().unwrap_or_default().as_bytes(),
+    );
     out
 }
 
@@ -98,21 +118,33 @@ pub(crate) fn decode(row: &[u8]) -> Result<(String, LogState), RowError> {
     state.op = row.try_get_u64_le()?;
     let flags = row.try_get_u8()?;
     let (term, node) = (row.try_get_u64_le()?, row.try_get_u64_le()?);
-    state.vote = (flags & 1 != 0).then_some(Vote { term, node, committed: flags & 2 != 0 });
+    state.vote = (flags & 1 != 0).then_some(Vote {
+        term,
+        node,
+        committed: flags & 2 != 0,
+    });
     state.purged = get_id(row)?;
     state.last = get_id(row)?;
     state.committed = get_id(row)?;
     state.start_offset = row.try_get_i64_le()?;
     state.end_offset = row.try_get_i64_le()?;
     for _ in 0..row.try_get_u32_le()? {
-        state.terms.push((row.try_get_u64_le()?, row.try_get_u64_le()?));
+        state
+            .terms
+            .push((row.try_get_u64_le()?, row.try_get_u64_le()?));
     }
     for _ in 0..row.try_get_u32_le()? {
-        state.epochs.push((row.try_get_i32_le()?, row.try_get_i64_le()?));
+        state
+            .epochs
+            .push((row.try_get_i32_le()?, row.try_get_i64_le()?));
     }
     let membership_id = get_id(row)?;
     let membership = get_bytes(row)?;
     state.base_membership = membership_id.map(|id| (id, membership));
+    state.first_kept = match row.try_get_u8()? {
+        0 => None,
+        _ => Some(Anchor::decode(row)?),
+    };
     state.quarantine = Some(get_text(row)?).filter(|reason| !reason.is_empty());
     state.dirty = false;
     state.segments.clear();
@@ -146,5 +178,10 @@ pub(crate) fn decode_plain(mut row: &[u8]) -> Result<PlainEntry, RowError> {
         _ => return Err(RowError::Damaged("kind of entry is not known")),
     };
     let term = row.try_get_u64_le()?;
-    Ok(PlainEntry { term, kind, data: Bytes::copy_from_slice(row), saved: true })
+    Ok(PlainEntry {
+        term,
+        kind,
+        data: Bytes::copy_from_slice(row),
+        saved: true,
+    })
 }

@@ -15,7 +15,7 @@ use klamm_records::{BatchHeader, EntryId, GroupId};
 use super::tail::{BatchPlace, Tail};
 use crate::entry::{Entry, Payload, Vote};
 use crate::index::SparseEntry;
-use crate::journal::{BatchFrame, Cut, Frame, FrameBody};
+use crate::journal::{Anchor, BatchFrame, Cut, Frame, FrameBody};
 use crate::options::LogSettings;
 use crate::producers::ProducerStates;
 use crate::segment::{NO_TIMESTAMP, Segment};
@@ -96,6 +96,9 @@ pub(crate) struct LogState {
     /// The last membership at or before `purged`.
     pub(crate) base_membership: Option<(EntryId, Bytes)>,
     pub(crate) segments: Vec<Segment>,
+    /// The first batch behind `purged`. Entries before it may be in the same segment, but which of
+    /// their indexes had records is not known any more: counting begins here.
+    pub(crate) first_kept: Option<Anchor>,
     pub(crate) producers: ProducerStates,
     /// Replay met a truncation: `producers` is to be rebuilt from the log.
     pub(crate) producers_stale: bool,
@@ -130,6 +133,7 @@ impl LogState {
             plain: BTreeMap::new(),
             base_membership: None,
             segments: vec![Segment::empty(0)],
+            first_kept: None,
             producers: ProducerStates::default(),
             producers_stale: false,
             tail: Tail::default(),
@@ -143,24 +147,33 @@ impl LogState {
     }
 
     pub(crate) fn active(&self) -> &Segment {
-        self.segments.last().expect("a log always has an active segment")
+        self.segments
+            .last()
+            .expect("a log always has an active segment")
     }
 
     fn active_mut(&mut self) -> &mut Segment {
-        self.segments.last_mut().expect("a log always has an active segment")
+        self.segments
+            .last_mut()
+            .expect("a log always has an active segment")
     }
 
     /// The segment that holds `offset` (the first one if it is before all).
     pub(crate) fn segment_of(&self, offset: i64) -> &Segment {
         let after = self.segments.partition_point(|s| s.base_offset <= offset);
-        self.segments.get(after.saturating_sub(1)).expect("a log always has an active segment")
+        self.segments
+            .get(after.saturating_sub(1))
+            .expect("a log always has an active segment")
     }
 
     /// Number of the segment whose batches have Raft indexes around `index`: the last one that
     /// begins at or below it.
     pub(crate) fn segment_at_index(&self, index: u64) -> Option<usize> {
         let used = self.segments.len() - usize::from(self.active().size == 0);
-        let after = self.segments.get(..used)?.partition_point(|s| s.first_index <= index);
+        let after = self
+            .segments
+            .get(..used)?
+            .partition_point(|s| s.first_index <= index);
         after.checked_sub(1)
     }
 
@@ -183,7 +196,10 @@ impl LogState {
     /// Offsets and Raft indexes from which the index must not be believed.
     pub(crate) fn index_bounds(&self) -> (i64, u64) {
         let both = [&self.stale, &self.stale_committing];
-        let offset = both.iter().filter_map(|s| s.cut.map(|(_, offset)| offset)).min();
+        let offset = both
+            .iter()
+            .filter_map(|s| s.cut.map(|(_, offset)| offset))
+            .min();
         let index = both.iter().filter_map(|s| s.truncated_from).min();
         (offset.unwrap_or(i64::MAX), index.unwrap_or(u64::MAX))
     }
@@ -204,14 +220,27 @@ impl LogState {
                     Some(batch.bytes.len()),
                     "a batch is as long as its header says"
                 );
-                assert!(header.last_offset_delta >= 0, "a batch holds at least one offset");
+                assert!(
+                    header.last_offset_delta >= 0,
+                    "a batch holds at least one offset"
+                );
                 let (segment_base, position) = self.place(&header, batch.bytes.len() as u64);
                 let bytes = Some(batch.bytes);
                 let id = entry.id;
-                FrameBody::Batch(BatchFrame { id, segment_base, position, header, bytes })
+                FrameBody::Batch(BatchFrame {
+                    id,
+                    segment_base,
+                    position,
+                    header,
+                    bytes,
+                })
             }
         };
-        Frame { group, op: self.op + 1, body }
+        Frame {
+            group,
+            op: self.op + 1,
+            body,
+        }
     }
 
     /// Where the next batch goes: the end of the active segment, or a new one.
@@ -232,13 +261,12 @@ impl LogState {
 
     /// Makes the step a frame describes. An error means that the frame does not follow from this
     /// state; nothing is changed then.
-    pub(crate) fn apply(
-        &mut self,
-        frame: &Frame,
-        now_ms: i64,
-    ) -> Result<Vec<FileAction>, String> {
+    pub(crate) fn apply(&mut self, frame: &Frame, now_ms: i64) -> Result<Vec<FileAction>, String> {
         if frame.op != self.op + 1 {
-            return Err(format!("operation {} follows operation {}", frame.op, self.op));
+            return Err(format!(
+                "operation {} follows operation {}",
+                frame.op, self.op
+            ));
         }
         let actions = match &frame.body {
             FrameBody::Batch(batch) => self.append_batch(frame.op, batch, now_ms)?,
@@ -256,7 +284,14 @@ impl LogState {
                 Vec::new()
             }
             FrameBody::Truncate { last, cut } => self.truncate(*last, *cut)?,
-            FrameBody::Purge { upto, start_offset } => self.purge(*upto, *start_offset),
+            FrameBody::Purge {
+                upto,
+                start_offset,
+                first_kept,
+            } => {
+                self.first_kept = *first_kept;
+                self.purge(*upto, *start_offset)
+            }
             FrameBody::StartOffset(offset) => {
                 self.advance_start(*offset);
                 Vec::new()
@@ -304,7 +339,15 @@ impl LogState {
     ) -> Result<Vec<FileAction>, String> {
         self.check_next(id)?;
         self.append_id(id);
-        self.plain.insert(id.index, PlainEntry { term: id.term, kind, data, saved: false });
+        self.plain.insert(
+            id.index,
+            PlainEntry {
+                term: id.term,
+                kind,
+                data,
+                saved: false,
+            },
+        );
         self.tail.push(id, op, None);
         Ok(Vec::new())
     }
@@ -318,8 +361,7 @@ impl LogState {
         self.check_next(batch.id)?;
         let header = &batch.header;
         let active = self.active();
-        let continues =
-            batch.segment_base == active.base_offset && batch.position == active.size;
+        let continues = batch.segment_base == active.base_offset && batch.position == active.size;
         let begins =
             batch.segment_base == self.end_offset && batch.position == 0 && active.size > 0;
         if header.base_offset != self.end_offset || !(continues || begins) {
@@ -334,15 +376,21 @@ impl LogState {
             ));
         }
         let Some(len) = header.total_len() else {
-            return Err(format!("batch at offset {} has no length", header.base_offset));
+            return Err(format!(
+                "batch at offset {} has no length",
+                header.base_offset
+            ));
         };
         if begins {
             self.segments.push(Segment::empty(batch.segment_base));
         }
         let interval = u64::from(self.settings.index_interval_bytes);
-        self.active_mut().append(header, len as u64, batch.id.index, interval);
+        self.active_mut()
+            .append(header, len as u64, batch.id.index, interval);
         let epoch = header.partition_leader_epoch;
         if self.epochs.last().is_none_or(|(last, _)| *last != epoch) {
+            // An epoch without records (what it had was purged) gives way.
+            self.epochs.retain(|(_, first)| *first < header.base_offset);
             self.epochs.push((epoch, header.base_offset));
         }
         self.append_id(batch.id);
@@ -350,7 +398,12 @@ impl LogState {
         self.producers.appended(header, now_ms);
         let (segment_base, position) = (batch.segment_base, batch.position);
         let bytes = batch.bytes.clone();
-        let place = BatchPlace { segment_base, position, header: *header, bytes };
+        let place = BatchPlace {
+            segment_base,
+            position,
+            header: *header,
+            bytes,
+        };
         self.tail.push(batch.id, op, Some(place));
         Ok(Vec::new())
     }
@@ -362,8 +415,15 @@ impl LogState {
     ) -> Result<Vec<FileAction>, String> {
         let mut actions = Vec::new();
         if let Some(cut) = cut {
-            if !self.segments.iter().any(|s| s.base_offset == cut.segment_base) {
-                return Err(format!("truncation to segment {} which is not there", cut.segment_base));
+            if !self
+                .segments
+                .iter()
+                .any(|s| s.base_offset == cut.segment_base)
+            {
+                return Err(format!(
+                    "truncation to segment {} which is not there",
+                    cut.segment_base
+                ));
             }
             while self.active().base_offset > cut.segment_base {
                 let segment_base = self.active().base_offset;
@@ -371,7 +431,10 @@ impl LogState {
                 actions.push(FileAction::Unlink { segment_base });
             }
             self.active_mut().cut(&cut);
-            actions.push(FileAction::Cut { segment_base: cut.segment_base, len: cut.position });
+            actions.push(FileAction::Cut {
+                segment_base: cut.segment_base,
+                len: cut.position,
+            });
             self.end_offset = cut.offset;
             self.start_offset = self.start_offset.min(cut.offset);
             self.epochs.retain(|(_, first)| *first < cut.offset);
@@ -381,14 +444,24 @@ impl LogState {
             self.producers_stale = true;
         }
         let from = last.map_or(0, |last| last.index + 1);
+        if let Some(kept) = &mut self.first_kept {
+            // If it is gone, the next batch takes its place with any index from here on.
+            kept.raft_index = kept.raft_index.min(from);
+        }
         self.tail.truncate_after(last.map(|last| last.index));
         self.plain.split_off(&from);
         self.terms.retain(|(_, first)| *first < from);
         self.last = last.or(self.purged);
-        if self.committed.is_some_and(|committed| committed.index >= from) {
+        if self
+            .committed
+            .is_some_and(|committed| committed.index >= from)
+        {
             self.committed = self.last;
         }
-        let lowest = self.stale.truncated_from.map_or(from, |earlier| earlier.min(from));
+        let lowest = self
+            .stale
+            .truncated_from
+            .map_or(from, |earlier| earlier.min(from));
         self.stale.truncated_from = Some(lowest);
         self.rearranged += 1;
         Ok(actions)
@@ -396,7 +469,11 @@ impl LogState {
 
     fn purge(&mut self, upto: EntryId, start_offset: i64) -> Vec<FileAction> {
         let mut actions = Vec::new();
-        while self.segments.first().is_some_and(|s| s.size > 0 && s.last_index <= upto.index) {
+        while self
+            .segments
+            .first()
+            .is_some_and(|s| s.size > 0 && s.last_index <= upto.index)
+        {
             let segment_base = self.segments.remove(0).base_offset;
             self.stale.dropped.push(segment_base);
             actions.push(FileAction::Unlink { segment_base });
@@ -408,10 +485,15 @@ impl LogState {
         let purged = std::mem::replace(&mut self.plain, kept);
         let is_membership = |(_, e): &(&u64, &PlainEntry)| e.kind == PlainKind::Membership;
         if let Some((index, entry)) = purged.iter().rfind(is_membership) {
-            let id = EntryId { term: entry.term, index: *index };
+            let id = EntryId {
+                term: entry.term,
+                index: *index,
+            };
             self.base_membership = Some((id, entry.data.clone()));
         }
-        let obsolete = self.terms.partition_point(|(_, first)| *first <= upto.index + 1);
+        let obsolete = self
+            .terms
+            .partition_point(|(_, first)| *first <= upto.index + 1);
         self.terms.drain(..obsolete.saturating_sub(1));
         self.purged = Some(upto);
         if self.last.is_none_or(|last| last.index <= upto.index) {
@@ -421,7 +503,10 @@ impl LogState {
         } else {
             self.tail.purge(upto.index);
         }
-        self.committed = self.committed.filter(|c| c.index >= upto.index).or(Some(upto));
+        self.committed = self
+            .committed
+            .filter(|c| c.index >= upto.index)
+            .or(Some(upto));
         self.stale.purged_upto = Some(upto.index);
         self.advance_start(start_offset);
         self.rearranged += 1;
@@ -430,7 +515,9 @@ impl LogState {
 
     fn advance_start(&mut self, offset: i64) {
         self.start_offset = self.start_offset.max(offset.min(self.end_offset));
-        let obsolete = self.epochs.partition_point(|(_, first)| *first <= self.start_offset);
+        let obsolete = self
+            .epochs
+            .partition_point(|(_, first)| *first <= self.start_offset);
         self.epochs.drain(..obsolete.saturating_sub(1));
         if let Some((_, first)) = self.epochs.first_mut() {
             *first = (*first).max(self.start_offset);
@@ -439,7 +526,10 @@ impl LogState {
 
     fn roll(&mut self, offset: i64) -> Result<Vec<FileAction>, String> {
         if offset != self.end_offset {
-            return Err(format!("roll at offset {offset} follows offset {}", self.end_offset));
+            return Err(format!(
+                "roll at offset {offset} follows offset {}",
+                self.end_offset
+            ));
         }
         if self.active().size > 0 {
             self.segments.push(Segment::empty(offset));
@@ -450,18 +540,33 @@ impl LogState {
     /// The last membership at or below `index`.
     pub(crate) fn membership_at(&self, index: u64) -> Option<Entry> {
         let logged = self.plain.range(..=index).rev();
-        let entry = logged.into_iter().find(|(_, e)| e.kind == PlainKind::Membership);
+        let entry = logged
+            .into_iter()
+            .find(|(_, e)| e.kind == PlainKind::Membership);
         if let Some((index, entry)) = entry {
-            let id = EntryId { term: entry.term, index: *index };
-            return Some(Entry { id, payload: entry.payload() });
+            let id = EntryId {
+                term: entry.term,
+                index: *index,
+            };
+            return Some(Entry {
+                id,
+                payload: entry.payload(),
+            });
         }
         let (id, data) = self.base_membership.clone()?;
-        (id.index <= index).then_some(Entry { id, payload: Payload::Membership(data) })
+        (id.index <= index).then_some(Entry {
+            id,
+            payload: Payload::Membership(data),
+        })
     }
 
     /// Index entries since the last checkpoint of a segment.
     pub(crate) fn fresh_of(&self, segment_base: i64) -> &[SparseEntry] {
-        let at = self.segments.binary_search_by_key(&segment_base, |s| s.base_offset);
-        at.ok().and_then(|at| self.segments.get(at)).map_or(&[], |s| s.fresh.as_slice())
+        let at = self
+            .segments
+            .binary_search_by_key(&segment_base, |s| s.base_offset);
+        at.ok()
+            .and_then(|at| self.segments.get(at))
+            .map_or(&[], |s| s.fresh.as_slice())
     }
 }

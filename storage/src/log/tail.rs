@@ -28,7 +28,6 @@ impl BatchPlace {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Descriptor {
-    pub(crate) term: u64,
     /// Operation that appended it.
     op: u64,
     /// `None`: an entry without records, kept by the log state.
@@ -51,12 +50,7 @@ impl Tail {
         if self.items.is_empty() {
             self.first = id.index;
         }
-        self.items.push_back(Descriptor { term: id.term, op, batch });
-    }
-
-    /// Index of the first descriptor.
-    pub(crate) fn first_index(&self) -> Option<u64> {
-        (!self.items.is_empty()).then_some(self.first)
+        self.items.push_back(Descriptor { op, batch });
     }
 
     pub(crate) fn get(&self, index: u64) -> Option<&Descriptor> {
@@ -73,12 +67,15 @@ impl Tail {
 
     /// Batches with their Raft indexes, in order.
     pub(crate) fn batches(&self) -> impl Iterator<Item = (u64, &BatchPlace)> {
-        self.from(0).filter_map(|(index, d)| d.batch.as_ref().map(|batch| (index, batch)))
+        self.from(0)
+            .filter_map(|(index, d)| d.batch.as_ref().map(|batch| (index, batch)))
     }
 
     /// Batches that are not in their segment files yet, in order.
     pub(crate) fn unwritten(&self) -> impl Iterator<Item = &BatchPlace> {
-        self.items.range(self.written..).filter_map(|d| d.batch.as_ref())
+        self.items
+            .range(self.written..)
+            .filter_map(|d| d.batch.as_ref())
     }
 
     /// Operations up to `op` are written: their bytes are dropped, and old descriptors with them.
@@ -108,7 +105,8 @@ impl Tail {
     /// Forgets entries behind `last` (all, if None).
     pub(crate) fn truncate_after(&mut self, last: Option<u64>) {
         let keep = last.map_or(0, |last| (last + 1).saturating_sub(self.first));
-        self.items.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        self.items
+            .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
         self.written = self.written.min(self.items.len());
     }
 

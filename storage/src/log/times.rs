@@ -70,7 +70,9 @@ impl GroupLog {
                     best = Some((max, segment));
                 }
             }
-            let Some((max, segment)) = best else { return Ok(None) };
+            let Some((max, segment)) = best else {
+                return Ok(None);
+            };
             log.max_of(shared, &segment, max, start, end_offset)
         })
     }
@@ -88,7 +90,12 @@ impl Log {
             next_offset: s.next_offset,
             max_timestamp: s.max_timestamp,
         };
-        state.segments.iter().filter(inside).map(candidate).collect()
+        state
+            .segments
+            .iter()
+            .filter(inside)
+            .map(candidate)
+            .collect()
     }
 
     /// An offset of the segment before which every timestamp is below `timestamp`.
@@ -107,7 +114,9 @@ impl Log {
             }
             state.index_bounds().0
         };
-        let entry = shared.index.before_timestamp(self.group, segment_base, timestamp)?;
+        let entry = shared
+            .index
+            .before_timestamp(self.group, segment_base, timestamp)?;
         // Rows behind a truncation are stale, and what lies before one is not known from it.
         let entry = entry.filter(|entry| entry.base_offset < bound);
         Ok(entry.map_or(segment_base, |entry| entry.base_offset))
@@ -146,20 +155,26 @@ impl Log {
         end_offset: i64,
     ) -> Result<Option<TimestampOffset>, ReadFault> {
         let begin = self.begin_for(shared, segment.base_offset, timestamp)?;
-        self.search(shared, segment, begin, (start, end_offset), |walk, place| {
-            let header = &place.header;
-            if header.max_timestamp < timestamp {
-                return Ok(None);
-            }
-            let bytes = walk.data(place)?;
-            let found = first_at_or_after(&bytes, header, timestamp, start, DECOMPRESS_BUDGET)
-                .map_err(|_| unreadable(place))?;
-            Ok(found.map(|record| TimestampOffset {
-                offset: record.offset,
-                timestamp: record.timestamp,
-                leader_epoch: header.partition_leader_epoch,
-            }))
-        })
+        self.search(
+            shared,
+            segment,
+            begin,
+            (start, end_offset),
+            |walk, place| {
+                let header = &place.header;
+                if header.max_timestamp < timestamp {
+                    return Ok(None);
+                }
+                let bytes = walk.data(place)?;
+                let found = first_at_or_after(&bytes, header, timestamp, start, DECOMPRESS_BUDGET)
+                    .map_err(|_| unreadable(place))?;
+                Ok(found.map(|record| TimestampOffset {
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    leader_epoch: header.partition_leader_epoch,
+                }))
+            },
+        )
     }
 
     /// Largest timestamp of the segment's batches inside `start..end_offset`, by their headers.
@@ -196,20 +211,26 @@ impl Log {
         end_offset: i64,
     ) -> Result<Option<TimestampOffset>, ReadFault> {
         let begin = self.begin_for(shared, segment.base_offset, max)?;
-        self.search(shared, segment, begin, (start, end_offset), |walk, place| {
-            let header = &place.header;
-            if header.max_timestamp < max {
-                return Ok(None);
-            }
-            let bytes = walk.data(place)?;
-            let found = max_timestamp_record(&bytes, header, start, DECOMPRESS_BUDGET)
-                .map_err(|_| unreadable(place))?;
-            Ok(found.map(|record| TimestampOffset {
-                offset: record.offset,
-                timestamp: record.timestamp,
-                leader_epoch: header.partition_leader_epoch,
-            }))
-        })
+        self.search(
+            shared,
+            segment,
+            begin,
+            (start, end_offset),
+            |walk, place| {
+                let header = &place.header;
+                if header.max_timestamp < max {
+                    return Ok(None);
+                }
+                let bytes = walk.data(place)?;
+                let found = max_timestamp_record(&bytes, header, start, DECOMPRESS_BUDGET)
+                    .map_err(|_| unreadable(place))?;
+                Ok(found.map(|record| TimestampOffset {
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    leader_epoch: header.partition_leader_epoch,
+                }))
+            },
+        )
     }
 }
 

@@ -30,7 +30,11 @@ const ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub(super) enum ReadFault {
     /// Stored bytes are not what they should be, unless the log was rearranged meanwhile.
-    Damage { segment_base: i64, position: u64, what: &'static str },
+    Damage {
+        segment_base: i64,
+        position: u64,
+        what: &'static str,
+    },
     /// The file is not there, unless the log was rearranged meanwhile.
     Missing { segment_base: i64, error: io::Error },
     /// Anything that stays.
@@ -68,11 +72,23 @@ impl SegmentReader {
         end: u64,
         window: usize,
     ) -> Result<SegmentReader, ReadFault> {
-        let file = log.file(shared, segment_base).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ReadFault::Missing { segment_base, error },
-            _ => ReadFault::Storage(error.into()),
-        })?;
-        Ok(SegmentReader { segment_base, file, end, window, chunk: Bytes::new(), chunk_at: 0 })
+        let file = log
+            .file(shared, segment_base)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => ReadFault::Missing {
+                    segment_base,
+                    error,
+                },
+                _ => ReadFault::Storage(error.into()),
+            })?;
+        Ok(SegmentReader {
+            segment_base,
+            file,
+            end,
+            window,
+            chunk: Bytes::new(),
+            chunk_at: 0,
+        })
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -80,7 +96,11 @@ impl SegmentReader {
     }
 
     pub(super) fn damage(&self, position: u64, what: &'static str) -> ReadFault {
-        ReadFault::Damage { segment_base: self.segment_base, position, what }
+        ReadFault::Damage {
+            segment_base: self.segment_base,
+            position,
+            what,
+        }
     }
 
     /// `len` bytes at `position`, all before the end.
@@ -91,19 +111,22 @@ impl SegmentReader {
         let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
         self.chunk = Bytes::from(self.read(position, self.window.min(left).max(len))?);
         self.chunk_at = position;
+        if self.chunk.len() < len {
+            return Err(self.damage(position, "the file ends early"));
+        }
         Ok(self.chunk.slice(..len))
     }
 
-    /// `len` bytes at `position`, all before the end, past the window.
+    /// Up to `len` bytes at `position`, which lie before the end, past the window; fewer if the
+    /// file ends early.
     pub(super) fn read(&self, position: u64, len: usize) -> Result<Vec<u8>, ReadFault> {
         if self.end.saturating_sub(position) < len as u64 {
             return Err(self.damage(position, "a batch reaches past the end of the segment"));
         }
         let mut buffer = vec![0; len];
-        self.file.read_exact_at(&mut buffer, position).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.damage(position, "the file ends early"),
-            _ => ReadFault::Storage(error.into()),
-        })?;
+        let read = self.file.read_at(&mut buffer, position);
+        let read = read.map_err(|error| ReadFault::Storage(error.into()))?;
+        buffer.truncate(read);
         Ok(buffer)
     }
 
@@ -139,7 +162,9 @@ impl SegmentReader {
         position: u64,
         header: &BatchHeader,
     ) -> Result<Bytes, ReadFault> {
-        let len = header.total_len().ok_or_else(|| self.damage(position, "no batch header"))?;
+        let len = header
+            .total_len()
+            .ok_or_else(|| self.damage(position, "no batch header"))?;
         let bytes = self.bytes_at(position, len)?;
         if BatchHeader::parse(&bytes).as_ref() != Some(header) {
             return Err(self.damage(position, "another batch"));
@@ -193,7 +218,11 @@ pub(super) struct Walk<'a> {
 
 impl Log {
     /// A walk from `from` to the end of the log.
-    pub(super) fn walk<'a>(&'a self, shared: &'a Shared, from: Begin) -> Result<Walk<'a>, ReadFault> {
+    pub(super) fn walk<'a>(
+        &'a self,
+        shared: &'a Shared,
+        from: Begin,
+    ) -> Result<Walk<'a>, ReadFault> {
         let (mut cold, warm, bounds) = {
             let state = self.state.lock();
             let warm = warm_part(&state, from);
@@ -202,7 +231,13 @@ impl Log {
         if let Some(cold) = &mut cold {
             self.skip_by_index(shared, cold, from, bounds)?;
         }
-        Ok(Walk { log: self, shared, from, cold, warm })
+        Ok(Walk {
+            log: self,
+            shared,
+            from,
+            cold,
+            warm,
+        })
     }
 
     /// Moves the start forward to the nearest checkpointed index entry.
@@ -213,11 +248,15 @@ impl Log {
         from: Begin,
         (offset_bound, index_bound): (i64, u64),
     ) -> Result<(), ReadFault> {
-        let Some((segment_base, len, _)) = cold.segments.front().copied() else { return Ok(()) };
+        let Some((segment_base, len, _)) = cold.segments.front().copied() else {
+            return Ok(());
+        };
         let entry = match from {
             Begin::Offset(offset) => {
                 let offset = offset.min(offset_bound.saturating_sub(1));
-                shared.index.at_or_below_offset(self.group, segment_base, offset)?
+                shared
+                    .index
+                    .at_or_below_offset(self.group, segment_base, offset)?
             }
             Begin::Index(0) => None,
             Begin::Index(index) => {
@@ -230,7 +269,7 @@ impl Log {
             && entry.position > cold.position
             && entry.position < len
         {
-            cold.start_at(&entry);
+            cold.start_at(entry.position, entry.base_offset, entry.raft_index);
         }
         Ok(())
     }
@@ -253,12 +292,15 @@ impl Log {
                 continue;
             }
             return Err(match fault {
-                ReadFault::Damage { segment_base, position, what } => {
-                    self.damage(shared, segment_base, position, what)
-                }
-                ReadFault::Missing { segment_base, error } => {
-                    self.damage(shared, segment_base, 0, &error.to_string())
-                }
+                ReadFault::Damage {
+                    segment_base,
+                    position,
+                    what,
+                } => self.damage(shared, segment_base, position, what),
+                ReadFault::Missing {
+                    segment_base,
+                    error,
+                } => self.damage(shared, segment_base, 0, &error.to_string()),
                 ReadFault::Storage(error) => error,
             });
         }
@@ -274,8 +316,13 @@ impl Log {
 
 /// Descriptors in memory from `from` on.
 fn warm_part(state: &LogState, from: Begin) -> VecDeque<(u64, BatchPlace)> {
-    let wanted = state.tail.batches().skip_while(|(i, place)| from.is_before(*i, &place.header));
-    wanted.map(|(index, place)| (index, place.clone())).collect()
+    let wanted = state
+        .tail
+        .batches()
+        .skip_while(|(i, place)| from.is_before(*i, &place.header));
+    wanted
+        .map(|(index, place)| (index, place.clone()))
+        .collect()
 }
 
 /// What lies before the descriptors in memory, from the nearest known place before `from`.
@@ -301,7 +348,13 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
         .segments
         .iter()
         .skip(first)
-        .map(|s| (s.base_offset, cold_len(s.base_offset, s.size), s.first_index))
+        .map(|s| {
+            (
+                s.base_offset,
+                cold_len(s.base_offset, s.size),
+                s.first_index,
+            )
+        })
         .filter(|(_, len, _)| *len > 0)
         .collect();
     let (base, len, index) = *segments.front()?;
@@ -310,20 +363,34 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
         Begin::Index(wanted) => entry.raft_index <= wanted && entry.position < len,
     };
     let fresh = state.fresh_of(base);
-    let fresh = fresh.get(..fresh.partition_point(known)).and_then(<[_]>::last);
-    let plain = state.plain.range(index..).map(|(index, _)| *index).collect();
-    let mut cold = Cold { segments, position: 0, base_offset: base, index, plain, reader: None };
-    if let Some(entry) = fresh {
-        cold.start_at(entry);
+    let fresh = fresh
+        .get(..fresh.partition_point(known))
+        .and_then(<[_]>::last);
+    let plain = state
+        .plain
+        .range(index..)
+        .map(|(index, _)| *index)
+        .collect();
+    let mut cold = Cold {
+        segments,
+        position: 0,
+        base_offset: base,
+        index,
+        plain,
+        reader: None,
+    };
+    if let Some(kept) = state.first_kept.filter(|kept| kept.segment_base == base) {
+        cold.start_at(kept.position, kept.base_offset, kept.raft_index);
+    }
+    if let Some(entry) = fresh.filter(|entry| entry.position > cold.position) {
+        cold.start_at(entry.position, entry.base_offset, entry.raft_index);
     }
     Some(cold)
 }
 
 impl Cold {
-    fn start_at(&mut self, entry: &SparseEntry) {
-        self.position = entry.position;
-        self.base_offset = entry.base_offset;
-        self.index = entry.raft_index;
+    fn start_at(&mut self, position: u64, base_offset: i64, index: u64) {
+        (self.position, self.base_offset, self.index) = (position, base_offset, index);
     }
 
     fn next(&mut self, log: &Log, shared: &Shared) -> Result<Option<(u64, BatchPlace)>, ReadFault> {
@@ -337,7 +404,9 @@ impl Cold {
                 (self.position, self.base_offset, self.index) = (0, *base, *index);
             }
         }
-        let Some((segment_base, len, _)) = self.segments.front().copied() else { return Ok(None) };
+        let Some((segment_base, len, _)) = self.segments.front().copied() else {
+            return Ok(None);
+        };
         while self.plain.contains(&self.index) {
             self.index += 1;
         }
@@ -347,7 +416,12 @@ impl Cold {
         }
         let reader = self.reader.as_mut().expect("set above");
         let header = reader.header_at(self.position, self.base_offset)?;
-        let place = BatchPlace { segment_base, position: self.position, header, bytes: None };
+        let place = BatchPlace {
+            segment_base,
+            position: self.position,
+            header,
+            bytes: None,
+        };
         let found = (self.index, place);
         self.position += found.1.len();
         self.base_offset = header.next_offset();

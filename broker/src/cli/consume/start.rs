@@ -18,7 +18,7 @@ pub(super) struct Bounds {
 
 /// Where to begin in every partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(super) enum Start {
     /// With the oldest record kept.
     Beginning,
     /// With the next record to come.
@@ -58,7 +58,11 @@ impl FromStr for Start {
         }
         if !time {
             let number: i64 = text.parse().map_err(|_| wrong())?;
-            return Ok(if text.starts_with('-') { Start::Last(-number) } else { Start::Offset(number) });
+            return Ok(if text.starts_with('-') {
+                Start::Last(-number)
+            } else {
+                Start::Offset(number)
+            });
         }
         match text.parse::<i64>() {
             Ok(ms) if ms >= 0 => Ok(Start::Time(ms)),
@@ -124,7 +128,10 @@ fn parse_time_ms(text: &str) -> Option<i64> {
         Some(second) => number(second, 2).filter(|second| *second <= 60)?,
         None => 0,
     };
-    if parts.next().is_some() || fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    if parts.next().is_some()
+        || fraction.is_empty()
+        || !fraction.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let ms: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
@@ -162,13 +169,18 @@ impl Start {
         bounds: &BTreeMap<TopicPartition, Bounds>,
     ) -> Result<BTreeMap<TopicPartition, i64>, Error> {
         let each = |offset: &dyn Fn(&Bounds) -> i64| {
-            bounds.iter().map(|(at, bounds)| (at.clone(), offset(bounds))).collect()
+            bounds
+                .iter()
+                .map(|(at, bounds)| (at.clone(), offset(bounds)))
+                .collect()
         };
         Ok(match self {
             Start::Beginning => each(&|bounds| bounds.start),
             Start::End => each(&|bounds| bounds.end),
             Start::Offset(offset) => each(&|_| offset),
-            Start::Last(count) => each(&|bounds| bounds.end.saturating_sub(count).max(bounds.start)),
+            Start::Last(count) => {
+                each(&|bounds| bounds.end.saturating_sub(count).max(bounds.start))
+            }
             Start::Time(ms) => at_time(client, bounds, ms).await?,
             Start::Ago(ms) => at_time(client, bounds, now_ms().saturating_sub(ms).max(0)).await?,
         })
@@ -180,15 +192,22 @@ async fn at_time(
     bounds: &BTreeMap<TopicPartition, Bounds>,
     ms: i64,
 ) -> Result<BTreeMap<TopicPartition, i64>, Error> {
-    let wanted: Vec<_> = bounds.keys().map(|at| (at.clone(), OffsetSpec::AtOrAfter(ms))).collect();
+    let wanted: Vec<_> = bounds
+        .keys()
+        .map(|at| (at.clone(), OffsetSpec::AtOrAfter(ms)))
+        .collect();
     let listed = client.list_offsets(&wanted).await?;
     let found = bounds.iter().zip(listed);
     // Nothing is as late as that: begin with what comes next.
-    Ok(found.map(|((at, bounds), listed)| (at.clone(), listed.offset.unwrap_or(bounds.end))).collect())
+    Ok(found
+        .map(|((at, bounds), listed)| (at.clone(), listed.offset.unwrap_or(bounds.end)))
+        .collect())
 }
 
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -208,7 +227,10 @@ mod tests {
             ("@1795168799999", Start::Time(1_795_168_799_999)),
             ("@2026-11-20", Start::Time(1_795_132_800_000)),
             ("@2026-11-20T09:19:59.999Z", Start::Time(1_795_166_399_999)),
-            ("@2026-11-20T10:19:59.999+01:00", Start::Time(1_795_166_399_999)),
+            (
+                "@2026-11-20T10:19:59.999+01:00",
+                Start::Time(1_795_166_399_999),
+            ),
             ("@2026-11-20T09:19", Start::Time(1_795_166_340_000)),
             ("@1970-01-01T00:00:00-00:30", Start::Time(1_800_000)),
         ];
@@ -220,8 +242,21 @@ mod tests {
     #[test]
     fn refuses_what_is_no_place() {
         let wrong = [
-            "", "@", "-", "middle", "1.5", "-2w", "@-h", "@2026-13-01", "@2026-02-30", "@2026-1-1", "@2026-11-20T25:00",
-            "@2026-11-20T10:00+1", "@2026-11-20T10:00:00.", "9999999999999999999", "-99999999999999999h",
+            "",
+            "@",
+            "-",
+            "middle",
+            "1.5",
+            "-2w",
+            "@-h",
+            "@2026-13-01",
+            "@2026-02-30",
+            "@2026-1-1",
+            "@2026-11-20T25:00",
+            "@2026-11-20T10:00+1",
+            "@2026-11-20T10:00:00.",
+            "9999999999999999999",
+            "-99999999999999999h",
         ];
         for text in wrong {
             assert!(text.parse::<Start>().is_err(), "{text}");

@@ -26,7 +26,9 @@ impl JsonBytes {
     fn new(bytes: &[u8]) -> JsonBytes {
         match std::str::from_utf8(bytes) {
             Ok(text) => JsonBytes::Text(text.to_owned()),
-            Err(_) => JsonBytes::Base64 { base64: STANDARD.encode(bytes) },
+            Err(_) => JsonBytes::Base64 {
+                base64: STANDARD.encode(bytes),
+            },
         }
     }
 
@@ -76,7 +78,12 @@ struct Read {
 }
 
 /// Appends a record as one line, newline included.
-pub fn write_line(out: &mut Vec<u8>, topic: &str, partition: i32, message: &Message) {
+pub(in crate::cli) fn write_line(
+    out: &mut Vec<u8>,
+    topic: &str,
+    partition: i32,
+    message: &Message,
+) {
     let headers = message.headers.iter().map(|header| JsonHeader {
         key: JsonBytes::new(&header.key),
         value: header.value.as_deref().map(JsonBytes::new),
@@ -90,7 +97,8 @@ pub fn write_line(out: &mut Vec<u8>, topic: &str, partition: i32, message: &Mess
         value: message.value.as_deref().map(JsonBytes::new),
         headers: headers.collect(),
     };
-    serde_json::to_writer(&mut *out, &written).expect("plain fields always serialise, and memory can be written to");
+    serde_json::to_writer(&mut *out, &written)
+        .expect("plain fields always serialise, and memory can be written to");
     out.push(b'\n');
 }
 
@@ -98,14 +106,23 @@ pub fn write_line(out: &mut Vec<u8>, topic: &str, partition: i32, message: &Mess
 ///
 /// # Errors
 /// What is wrong with the line, for people.
-pub fn read_line(line: &[u8]) -> Result<(Option<i32>, NewMessage), String> {
-    let read: Read = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+pub(in crate::cli) fn read_line(line: &[u8]) -> Result<(Option<i32>, NewMessage), String> {
+    let read: Read = serde_json::from_slice(line).map_err(|error| {
+        // It counts lines within this one, which is always line 1.
+        error.to_string().replace(" at line 1 column", " at column")
+    })?;
     let bytes = |field: &str, value: Option<JsonBytes>| {
-        value.map(JsonBytes::bytes).transpose().map_err(|error| format!("{field}: {error}"))
+        value
+            .map(JsonBytes::bytes)
+            .transpose()
+            .map_err(|error| format!("{field}: {error}"))
     };
     let headers = read.headers.into_iter().map(|header| {
         let key = bytes("header key", Some(header.key))?.unwrap_or_default();
-        Ok(Header { key, value: bytes("header value", header.value)? })
+        Ok(Header {
+            key,
+            value: bytes("header value", header.value)?,
+        })
     });
     let message = NewMessage {
         key: bytes("key", read.key)?,
@@ -129,19 +146,30 @@ mod tests {
     fn round_trip(message: &Message) -> (Option<i32>, NewMessage) {
         let mut line = Vec::new();
         write_line(&mut line, "t", 3, message);
-        assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1, "one record, one line");
+        assert_eq!(
+            line.iter().filter(|&&byte| byte == b'\n').count(),
+            1,
+            "one record, one line"
+        );
         read_line(&line).unwrap()
     }
 
     #[test]
     fn nothing_is_lost() {
-        let header = |key: &'static [u8], value| Header { key: Bytes::from_static(key), value };
+        let header = |key: &'static [u8], value| Header {
+            key: Bytes::from_static(key),
+            value,
+        };
         let message = Message {
             offset: 7,
             timestamp: -1,
             key: bytes(b"\xff\x00"),
             value: None,
-            headers: vec![header(b"h", bytes(b"1")), header(b"h", None), header(b"\xfe", bytes(b"a\nb"))],
+            headers: vec![
+                header(b"h", bytes(b"1")),
+                header(b"h", None),
+                header(b"\xfe", bytes(b"a\nb")),
+            ],
         };
         let (partition, read) = round_trip(&message);
         assert_eq!(partition, Some(3));
@@ -153,8 +181,13 @@ mod tests {
 
     #[test]
     fn empty_is_not_null() {
-        let message =
-            Message { offset: 0, timestamp: 0, key: None, value: bytes(b""), headers: Vec::new() };
+        let message = Message {
+            offset: 0,
+            timestamp: 0,
+            key: None,
+            value: bytes(b""),
+            headers: Vec::new(),
+        };
         let (_, read) = round_trip(&message);
         assert_eq!((read.key, read.value), (None, bytes(b"")));
     }

@@ -187,7 +187,7 @@ impl Link {
             .with_timeout_ms(i32::try_from(self.ack_timeout.as_millis()).unwrap_or(i32::MAX))
             .with_topic_data(topics);
         if self.acks == Acks::None {
-            connection.start_unanswered(version, &request).await?;
+            connection.send_unanswered(version, &request).await?;
             return Ok(Started::Unanswered);
         }
         Ok(Started::Awaited(connection.start(version, &request).await?))

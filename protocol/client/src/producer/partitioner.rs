@@ -94,7 +94,10 @@ impl Partitioner {
 
 #[cfg(test)]
 mod tests {
+    use klamm_records::TopicId;
+
     use super::*;
+    use crate::cluster::Partition;
 
     #[test]
     fn hashes_like_java() {
@@ -113,5 +116,46 @@ mod tests {
         for (key, expected) in cases {
             assert_eq!(murmur2(key) as i32, expected, "{key:?}");
         }
+    }
+
+    fn topic(leaders: &[Option<i32>]) -> Topic {
+        let partition = |(index, &leader): (i32, &Option<i32>)| Partition {
+            index,
+            leader,
+            leader_epoch: 0,
+            replicas: Vec::new(),
+            in_sync: Vec::new(),
+            offline: Vec::new(),
+        };
+        Topic {
+            name: "t".to_owned(),
+            id: TopicId::ZERO,
+            internal: false,
+            partitions: (0..).zip(leaders).map(partition).collect(),
+        }
+    }
+
+    #[test]
+    fn records_without_key_fill_one_batch_after_the_other() {
+        let topic = topic(&[Some(1), None, Some(1)]);
+        let mut partitioner = Partitioner::default();
+        let chosen: Vec<i32> = (0..8)
+            .map(|_| partitioner.choose(&topic, None, 50, 100))
+            .collect();
+        let first = chosen.first().copied().unwrap_or_default();
+        let other = 2 - first;
+        assert_eq!(
+            chosen,
+            [first, first, other, other, first, first, other, other]
+        );
+        assert!(!chosen.contains(&1), "nobody leads it");
+    }
+
+    #[test]
+    fn a_key_stays_with_its_partition_when_that_has_no_leader() {
+        let mut partitioner = Partitioner::default();
+        let led = partitioner.choose(&topic(&[Some(1), Some(1)]), Some(b"abc"), 50, 100);
+        let not_led = partitioner.choose(&topic(&[None, None]), Some(b"abc"), 50, 100);
+        assert_eq!(led, not_led);
     }
 }

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::record::{NewMessage, Sequence};
 
-use super::{Acknowledged, Identity};
+use super::Acknowledged;
+use super::identity::Identity;
 
 /// A record and whoever waits for its fate.
 pub(super) struct Pending {
@@ -276,5 +277,152 @@ impl PartitionQueue {
         }
         self.waiting = kept.into();
         doubtful
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        batch_bytes: 100,
+        linger: Duration::from_secs(1),
+    };
+    const WHO: Identity = Identity {
+        producer_id: 1,
+        producer_epoch: 0,
+    };
+
+    fn record(size: usize) -> Pending {
+        let (reply, _) = oneshot::channel();
+        Pending {
+            message: NewMessage::default(),
+            size,
+            reply,
+        }
+    }
+
+    /// A queue with one batch for each of `counts`, of so many records.
+    fn queue(counts: &[usize]) -> PartitionQueue {
+        let mut queue = PartitionQueue::default();
+        for (ordinal, &count) in (0..).zip(counts) {
+            for _ in 0..count {
+                queue.push(record(100 / count), LIMITS.batch_bytes, ordinal);
+            }
+        }
+        queue
+    }
+
+    fn bases(queue: &PartitionQueue) -> Vec<(u64, Option<i32>)> {
+        let waiting = queue.waiting.iter();
+        waiting
+            .map(|batch| (batch.ordinal, batch.sequence.map(|sequence| sequence.base)))
+            .collect()
+    }
+
+    #[test]
+    fn records_share_a_batch_until_it_is_full() {
+        let mut queue = PartitionQueue::default();
+        assert!(queue.push(record(60), 100, 0));
+        assert!(!queue.push(record(40), 100, 1));
+        assert!(queue.push(record(1), 100, 1));
+        assert!(
+            queue.push(record(1000), 100, 2),
+            "a large record goes alone"
+        );
+        assert_eq!(bases(&queue), [(0, None), (1, None), (2, None)]);
+    }
+
+    #[test]
+    fn a_batch_lingers_unless_it_is_full_or_asked_for() {
+        let now = Instant::now();
+        let mut queue = PartitionQueue::default();
+        assert_eq!(queue.readiness(now, &LIMITS, 0), Readiness::Blocked);
+        queue.push(record(10), 100, 5);
+        let created = queue.waiting.front().unwrap().created;
+        assert_eq!(
+            queue.readiness(now, &LIMITS, 5),
+            Readiness::At(created + LIMITS.linger)
+        );
+        assert_eq!(queue.readiness(now, &LIMITS, 6), Readiness::Now, "flushed");
+        assert_eq!(
+            queue.readiness(created + LIMITS.linger, &LIMITS, 0),
+            Readiness::Now
+        );
+        queue.push(record(90), 100, 6);
+        assert_eq!(queue.readiness(now, &LIMITS, 0), Readiness::Now, "full");
+    }
+
+    #[test]
+    fn what_failed_goes_first_alone_and_with_its_sequence() {
+        let mut queue = queue(&[2, 3, 4]);
+        let first = queue.take(Some(WHO)).unwrap();
+        let second = queue.take(Some(WHO)).unwrap();
+        queue.answered();
+        queue.put_back(second);
+        assert_eq!(
+            queue.readiness(Instant::now(), &LIMITS, 0),
+            Readiness::Blocked,
+            "the first may come back"
+        );
+        queue.answered();
+        queue.put_back(first);
+        assert_eq!(bases(&queue), [(0, Some(0)), (1, Some(2)), (2, None)]);
+        let first = queue.take(Some(WHO)).unwrap();
+        assert_eq!(first.sequence.unwrap().base, 0);
+        assert_eq!(
+            queue.readiness(Instant::now(), &LIMITS, 0),
+            Readiness::Blocked,
+            "one at a time"
+        );
+        queue.answered();
+        assert_eq!(queue.take(Some(WHO)).unwrap().sequence.unwrap().base, 2);
+        queue.answered();
+        assert_eq!(queue.take(Some(WHO)).unwrap().sequence.unwrap().base, 5);
+    }
+
+    #[test]
+    fn the_halves_of_a_batch_continue_its_sequence() {
+        let mut queue = queue(&[1, 5, 1]);
+        queue.take(Some(WHO)).unwrap();
+        let large = queue.take(Some(WHO)).unwrap();
+        queue.answered();
+        queue.put_back_split(large);
+        assert_eq!(bases(&queue), [(1, Some(1)), (1, Some(3)), (2, None)]);
+        let sizes: Vec<usize> = queue
+            .waiting
+            .iter()
+            .map(|batch| batch.records.len())
+            .collect();
+        assert_eq!(sizes, [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_new_identity_drops_what_may_be_a_duplicate() {
+        let mut queue = queue(&[1, 1]);
+        let mut doubtful = queue.take(Some(WHO)).unwrap();
+        doubtful.maybe_appended = true;
+        let refused = queue.take(Some(WHO)).unwrap();
+        for batch in [doubtful, refused] {
+            queue.answered();
+            queue.put_back(batch);
+        }
+        let doubtful = queue.restart_sequence();
+        assert_eq!(doubtful.len(), 1);
+        assert_eq!(bases(&queue), [(1, None)]);
+        assert_eq!(queue.take(Some(WHO)).unwrap().sequence.unwrap().base, 0);
+    }
+
+    #[test]
+    fn expires_from_the_front() {
+        let mut queue = queue(&[1, 1]);
+        let timeout = Duration::from_secs(60);
+        assert!(queue.take_expired(Instant::now(), timeout).is_none());
+        let late = Instant::now() + timeout;
+        assert_eq!(queue.take_expired(late, timeout).unwrap().ordinal, 0);
+        assert_eq!(queue.take_expired(late, timeout).unwrap().ordinal, 1);
+        assert!(queue.take_expired(late, timeout).is_none());
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use klamm_protocol::ErrorCode;
+use klamm_protocol::messages::ProduceResponse;
 use klamm_protocol::messages::produce_response::PartitionProduceResponse;
-use klamm_protocol::messages::{InitProducerIdRequest, ProduceResponse, ProducerId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -13,10 +13,11 @@ use crate::client::Client;
 use crate::cluster::Topic;
 use crate::error::{Error, ServerError};
 
+use super::ProducerOptions;
+use super::identity::{Identification, Identity, ask_identity};
 use super::link::{Answer, Link, Outcome, Shipment};
 use super::partitioner::Partitioner;
 use super::queue::{Batch, Limits, PartitionQueue, Pending, Readiness};
-use super::{Identity, ProducerOptions};
 
 /// Commands taken at once.
 const COMMAND_RUN: usize = 1024;
@@ -40,17 +41,6 @@ enum Report {
         topic: String,
         result: Result<Arc<Topic>, Error>,
     },
-}
-
-/// Whether the sender may give out sequence numbers.
-enum Identification {
-    NotNeeded,
-    /// To be asked for as soon as nothing is in flight.
-    Wanted {
-        not_before: Option<Instant>,
-    },
-    Asked,
-    Known(Identity),
 }
 
 struct TopicQueues {
@@ -590,29 +580,4 @@ fn answer_for<'a>(
         .partition_responses
         .iter()
         .find(|answer| answer.index == shipment.partition)
-}
-
-async fn ask_identity(client: &Client) -> Result<Identity, Error> {
-    let request = InitProducerIdRequest::default()
-        .with_transactional_id(None)
-        .with_transaction_timeout_ms(i32::MAX)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1);
-    let mut retry = client.retry();
-    loop {
-        let asked = async { client.any().await?.send(&request).await };
-        let identity = asked.await.and_then(|response| {
-            ServerError::check(response.error_code, None)
-                .map_err(|error| Error::server("asking for a producer id", error))?;
-            let producer_id = response.producer_id.0;
-            Ok(Identity {
-                producer_id,
-                producer_epoch: response.producer_epoch,
-            })
-        });
-        match identity {
-            Ok(identity) => return Ok(identity),
-            Err(error) => retry.after(error).await?,
-        }
-    }
 }

@@ -1,0 +1,241 @@
+//! What the journal does to segment files: batches, cuts, removals.
+//!
+//! Inline batches are written by a thread of their own, after their block is durable and in the
+//! order of the blocks, so that a write that waits in the file system (for its own journal, for
+//! pages under write-back) does not hold up the next round. Until then readers are served from
+//! memory. Never before the block: an overwrite of truncated entries must not reach the disk
+//! before the truncation did.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, Sender};
+use klamm_records::{GroupId, STAMP_LEN};
+
+use super::Op;
+use super::format::{BatchFrame, Frame, FrameBody};
+use crate::error::StorageError;
+use crate::layout::DELETED;
+use crate::log::{FileAction, Log};
+use crate::store::Shared;
+
+/// Batches of one vectored write to a segment: two slices each.
+const MAX_RUN: usize = 500;
+/// Rounds that may wait for the segment writer.
+pub(crate) const WAITING_ROUNDS: usize = 16;
+
+/// What the segment writer is told.
+pub(super) enum Write {
+    /// Operations of one round, durable, and the groups whose batches are in their segments already.
+    Round(Vec<Op>, HashMap<GroupId, u64>),
+    /// Answers when everything before it is written.
+    Flush(Sender<Result<(), StorageError>>),
+}
+
+/// The segment writer: serves the queue until the journal thread is gone.
+pub(super) fn run(shared: &Shared, queue: &Receiver<Write>) {
+    for write in queue {
+        match write {
+            Write::Round(ops, bulk) => {
+                if shared.failure.check().is_ok()
+                    && let Err(e) = write_segments(shared, &ops, &bulk)
+                {
+                    shared.failure.poison(&format!("segment: {e}"));
+                }
+                shared.gate.release(ops.iter().map(|op| op.bytes).sum());
+            }
+            Write::Flush(answer) => {
+                let _ = answer.send(shared.failure.check());
+            }
+        }
+    }
+}
+
+/// Contiguous batches of one segment, to be written at once.
+struct Run {
+    log: Arc<Log>,
+    segment_base: i64,
+    start: u64,
+    end: u64,
+    stamps: Vec<[u8; STAMP_LEN]>,
+    bodies: Vec<Bytes>,
+}
+
+impl Run {
+    /// Whether `batch` goes right behind.
+    fn takes(&self, batch: &BatchFrame) -> bool {
+        self.segment_base == batch.segment_base
+            && self.end == batch.position
+            && self.bodies.len() < MAX_RUN
+    }
+
+    fn push(&mut self, batch: &BatchFrame, bytes: &Bytes) {
+        let header = &batch.header;
+        self.stamps
+            .push(header.stamp(header.base_offset, header.partition_leader_epoch));
+        self.bodies.push(bytes.slice(STAMP_LEN.min(bytes.len())..));
+        self.end += bytes.len() as u64;
+    }
+
+    fn write(&self, shared: &Shared) -> io::Result<()> {
+        let pairs = self.stamps.iter().zip(&self.bodies);
+        let slices: Vec<IoSlice<'_>> = pairs
+            .flat_map(|(stamp, body)| [IoSlice::new(stamp), IoSlice::new(body)])
+            .collect();
+        let file = self
+            .log
+            .file_for_write(shared, self.segment_base, self.start)?;
+        file.write_at(&slices, self.start)?;
+        self.log.unsynced.lock().segments.insert(self.segment_base);
+        Ok(())
+    }
+}
+
+/// Collects batches into runs, one per group at a time.
+#[derive(Default)]
+struct Runs(HashMap<GroupId, Run>);
+
+impl Runs {
+    fn push(&mut self, shared: &Shared, log: &Arc<Log>, frame: &Frame) -> io::Result<()> {
+        let FrameBody::Batch(batch) = &frame.body else {
+            return Ok(());
+        };
+        let Some(bytes) = &batch.bytes else {
+            return Ok(());
+        };
+        if self
+            .0
+            .get(&frame.group)
+            .is_some_and(|run| !run.takes(batch))
+        {
+            self.flush(shared, frame.group)?;
+        }
+        let run = self.0.entry(frame.group).or_insert_with(|| Run {
+            log: Arc::clone(log),
+            segment_base: batch.segment_base,
+            start: batch.position,
+            end: batch.position,
+            stamps: Vec::new(),
+            bodies: Vec::new(),
+        });
+        run.push(batch, bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self, shared: &Shared, group: GroupId) -> io::Result<()> {
+        self.0
+            .remove(&group)
+            .map_or(Ok(()), |run| run.write(shared))
+    }
+
+    fn flush_all(self, shared: &Shared) -> io::Result<()> {
+        self.0.into_values().try_for_each(|run| run.write(shared))
+    }
+}
+
+/// Writes the batches of bulk groups and makes them durable.
+pub(super) fn write_bulk(
+    shared: &Shared,
+    ops: &[Op],
+    bulk: &HashMap<GroupId, u64>,
+) -> io::Result<()> {
+    let mut runs = Runs::default();
+    let mut touched: HashMap<GroupId, (&Arc<Log>, BTreeSet<i64>)> = HashMap::new();
+    for op in ops.iter().filter(|op| bulk.contains_key(&op.log.group)) {
+        let (_, segments) = touched
+            .entry(op.log.group)
+            .or_insert_with(|| (&op.log, BTreeSet::new()));
+        for frame in &op.frames {
+            if let FrameBody::Batch(batch) = &frame.body {
+                segments.insert(batch.segment_base);
+            }
+            runs.push(shared, &op.log, frame)?;
+        }
+    }
+    runs.flush_all(shared)?;
+    for (log, segments) in touched.values() {
+        for segment_base in segments {
+            log.sync_segment(shared, *segment_base)?;
+            shared.counters.segment_synced();
+        }
+        log.sync_dir(shared)?;
+    }
+    Ok(())
+}
+
+/// Brings the segment files to what the journal says, without syncing them.
+fn write_segments(shared: &Shared, ops: &[Op], bulk: &HashMap<GroupId, u64>) -> io::Result<()> {
+    let mut runs = Runs::default();
+    let mut written: HashMap<GroupId, (&Arc<Log>, u64)> = HashMap::new();
+    for op in ops {
+        let group = op.log.group;
+        if !bulk.contains_key(&group) {
+            op.frames
+                .iter()
+                .try_for_each(|frame| runs.push(shared, &op.log, frame))?;
+        }
+        if !op.actions.is_empty() {
+            runs.flush(shared, group)?;
+            op.actions
+                .iter()
+                .try_for_each(|action| act(shared, &op.log, *action))?;
+        }
+        if let Some(frame) = op.frames.last() {
+            written.insert(group, (&op.log, frame.op));
+        }
+    }
+    runs.flush_all(shared)?;
+    for (log, op) in written.into_values() {
+        log.state.lock().tail.mark_written(op);
+    }
+    Ok(())
+}
+
+/// Does what an operation asks for on the group's files. Also used by replay.
+pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<()> {
+    let missing_is_fine = |result: io::Result<()>| match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    match action {
+        FileAction::Cut { segment_base, len } => {
+            missing_is_fine(log.file(shared, segment_base).and_then(|file| {
+                if file.len()? > len {
+                    file.set_len(len)?;
+                    log.unsynced.lock().segments.insert(segment_base);
+                }
+                Ok(())
+            }))
+        }
+        FileAction::Unlink { segment_base } => {
+            shared.files.remove(log.key(segment_base));
+            let mut unsynced = log.unsynced.lock();
+            unsynced.segments.remove(&segment_base);
+            unsynced.dir = true;
+            drop(unsynced);
+            missing_is_fine(shared.disk.remove_file(&log.segment_path(segment_base)))
+        }
+        FileAction::RemoveGroup => {
+            shared.files.remove_group(log.group);
+            *log.unsynced.lock() = crate::log::Unsynced::default();
+            let grave = grave_of(log);
+            if shared.disk.exists(&grave)? {
+                shared.disk.remove_dir_all(&grave)?;
+            }
+            missing_is_fine(shared.disk.rename(&log.path, &grave))?;
+            shared.root_unsynced.store(true, Ordering::SeqCst);
+            shared.graves.lock().push(grave);
+            Ok(())
+        }
+    }
+}
+
+fn grave_of(log: &Log) -> PathBuf {
+    let mut name = log.path.clone().into_os_string();
+    name.push(DELETED);
+    PathBuf::from(name)
+}

@@ -1,0 +1,373 @@
+//! What a store promises when nothing fails.
+
+use super::*;
+use crate::Vote;
+
+#[test]
+fn an_empty_directory_is_founded_and_found_again() {
+    let machine = Machine::new();
+    let (store, report) = machine.open();
+    assert_eq!(report.frames_replayed, 0);
+    assert!(store.groups().is_empty());
+    store.close().unwrap();
+    drop(store);
+    let (store, report) = machine.open();
+    assert_eq!((report.frames_replayed, report.corrupt.len()), (0, 0));
+    assert!(store.groups().is_empty());
+}
+
+#[test]
+fn batches_are_stamped_and_read_back_byte_for_byte() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let mut expected = Vec::new();
+    append(&log, vec![blank(id(3, 1))]);
+    for n in 0..50 {
+        let bytes = batch_of(3, 100, 5_000 + n);
+        let header = BatchHeader::parse(&bytes).unwrap();
+        expected.extend_from_slice(&header.stamp(n * 3, 3));
+        expected.extend_from_slice(&bytes[16..]);
+        let end = append(&log, vec![batch_entry(id(3, 2 + n as u64), bytes)]);
+        assert_eq!(end, n * 3 + 3);
+    }
+    assert!(read_all(&log) == expected, "from memory and files");
+    settle(&log);
+    assert!(read_all(&log) == expected, "from files");
+    let mut files = Vec::new();
+    assert!(log.segments().len() > 3);
+    for segment in log.segments() {
+        files.extend_from_slice(&machine.disk.contents(&segment.path).unwrap());
+    }
+    assert!(
+        files == expected,
+        "segments are the stamped batches, nothing else"
+    );
+    store.close().unwrap();
+    drop((store, log));
+    let (store, report) = machine.open();
+    assert_eq!(report.frames_replayed, 0, "a clean start replays nothing");
+    let log = store.group(GroupId(1)).unwrap();
+    assert!(read_all(&log) == expected, "after a restart");
+    assert_eq!(log.epochs(), vec![(3, 0)]);
+    let entries = log.entries(0..1000, usize::MAX, true).unwrap();
+    assert_eq!(entries.len(), 51);
+    assert_eq!(
+        entries.iter().map(|e| e.id.index).collect::<Vec<_>>(),
+        (1..=51).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn entries_come_by_index_bounded_by_bytes() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let membership = Entry {
+        id: id(1, 0),
+        payload: Payload::Membership(Bytes::from_static(b"m")),
+    };
+    append(&log, vec![membership]);
+    for index in 1..200 {
+        let entry = match index % 5 {
+            0 => blank(id(1, index)),
+            1 => Entry {
+                id: id(1, index),
+                payload: Payload::Command(Bytes::from_static(b"cmd")),
+            },
+            _ => batch_entry(id(1, index), batch_of(1, 50, 1_000)),
+        };
+        append(&log, vec![entry]);
+    }
+    store.checkpoint().unwrap();
+    for (range, count) in [
+        (0..200, 200),
+        (7..8, 1),
+        (100..120, 20),
+        (190..900, 10),
+        (300..400, 0),
+    ] {
+        let with = log.entries(range.clone(), usize::MAX, true).unwrap();
+        let without = log.entries(range.clone(), usize::MAX, false).unwrap();
+        assert_eq!((with.len(), without.len()), (count, count), "{range:?}");
+        for (a, b) in with.iter().zip(&without) {
+            assert_eq!(a.id, b.id);
+            if let (Payload::Batch(a), Payload::Batch(b)) = (&a.payload, &b.payload) {
+                assert_eq!(a.header, b.header);
+                assert_eq!(Some(a.header), BatchHeader::parse(&a.bytes));
+                assert!(b.bytes.is_empty());
+            }
+        }
+    }
+    let one = log.entries(2..200, 1, true).unwrap();
+    assert_eq!(one.len(), 1, "at least one");
+    let some = log.entries(2..200, 500, true).unwrap();
+    assert!(some.len() > 2 && some.len() < 20, "{}", some.len());
+    assert_eq!(log.entry_id(200).unwrap(), None);
+    assert_eq!(log.entry_id(199).unwrap(), Some(id(1, 199)));
+    assert_eq!(log.membership_at(150).unwrap().unwrap().id, id(1, 0));
+}
+
+#[test]
+fn truncation_takes_back_offsets_epochs_and_votes_stay() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let vote = Vote {
+        term: 2,
+        node: 7,
+        committed: true,
+    };
+    wait(|done| log.save_vote(vote, done)).unwrap();
+    for index in 1..=40 {
+        append(
+            &log,
+            vec![batch_entry(
+                id(1 + index / 20, index),
+                batch_of(2, 200, 1_000),
+            )],
+        );
+    }
+    let before = read_all(&log);
+    let segments = log.segments().len();
+    wait(|done| log.truncate_after(Some(id(1, 10)), done)).unwrap();
+    assert_eq!((log.end_offset(), log.epochs()), (20, vec![(1, 0)]));
+    assert!(log.segments().len() < segments);
+    assert!(read_all(&log) == before[..before.len() / 4]);
+    append(&log, vec![batch_entry(id(9, 11), batch_of(1, 30, 2_000))]);
+    assert_eq!(log.epochs(), vec![(1, 0), (9, 20)]);
+    store.checkpoint().unwrap();
+    wait(|done| log.truncate_after(None, done)).unwrap();
+    assert_eq!((log.end_offset(), log.raft_state().last), (0, None));
+    append(&log, vec![batch_entry(id(10, 1), batch_of(1, 30, 2_000))]);
+    let expected = read_all(&log);
+    drop((store, log));
+    let machine = machine.killed();
+    let (store, _) = machine.open();
+    let log = store.group(GroupId(1)).unwrap();
+    assert!(read_all(&log) == expected);
+    assert_eq!(log.raft_state().vote, Some(vote));
+    assert_eq!(log.segments().len(), 1);
+}
+
+#[test]
+fn purge_unlinks_whole_segments_and_moves_the_start() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    for index in 1..=60 {
+        append(
+            &log,
+            vec![batch_entry(id(1, index), batch_of(2, 200, 1_000))],
+        );
+    }
+    let segments = log.segments();
+    let third = segments[2].base_offset;
+    let last = log.last_entry_below(third).unwrap().unwrap();
+    assert_eq!(last, id(1, third as u64 / 2));
+    let middle = id(1, last.index + 1);
+    wait(|done| log.purge(middle, done)).unwrap();
+    assert_eq!(log.start_offset(), third + 2);
+    assert_eq!(log.segments().first().unwrap().base_offset, third);
+    settle(&log);
+    assert!(!machine.disk.contents(&segments[1].path).is_ok_and(|_| true));
+    assert_eq!(log.raft_state().purged, Some(middle));
+    assert!(log.entries(0..100, usize::MAX, true).unwrap()[0].id == id(1, middle.index + 1));
+    assert!(matches!(
+        log.read(third, 200, 100, true),
+        Err(StorageError::OutOfRange { .. })
+    ));
+    wait(|done| log.purge(id(1, 60), done)).unwrap();
+    assert_eq!(
+        (log.start_offset(), log.end_offset(), log.size_bytes()),
+        (120, 120, 0)
+    );
+    assert_eq!(log.raft_state().last, Some(id(1, 60)));
+    append(&log, vec![batch_entry(id(2, 61), batch_of(2, 200, 1_000))]);
+    store.close().unwrap();
+    drop((store, log));
+    let (store, _) = machine.open();
+    let log = store.group(GroupId(1)).unwrap();
+    assert_eq!((log.start_offset(), log.end_offset()), (120, 122));
+    assert_eq!(log.entry_id(60).unwrap(), Some(id(1, 60)));
+    assert_eq!(log.entry_id(59).unwrap(), None);
+    wait(|done| log.purge(id(7, 1_000), done)).unwrap();
+    assert_eq!(log.raft_state().last, Some(id(7, 1_000)));
+    append(
+        &log,
+        vec![batch_entry(id(8, 1_001), batch_of(2, 200, 1_000))],
+    );
+    assert_eq!(log.end_offset(), 124);
+}
+
+#[test]
+fn timestamps_are_found_to_the_record() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    // Ten records per batch, one ms apart, batches 100 ms apart; the 20th is the latest.
+    for n in 0..40_u64 {
+        let time = if n == 20 {
+            900_000
+        } else {
+            10_000 + 100 * n as i64
+        };
+        append(&log, vec![batch_entry(id(4, n), batch_of(10, 20, time))]);
+        if n == 30 {
+            store.checkpoint().unwrap();
+        }
+    }
+    let end = log.end_offset();
+    let find = |timestamp, end| {
+        log.offset_for_timestamp(timestamp, end)
+            .unwrap()
+            .map(|t| t.offset)
+    };
+    assert_eq!(find(0, end), Some(0));
+    assert_eq!(find(10_005, end), Some(5));
+    assert_eq!(find(10_010, end), Some(10));
+    assert_eq!(find(11_903, end), Some(193));
+    assert_eq!(
+        find(12_100, end),
+        Some(200),
+        "the first in log order, not the nearest in time"
+    );
+    assert_eq!(find(900_009, end), Some(209));
+    assert_eq!(find(900_010, end), None);
+    assert_eq!(find(12_000, 200), None, "not beyond the bound");
+    let max = log.max_timestamp(end).unwrap().unwrap();
+    assert_eq!(
+        (max.offset, max.timestamp, max.leader_epoch),
+        (209, 900_009, 4)
+    );
+    assert_eq!(log.max_timestamp(200).unwrap().unwrap().offset, 199);
+    assert_eq!(log.max_timestamp(0).unwrap(), None);
+    wait(|done| log.set_start_offset(208, done)).unwrap();
+    assert_eq!(log.max_timestamp(end).unwrap().unwrap().offset, 209);
+    wait(|done| log.set_start_offset(210, done)).unwrap();
+    assert_eq!(log.max_timestamp(end).unwrap().unwrap().offset, 399);
+    assert_eq!(find(0, end), Some(210));
+}
+
+#[test]
+fn bulk_goes_to_the_segment_and_survives_a_crash() {
+    let mut machine = Machine::new();
+    machine.options.checkpoint_bytes = 1 << 30;
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    for index in 1..=20 {
+        append(
+            &log,
+            vec![batch_entry(id(1, index), batch_of(1, 30_000, index as i64))],
+        );
+        append(&log, vec![]);
+    }
+    let expected = read_all(&log);
+    assert!(
+        store.stats().journal_bytes < 200_000,
+        "{}",
+        store.stats().journal_bytes
+    );
+    drop((store, log));
+    let machine = machine.crashed(3);
+    let (store, report) = machine.open();
+    assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
+    assert!(read_all(&store.group(GroupId(1)).unwrap()) == expected);
+}
+
+#[test]
+fn a_deleted_group_is_gone_for_good() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    for n in 1..=3 {
+        let log = group(&store, n);
+        append(&log, vec![batch_entry(id(1, 1), batch_of(1, 10, 1))]);
+    }
+    store.checkpoint().unwrap();
+    let log = store.group(GroupId(2)).unwrap();
+    wait(|done| store.delete_group(GroupId(2), done)).unwrap();
+    assert!(store.group(GroupId(2)).is_none());
+    assert!(matches!(
+        log.read(0, 1, 1, true),
+        Err(StorageError::GroupGone(_))
+    ));
+    let refused = wait(|done| {
+        log.save_vote(
+            crate::Vote {
+                term: 9,
+                node: 1,
+                committed: false,
+            },
+            done,
+        )
+    });
+    assert!(matches!(refused, Err(StorageError::GroupGone(_))));
+    drop((store, log));
+    let machine = machine.killed();
+    let (store, _) = machine.open();
+    assert_eq!(store.groups(), vec![GroupId(1), GroupId(3)]);
+    wait(|done| store.delete_group(GroupId(3), done)).unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    let machine = machine.crashed(1);
+    let (store, report) = machine.open();
+    assert!(report.corrupt.is_empty());
+    assert_eq!(store.groups(), vec![GroupId(1)]);
+    assert!(
+        !machine
+            .disk
+            .contents(&machine.path("g-3/00000000000000000000.log"))
+            .is_ok_and(|_| true)
+    );
+}
+
+#[test]
+fn a_second_store_on_the_directory_is_refused() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    assert!(matches!(
+        machine.try_open(),
+        Err(crate::OpenError::Locked { .. })
+    ));
+    drop(store);
+    machine.open();
+}
+
+#[test]
+fn the_reserve_makes_the_store_unwritable_until_space_is_back() {
+    let mut machine = Machine::new();
+    machine.options.reserve_bytes = 10_000_000;
+    let (store, _) = machine.open();
+    assert!(store.writable());
+    machine.disk.set_free(9_000_000);
+    machine.clock.advance(Duration::from_secs(2));
+    assert!(!store.writable());
+    machine.disk.set_free(10_050_000);
+    machine.clock.advance(Duration::from_secs(2));
+    assert!(store.writable());
+    let log = group(&store, 1);
+    for index in 1..=10 {
+        append(
+            &log,
+            vec![batch_entry(id(1, index), batch_of(1, 10_000, 1))],
+        );
+    }
+    assert!(!store.writable(), "counted down before the next look");
+}
+
+#[test]
+fn closing_refuses_what_comes_after() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    append(&log, vec![blank(id(1, 1))]);
+    store.close().unwrap();
+    let (done, result) = waiter();
+    assert!(log.append(vec![blank(id(1, 2))], done).is_err());
+    assert!(matches!(
+        result.recv().unwrap(),
+        Err(StorageError::Poisoned(_))
+    ));
+    assert!(store.create_group(GroupId(2), "g-2", settings()).is_err());
+    store.close().unwrap();
+}
