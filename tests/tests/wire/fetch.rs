@@ -296,6 +296,35 @@ async fn behaviour_71_limits_hold_for_what_follows() -> Result<()> {
     Ok(())
 }
 
+/// Wherever the broker keeps what was just written, limits are all that ends an answer.
+#[tokio::test]
+async fn an_answer_has_all_that_is_there() -> Result<()> {
+    let (connection, topic) = connect_and_create().await?;
+    for count in 1..=40 {
+        produce(&connection, &topic, 0, sized(500)).await?;
+        let answer = fetch(&connection, &topic, 0, 0).await?;
+        assert_eq!(answer.high_watermark, count);
+        assert_eq!(i64::try_from(headers(&bytes(&answer)?)?.len())?, count, "batches up to the high watermark");
+    }
+    Ok(())
+}
+
+/// What lies in later segments counts: a reader near the end of one must not wait at its border.
+#[tokio::test]
+async fn behaviour_70_the_end_of_a_segment_is_not_waited_at() -> Result<()> {
+    let connection = connect().await?;
+    let topic = create(&connection, 1, &[("segment.bytes", "1048576")]).await?;
+    for _ in 0..12 {
+        produce(&connection, &topic, 0, sized(200_000)).await?;
+    }
+    for offset in 0..10 {
+        let (response, took) = timed(&connection, 13, &waiting(&topic, offset, 350_000)).await?;
+        ensure!(took < AT_ONCE, "from offset {offset}: {took:?}");
+        ensure!(!bytes(&fetch_answer(response)?)?.is_empty());
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn behaviour_72_partitions_are_filled_in_the_order_of_the_request() -> Result<()> {
     let connection = connect().await?;

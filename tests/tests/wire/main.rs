@@ -11,10 +11,15 @@ mod batches;
 mod calls;
 mod rig;
 
+mod admin;
+mod configs;
 mod fetch;
+mod fetch_sessions;
 mod framing;
 mod idempotence;
 mod metadata;
 mod offsets;
 mod produce;
 mod produce_validation;
+mod sweep;
+mod topics;
