@@ -16,6 +16,9 @@ mod reader;
 mod segments;
 mod thread;
 
+#[cfg(test)]
+mod format_test;
+
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
