@@ -314,3 +314,29 @@ fn release(copied: &Copied) {
     state.tail.keep_written(KEEP_DESCRIPTORS);
     log.checkpointed_op.store(copied.op, Ordering::SeqCst);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn markers_round_trip(
+            (file_seq, block_seq, clean) in (any::<u64>(), any::<u64>(), any::<bool>()),
+            deleted in prop::collection::vec((any::<u64>(), any::<u64>()), 0..5),
+        ) {
+            let deleted = deleted.into_iter().map(|(group, op)| (GroupId(group), op)).collect();
+            let place = JournalPlace { file_seq, block_seq };
+            let marker = Marker { place, clean, deleted };
+            let mut row = marker.encode();
+            prop_assert_eq!(Marker::decode(&row), Ok(Some(marker)));
+            prop_assert!(Marker::decode(&row[..row.len() - 1]).is_err());
+            row[0] = 9;
+            prop_assert_eq!(Marker::decode(&row), Ok(None));
+        }
+    }
+}

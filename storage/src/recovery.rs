@@ -20,7 +20,8 @@ use crate::checkpoint::Marker;
 use crate::error::OpenError;
 use crate::index::IndexBatch;
 use crate::journal::{
-    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, act, list_journal, scan,
+    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, Visit, act, list_journal,
+    scan,
 };
 use crate::layout::{DELETED, journal_dir, missing_index};
 use crate::log::{FileAction, Log, LogState, row};
@@ -67,23 +68,25 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         orphans: 0,
     };
     let journal = journal_dir(dir);
-    let found = scan(
-        shared.disk.as_ref(),
-        &journal,
-        salt,
-        marker.place,
-        &mut |frame| replay.frame(frame),
-    )?;
+    let read = |visit: Visit<'_>| {
+        let disk = shared.disk.as_ref();
+        scan(disk, &journal, salt, marker.place, visit)
+    };
+    // Twice: what the last block asks for must not be done before it is durable. Files that it
+    // removes would be missing if it vanished in the next crash.
+    let found = read(&mut |_| Ok(()))?;
+    refuse_unknown(&found.damage)?;
+    let failed = |e: io::Error| OpenError::failed("recovery", e);
+    if shared.options.sync {
+        found.secure_last_block().map_err(failed)?;
+    }
+    read(&mut |frame| replay.frame(frame))?;
     replay.judge_damage(&found.damage)?;
     replay.check_references();
     replay.rebuild_producers();
-    let failed = |e: io::Error| OpenError::failed("recovery", e);
     if !marker.clean || replay.report.frames_replayed > 0 {
         replay.clear_leftovers().map_err(failed)?;
         remove_graves(shared, dir).map_err(failed)?;
-    }
-    if shared.options.sync {
-        found.secure_last_block().map_err(failed)?;
     }
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
@@ -113,6 +116,20 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         spares,
         dirty,
     })
+}
+
+/// Damage whose victim is not known might have hit any group: nothing is served then.
+fn refuse_unknown(damage: &[Damage]) -> Result<(), OpenError> {
+    match damage.iter().find(|damage| damage.group.is_none()) {
+        None => Ok(()),
+        Some(damage) => {
+            let cause = format!(
+                "{damage}; what was lost cannot be told, so nothing is served from this \
+                 directory; let the replica be built anew from its peers"
+            );
+            Err(OpenError::failed("the journal is damaged", cause))
+        }
+    }
 }
 
 fn read_marker(shared: &Shared) -> Result<Marker, OpenError> {
@@ -362,23 +379,11 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Damage whose victim is known quarantines it; any other might have hit any group.
+    /// Quarantines the groups whose operations are damaged.
     fn judge_damage(&mut self, damage: &[Damage]) -> Result<(), OpenError> {
         for damage in damage {
-            let Damage {
-                file,
-                position,
-                what,
-                group,
-            } = damage;
-            let text = format!("{} at {position}: {what}", file.display());
-            let Some(group) = group else {
-                let cause = format!(
-                    "{text}; what was lost cannot be told, so nothing is served from this \
-                     directory; let the replica be built anew from its peers"
-                );
-                return Err(OpenError::failed("the journal is damaged", cause));
-            };
+            let Some(group) = &damage.group else { continue };
+            let text = damage.to_string();
             let log = self.shared.groups.read().get(group).cloned();
             if let Some(log) = log {
                 let mut state = log.state.lock();

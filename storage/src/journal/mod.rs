@@ -16,6 +16,9 @@ mod reader;
 mod segments;
 mod thread;
 
+#[cfg(test)]
+mod format_test;
+
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -25,7 +28,7 @@ use crate::log::{FileAction, Log};
 
 pub(crate) use files::{JournalFiles, JournalPlace, list_journal, path_of, recycle};
 pub(crate) use format::{Anchor, BatchFrame, Cut, Frame, FrameBody};
-pub(crate) use reader::{Damage, scan};
+pub(crate) use reader::{Damage, Visit, scan};
 pub(crate) use segments::act;
 pub(crate) use thread::{Rounds, RoundsContext};
 

@@ -30,6 +30,18 @@ pub(crate) struct Damage {
     pub(crate) group: Option<GroupId>,
 }
 
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Damage {
+            file,
+            position,
+            what,
+            ..
+        } = self;
+        write!(f, "{} at {position}: {what}", file.display())
+    }
+}
+
 /// How the journal ended.
 pub(crate) struct Scan {
     /// Where the journal goes on: its last file if nothing is in it, else a new one.

@@ -213,11 +213,9 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
             }))
         }
         FileAction::Unlink { segment_base } => {
-            let mut unsynced = log.unsynced.lock();
-            unsynced.segments.remove(&segment_base);
-            unsynced.dir = true;
-            drop(unsynced);
+            log.unsynced.lock().segments.remove(&segment_base);
             missing_is_fine(shared.disk.remove_file(&log.segment_path(segment_base)))?;
+            log.unsynced.lock().dir = true;
             // Not before: a reader or the checkpoint might open it once more, and a segment that
             // is created under the same name would be written to the file that is gone.
             shared.files.remove(log.key(segment_base));

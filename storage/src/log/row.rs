@@ -185,3 +185,78 @@ pub(crate) fn decode_plain(mut row: &[u8]) -> Result<PlainEntry, RowError> {
         saved: true,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::journal::Anchor;
+
+    fn any_id() -> impl Strategy<Value = Option<EntryId>> {
+        let id = (any::<u64>(), any::<u64>()).prop_map(|(term, index)| EntryId { term, index });
+        prop::option::of(id)
+    }
+
+    prop_compose! {
+        fn any_state()(
+            op in any::<u64>(),
+            vote in prop::option::of((any::<u64>(), any::<u64>(), any::<bool>())),
+            (purged, last, committed) in (any_id(), any_id(), any_id()),
+            (start_offset, end_offset) in (any::<i64>(), any::<i64>()),
+            terms in prop::collection::vec((any::<u64>(), any::<u64>()), 0..4),
+            epochs in prop::collection::vec((any::<i32>(), any::<i64>()), 0..4),
+            membership in (any_id(), prop::collection::vec(any::<u8>(), 0..9)),
+            anchor in prop::option::of((any::<i64>(), any::<u64>(), any::<i64>(), any::<u64>())),
+            quarantine in prop::option::of("[a-z]{1,9}"),
+        ) -> LogState {
+            let mut state = LogState::new(LogSettings::default());
+            state.op = op;
+            state.vote = vote.map(|(term, node, committed)| Vote { term, node, committed });
+            (state.purged, state.last, state.committed) = (purged, last, committed);
+            (state.start_offset, state.end_offset) = (start_offset, end_offset);
+            (state.terms, state.epochs) = (terms, epochs);
+            state.base_membership = membership.0.map(|id| (id, Bytes::from(membership.1)));
+            state.first_kept = anchor.map(|(segment_base, position, base_offset, raft_index)| {
+                Anchor { segment_base, position, base_offset, raft_index }
+            });
+            state.quarantine = quarantine;
+            (state.dirty, state.segments) = (false, Vec::new());
+            state
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn rows_round_trip(state in any_state(), cut in any::<prop::sample::Index>()) {
+            let row = encode("some-dir-7", &state);
+            let (dir, back) = decode(&row).expect("it was just encoded");
+            prop_assert_eq!(dir, "some-dir-7");
+            prop_assert_eq!(format!("{back:?}"), format!("{state:?}"));
+            prop_assert!(decode(&row[..cut.index(row.len())]).is_err());
+        }
+
+        #[test]
+        fn plain_rows_round_trip(term in any::<u64>(), kind in 0_usize..3, data in prop::collection::vec(any::<u8>(), 0..9)) {
+            let kind = [PlainKind::Blank, PlainKind::Membership, PlainKind::Command][kind];
+            let entry = PlainEntry { term, kind, data: Bytes::from(data), saved: true };
+            prop_assert_eq!(decode_plain(&encode_plain(&entry)), Ok(entry));
+        }
+
+        #[test]
+        fn decoding_anything_does_not_panic(row in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&row);
+            let _ = decode_plain(&row);
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_refused() {
+        let mut row = encode("d", &LogState::new(LogSettings::default()));
+        row[0] = 2;
+        assert_eq!(decode(&row).err(), Some(RowError::NewerVersion(2)));
+        assert_eq!(decode_plain(&row), Err(RowError::NewerVersion(2)));
+    }
+}

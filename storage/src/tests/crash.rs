@@ -273,16 +273,7 @@ impl Run {
         assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
         let mut after = BTreeMap::new();
         for (number, tracked) in &groups {
-            let found = store.group(GroupId(*number)).map(|log| {
-                if std::env::var("KLAMM_TRACE").is_ok() {
-                    eprintln!(
-                        "{:#?} {:?}",
-                        log.log.state.lock(),
-                        machine.disk.operations()
-                    );
-                }
-                Model::of(&log)
-            });
+            let found = store.group(GroupId(*number)).map(|log| Model::of(&log));
             let allowed = &tracked.history[acknowledged[number]..];
             let fits = allowed.iter().any(|state| state.as_ref() == found.as_ref());
             assert!(

@@ -1,0 +1,224 @@
+//! Round trips of blocks and frames, and what damage to them looks like.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use bytes::Bytes;
+use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
+use proptest::prelude::*;
+
+use super::format::*;
+use crate::entry::Vote;
+use crate::options::LogSettings;
+
+fn any_id() -> impl Strategy<Value = EntryId> {
+    (any::<u64>(), any::<u64>()).prop_map(|(term, index)| EntryId { term, index })
+}
+
+fn any_bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+prop_compose! {
+    fn any_cut()(
+        segment_base in any::<i64>(), position in any::<u64>(), offset in any::<i64>(),
+        max_timestamp in any::<i64>(), last_batch_index in any::<u64>(),
+    ) -> Cut {
+        Cut { segment_base, position, offset, max_timestamp, last_batch_index }
+    }
+}
+
+prop_compose! {
+    fn any_anchor()(
+        segment_base in any::<i64>(), position in any::<u64>(), base_offset in any::<i64>(),
+        raft_index in any::<u64>(),
+    ) -> Anchor {
+        Anchor { segment_base, position, base_offset, raft_index }
+    }
+}
+
+prop_compose! {
+    /// A batch stamped as its header says: what is read back is what was put in.
+    fn any_batch()(
+        id in any_id(), segment_base in 0..i64::MAX, position in any::<u64>(), offset in 0..1_i64 << 60,
+        epoch in 0..i32::MAX, value in prop::collection::vec(any::<u8>(), 0..20_000),
+    ) -> BatchFrame {
+        let mut builder = BatchBuilder::new().base_offset(offset).leader_epoch(epoch);
+        builder.push(&NewRecord { value: Some(&value), ..NewRecord::default() }).unwrap();
+        let bytes = builder.build().unwrap();
+        let header = BatchHeader::parse(&bytes).unwrap();
+        BatchFrame { id, segment_base, position, header, bytes: Some(bytes) }
+    }
+}
+
+fn any_body() -> impl Strategy<Value = FrameBody> {
+    let settings = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
+    let settings =
+        settings.prop_map(
+            |(segment_bytes, segment_ms, interval, expiration)| LogSettings {
+                segment_bytes,
+                segment_ms,
+                index_interval_bytes: interval,
+                producer_id_expiration_ms: expiration,
+            },
+        );
+    prop_oneof![
+        3 => any_batch().prop_map(FrameBody::Batch),
+        1 => any_id().prop_map(FrameBody::Blank),
+        1 => (any_id(), any_bytes()).prop_map(|(id, data)| FrameBody::Membership(id, data)),
+        1 => (any_id(), any_bytes()).prop_map(|(id, data)| FrameBody::Command(id, data)),
+        1 => (any::<u64>(), any::<u64>(), any::<bool>())
+            .prop_map(|(term, node, committed)| FrameBody::Vote(Vote { term, node, committed })),
+        1 => (prop::option::of(any_id()), prop::option::of(any_cut()))
+            .prop_map(|(last, cut)| FrameBody::Truncate { last, cut }),
+        1 => (any_id(), any::<i64>(), prop::option::of(any_anchor())).prop_map(
+            |(upto, start_offset, first_kept)| FrameBody::Purge { upto, start_offset, first_kept }
+        ),
+        1 => any::<i64>().prop_map(FrameBody::StartOffset),
+        1 => any::<i64>().prop_map(FrameBody::Roll),
+        1 => ("[a-z0-9-]{0,40}", settings)
+            .prop_map(|(dir, settings)| FrameBody::CreateGroup { dir, settings }),
+        1 => Just(FrameBody::DeleteGroup),
+    ]
+}
+
+fn any_frame() -> impl Strategy<Value = Frame> {
+    (any::<u64>(), any::<u64>(), any_body()).prop_map(|(group, op, body)| Frame {
+        group: GroupId(group),
+        op,
+        body,
+    })
+}
+
+/// The block's bytes as they are written.
+fn written(frames: &[Frame], by_reference: bool) -> Vec<u8> {
+    let mut block = BlockBuilder::new();
+    frames
+        .iter()
+        .for_each(|frame| block.push(frame, by_reference));
+    let announced = block.disk_len();
+    assert_eq!(block.finish(11, 22, 33), announced);
+    let bytes: Vec<u8> = block
+        .slices()
+        .iter()
+        .flat_map(|slice| slice.to_vec())
+        .collect();
+    assert_eq!(bytes.len() as u64, announced);
+    assert_eq!(announced % BLOCK_ALIGN, 0);
+    bytes
+}
+
+fn read(bytes: &[u8]) -> Vec<Result<Frame, FrameError>> {
+    let header = BlockHeader::parse(bytes).unwrap();
+    assert_eq!(
+        (header.salt, header.file_seq, header.block_seq),
+        (11, 22, 33)
+    );
+    let end = BLOCK_HEADER_LEN + header.payload_len as usize;
+    let mut reader = FrameReader::new(Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..end]));
+    let frames: Vec<_> = std::iter::from_fn(|| reader.next_frame()).collect();
+    assert_eq!(frames.len(), header.frame_count as usize);
+    frames
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn blocks_round_trip(frames in prop::collection::vec(any_frame(), 0..12)) {
+        let back: Vec<Frame> = read(&written(&frames, false)).into_iter().map(Result::unwrap).collect();
+        prop_assert_eq!(back, frames);
+    }
+
+    #[test]
+    fn references_keep_all_but_the_records(batch in any_batch()) {
+        let frame = Frame { group: GroupId(1), op: 2, body: FrameBody::Batch(batch.clone()) };
+        let back = read(&written(&[frame], true));
+        let expected = FrameBody::Batch(BatchFrame { bytes: None, ..batch });
+        prop_assert_eq!(&back[0].as_ref().unwrap().body, &expected);
+    }
+
+    #[test]
+    fn no_flipped_bit_goes_unnoticed(
+        frames in prop::collection::vec(any_frame(), 1..6),
+        at in any::<prop::sample::Index>(),
+        bit in 0..8,
+    ) {
+        let mut bytes = written(&frames, false);
+        let payload = BlockHeader::parse(&bytes).unwrap().payload_len as usize;
+        let at = at.index(BLOCK_HEADER_LEN + payload);
+        bytes[at] ^= 1_u8 << bit;
+        let Some(header) = BlockHeader::parse(&bytes) else { return Ok(()) };
+        let end = BLOCK_HEADER_LEN + header.payload_len as usize;
+        let mut reader = FrameReader::new(Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..end]));
+        let back: Vec<_> = std::iter::from_fn(|| reader.next_frame()).collect();
+        prop_assert!(back.iter().any(Result::is_err));
+        for (number, frame) in back.iter().enumerate() {
+            match frame {
+                Ok(frame) => prop_assert!(frames.contains(frame)),
+                // A payload's damage names its group.
+                Err(FrameError::Payload { group, op }) => {
+                    prop_assert_eq!((*group, *op), (frames[number].group, frames[number].op));
+                }
+                Err(error) => prop_assert_eq!(error, &FrameError::Header),
+            }
+        }
+    }
+
+    #[test]
+    fn reading_anything_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = BlockHeader::parse(&bytes);
+        let mut reader = FrameReader::new(Bytes::from(bytes));
+        while reader.next_frame().is_some() {}
+    }
+}
+
+/// The bytes of version 1: a change that no longer reads them needs a new version.
+#[test]
+fn version_1_is_fixed() {
+    let vote = Vote {
+        term: 5,
+        node: 6,
+        committed: true,
+    };
+    let frame = Frame {
+        group: GroupId(3),
+        op: 4,
+        body: FrameBody::Vote(vote),
+    };
+    let bytes = written(std::slice::from_ref(&frame), false);
+    let head = [
+        b"KLMJ".as_slice(),
+        &[1, 0, 0, 0],
+        &11_u64.to_le_bytes(),
+        &22_u64.to_le_bytes(),
+        &33_u64.to_le_bytes(),
+        &57_u32.to_le_bytes(),
+        &1_u32.to_le_bytes(),
+        &[0; 4],
+    ]
+    .concat();
+    assert_eq!(&bytes[..44], &head[..]);
+    assert_eq!(&bytes[48..56], &[6, 1, 0, 0, 9, 0, 0, 0]);
+    assert_eq!(&bytes[96..105], &[6, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(crc32c::crc32c(&bytes), 4_191_255_484);
+}
+
+#[test]
+fn a_later_kind_or_version_is_not_taken_for_damage() {
+    for (at, value) in [(48, 77), (49, 2)] {
+        let frame = Frame {
+            group: GroupId(3),
+            op: 4,
+            body: FrameBody::DeleteGroup,
+        };
+        let mut bytes = written(&[frame], false);
+        bytes[at] = value;
+        let crc = crc32c::crc32c(&bytes[48..92]);
+        bytes[92..96].copy_from_slice(&crc.to_le_bytes());
+        let back = read(&bytes);
+        assert!(
+            matches!(back[0], Err(FrameError::Unknown { .. })),
+            "{back:?}"
+        );
+    }
+}
