@@ -28,8 +28,9 @@ pub async fn handle(ctx: RequestContext, request: InitProducerIdRequest) -> Init
 
 async fn next_id(ctx: &RequestContext, request: &InitProducerIdRequest) -> Result<i64, ErrorCode> {
     match &request.transactional_id {
-        // Without a transactional id there is nothing to continue.
-        None if request.producer_id.0 != -1 || request.producer_epoch != -1 => {
+        // Without a transactional id there is nothing to continue: a claim does not count, half
+        // a claim is a mistake.
+        _ if (request.producer_id.0 == -1) != (request.producer_epoch == -1) => {
             Err(ErrorCode::INVALID_REQUEST)
         }
         None => ctx.shared.producer_ids.next(&ctx.shared.controller).await,

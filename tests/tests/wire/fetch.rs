@@ -304,7 +304,11 @@ async fn an_answer_has_all_that_is_there() -> Result<()> {
         produce(&connection, &topic, 0, sized(500)).await?;
         let answer = fetch(&connection, &topic, 0, 0).await?;
         assert_eq!(answer.high_watermark, count);
-        assert_eq!(i64::try_from(headers(&bytes(&answer)?)?.len())?, count, "batches up to the high watermark");
+        assert_eq!(
+            i64::try_from(headers(&bytes(&answer)?)?.len())?,
+            count,
+            "batches up to the high watermark"
+        );
     }
     Ok(())
 }
