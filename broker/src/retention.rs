@@ -100,13 +100,11 @@ async fn expire(partition: &Partition, now_ms: i64) {
     }
     let settings = partition.settings();
     let mut segments = partition.log().segments();
-    if segments
+    let roll = segments
         .last()
-        .is_some_and(|active| roll_expired(active, &settings, now_ms))
-    {
-        if partition.roll().await {
-            segments = partition.log().segments();
-        }
+        .is_some_and(|active| roll_expired(active, &settings, now_ms));
+    if roll && partition.roll().await {
+        segments = partition.log().segments();
     }
     let committed = partition.high_watermark();
     let Some(offset) = expired_below(&segments, &settings, now_ms, committed) else {

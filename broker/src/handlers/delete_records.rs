@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use crate::context::RequestContext;
 
+/// A commit on this node's own disk is allowed this long, however short the client's timeout.
+const LOCAL_COMMIT: Duration = Duration::from_secs(5);
 /// A client cannot make the broker hold a request for longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -22,7 +24,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 pub async fn handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
     let timeout =
         Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).min(MAX_TIMEOUT);
-    let deadline = Instant::now() + timeout;
+    // The timeout is for replicas; this node alone is given time to write it down.
+    let deadline = Instant::now() + timeout.max(LOCAL_COMMIT);
     let image = ctx.shared.controller.image();
     let topics = request.topics.into_iter().map(|topic| {
         let found = image.topic(&topic.name).cloned();

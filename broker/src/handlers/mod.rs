@@ -114,8 +114,11 @@ fn split<T>(verdicts: Vec<Verdict<T>>) -> (Vec<Command>, Vec<Result<T, Problem>>
     (commands, answers)
 }
 
+/// The answer to one named item of a request.
+type Named<N, T> = (N, Result<T, Problem>);
+
 /// Named verdicts as commands to propose and named answers to give.
-fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<(N, Result<T, Problem>)>) {
+fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<Named<N, T>>) {
     let (names, verdicts): (Vec<N>, Vec<Verdict<T>>) = verdicts.into_iter().unzip();
     let (commands, answers) = split(verdicts);
     (commands, names.into_iter().zip(answers).collect())

@@ -108,6 +108,10 @@ enum Waiting {
 }
 
 /// Starts a Produce request.
+#[expect(
+    clippy::async_yields_async,
+    reason = "the first future is the ordered part, the second the wait"
+)]
 pub fn start(ctx: RequestContext, body: Bytes) -> Started {
     let request = match decode::<ProduceRequest>(body, ctx.version) {
         Ok(request) => request,
