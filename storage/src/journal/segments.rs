@@ -204,11 +204,11 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
     match action {
         FileAction::Cut { segment_base, len } => {
             missing_is_fine(log.file(shared, segment_base).and_then(|file| {
-                // Even if it is short enough: a cut by a former process may not be durable.
-                log.unsynced.lock().segments.insert(segment_base);
                 if file.len()? > len {
                     file.set_len(len)?;
                 }
+                // Even if it was short enough: a cut by a former process may not be durable.
+                log.unsynced.lock().segments.insert(segment_base);
                 Ok(())
             }))
         }
