@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use klamm_client::Connection;
 use klamm_protocol::ErrorCode;
-use klamm_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+use klamm_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use klamm_protocol::messages::create_acls_request::AclCreation;
 use klamm_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use klamm_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
@@ -14,18 +16,24 @@ use klamm_protocol::messages::elect_leaders_request::TopicPartitions;
 use klamm_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use klamm_protocol::messages::update_features_request::FeatureUpdateKey;
 use klamm_protocol::messages::{
-    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ApiVersionsRequest, BrokerId,
-    CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
-    DescribeLogDirsRequest, DescribeLogDirsResponse, DescribeQuorumRequest, ElectLeadersRequest,
+    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ApiVersionsRequest,
+    BrokerId, CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeLogDirsRequest,
+    DescribeLogDirsResponse, DescribeQuorumRequest, ElectLeadersRequest,
     ListConfigResourcesRequest, ListPartitionReassignmentsRequest, UpdateFeaturesRequest,
 };
 
 use crate::batches::sized;
-use crate::calls::{TIMEOUT_MS, Topic, code, connect_and_create, create, describe, name, produce, text};
+use crate::calls::{
+    TIMEOUT_MS, Topic, code, connect_and_create, create, describe, name, produce, text,
+};
 use crate::rig::{connect, unique};
 
 async fn broker_id(connection: &Connection) -> Result<BrokerId> {
-    Ok(connection.send(&DescribeClusterRequest::default().with_endpoint_type(1)).await?.controller_id)
+    Ok(connection
+        .send(&DescribeClusterRequest::default().with_endpoint_type(1))
+        .await?
+        .controller_id)
 }
 
 /// Sizes in an answer, by topic and partition.
@@ -33,7 +41,10 @@ fn sizes(response: &DescribeLogDirsResponse) -> BTreeMap<(String, i32), i64> {
     let mut sizes = BTreeMap::new();
     for topic in response.results.iter().flat_map(|dir| &dir.topics) {
         for partition in &topic.partitions {
-            sizes.insert((topic.name.0.to_string(), partition.partition_index), partition.partition_size);
+            sizes.insert(
+                (topic.name.0.to_string(), partition.partition_index),
+                partition.partition_size,
+            );
         }
     }
     sizes
@@ -50,24 +61,49 @@ async fn behaviour_116_log_dirs_tell_sizes() -> Result<()> {
     }
     let (empty, filled) = ((topic.name.clone(), 0), (topic.name.clone(), 1));
     for version in 1..=4 {
-        let all = connection.send_version(version, &DescribeLogDirsRequest::default().with_topics(None)).await?;
+        let all = connection
+            .send_version(
+                version,
+                &DescribeLogDirsRequest::default().with_topics(None),
+            )
+            .await?;
         assert_eq!(code(all.error_code), ErrorCode::NONE);
         let sizes_of_all = sizes(&all);
-        assert_eq!((sizes_of_all.get(&empty), sizes_of_all.get(&filled)), (Some(&0), Some(&(3 * len))));
+        assert_eq!(
+            (sizes_of_all.get(&empty), sizes_of_all.get(&filled)),
+            (Some(&0), Some(&(3 * len)))
+        );
         for dir in &all.results {
             assert_eq!(code(dir.error_code), ErrorCode::NONE);
-            ensure!(dir.log_dir.starts_with('/'), "{} is not absolute", &*dir.log_dir);
+            ensure!(
+                dir.log_dir.starts_with('/'),
+                "{} is not absolute",
+                &*dir.log_dir
+            );
             if version >= 4 {
-                ensure!(dir.total_bytes > 0 && (0..=dir.total_bytes).contains(&dir.usable_bytes), "{dir:?}");
+                ensure!(
+                    dir.total_bytes > 0 && (0..=dir.total_bytes).contains(&dir.usable_bytes),
+                    "{dir:?}"
+                );
             }
             let mut partitions = dir.topics.iter().flat_map(|topic| &topic.partitions);
-            ensure!(partitions.all(|partition| !partition.is_future_key && partition.offset_lag == 0));
+            ensure!(
+                partitions.all(|partition| !partition.is_future_key && partition.offset_lag == 0)
+            );
         }
-        let asked = DescribableLogDirTopic::default().with_topic(name(&topic.name)).with_partitions(vec![1, 7]);
-        let unknown = DescribableLogDirTopic::default().with_topic(name(&unique("missing"))).with_partitions(vec![0]);
+        let asked = DescribableLogDirTopic::default()
+            .with_topic(name(&topic.name))
+            .with_partitions(vec![1, 7]);
+        let unknown = DescribableLogDirTopic::default()
+            .with_topic(name(&unique("missing")))
+            .with_partitions(vec![0]);
         let request = DescribeLogDirsRequest::default().with_topics(Some(vec![asked, unknown]));
         let some = connection.send_version(version, &request).await?;
-        assert_eq!(sizes(&some), BTreeMap::from([(filled.clone(), 3 * len)]), "version {version}");
+        assert_eq!(
+            sizes(&some),
+            BTreeMap::from([(filled.clone(), 3 * len)]),
+            "version {version}"
+        );
         let request = DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
         ensure!(sizes(&connection.send_version(version, &request).await?).is_empty());
     }
@@ -80,7 +116,9 @@ async fn behaviour_117_elections_are_not_needed() -> Result<()> {
     let topic = create(&connection, 2, &[]).await?;
     let missing = unique("missing");
     let of = |topic: &str, partitions: &[i32]| {
-        TopicPartitions::default().with_topic(name(topic)).with_partitions(partitions.to_vec())
+        TopicPartitions::default()
+            .with_topic(name(topic))
+            .with_partitions(partitions.to_vec())
     };
     for (version, election_type) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)] {
         let asked = vec![of(&topic.name, &[0, 1, 9]), of(&missing, &[0])];
@@ -93,21 +131,30 @@ async fn behaviour_117_elections_are_not_needed() -> Result<()> {
         let mut found = BTreeMap::new();
         for result in &response.replica_election_results {
             for partition in &result.partition_result {
-                found.insert((result.topic.0.to_string(), partition.partition_id), code(partition.error_code));
+                found.insert(
+                    (result.topic.0.to_string(), partition.partition_id),
+                    code(partition.error_code),
+                );
             }
         }
         let expected = BTreeMap::from([
             ((topic.name.clone(), 0), ErrorCode::ELECTION_NOT_NEEDED),
             ((topic.name.clone(), 1), ErrorCode::ELECTION_NOT_NEEDED),
-            ((topic.name.clone(), 9), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+            (
+                (topic.name.clone(), 9),
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            ),
             ((missing.clone(), 0), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
         ]);
         assert_eq!(found, expected, "version {version}, type {election_type}");
         let all = request.with_topic_partitions(None);
         let response = connection.send_version(version, &all).await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
-let mut results = response.replica_election_results.iter();
-        ensure!(results.all(|topic| topic.partition_result.is_empty()), "only partitions that were named are listed");
+        let mut results = response.replica_election_results.iter();
+        ensure!(
+            results.all(|topic| topic.partition_result.is_empty()),
+            "only partitions that were named are listed"
+        );
     }
     Ok(())
 }
@@ -118,9 +165,15 @@ async fn reassign(
     partition: i32,
     replicas: Option<Vec<BrokerId>>,
 ) -> Result<AlterPartitionReassignmentsResponse> {
-    let partition = ReassignablePartition::default().with_partition_index(partition).with_replicas(replicas);
-    let topic = ReassignableTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
-    let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]).with_timeout_ms(TIMEOUT_MS);
+    let partition = ReassignablePartition::default()
+        .with_partition_index(partition)
+        .with_replicas(replicas);
+    let topic = ReassignableTopic::default()
+        .with_name(name(topic))
+        .with_partitions(vec![partition]);
+    let request = AlterPartitionReassignmentsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(TIMEOUT_MS);
     Ok(connection.send(&request).await?)
 }
 
@@ -132,13 +185,49 @@ async fn behaviour_118_reassignments_on_one_node() -> Result<()> {
     let invalid = ErrorCode::INVALID_REPLICA_ASSIGNMENT;
     let missing = unique("missing");
     for (what, topic, partition, replicas, expected) in [
-        ("cancel", &topic.name, 0, None, ErrorCode::NO_REASSIGNMENT_IN_PROGRESS),
-        ("unknown broker", &topic.name, 0, Some(vec![elsewhere]), invalid),
+        (
+            "cancel",
+            &topic.name,
+            0,
+            None,
+            ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
+        ),
+        (
+            "unknown broker",
+            &topic.name,
+            0,
+            Some(vec![elsewhere]),
+            invalid,
+        ),
         ("no broker", &topic.name, 0, Some(Vec::new()), invalid),
-        ("a broker twice", &topic.name, 0, Some(vec![here, here]), invalid),
-        ("unknown partition", &topic.name, 9, Some(vec![here]), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-        ("unknown topic", &missing, 0, Some(vec![here]), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-        ("to where it is", &topic.name, 0, Some(vec![here]), ErrorCode::NONE),
+        (
+            "a broker twice",
+            &topic.name,
+            0,
+            Some(vec![here, here]),
+            invalid,
+        ),
+        (
+            "unknown partition",
+            &topic.name,
+            9,
+            Some(vec![here]),
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ),
+        (
+            "unknown topic",
+            &missing,
+            0,
+            Some(vec![here]),
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ),
+        (
+            "to where it is",
+            &topic.name,
+            0,
+            Some(vec![here]),
+            ErrorCode::NONE,
+        ),
     ] {
         let response = reassign(&connection, topic, partition, replicas).await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
@@ -155,7 +244,9 @@ async fn behaviour_118_no_partition_is_on_the_move() -> Result<()> {
         .with_name(name(&topic.name))
         .with_partition_indexes(vec![0, 9]);
     for topics in [None, Some(vec![asked]), Some(Vec::new())] {
-        let request = ListPartitionReassignmentsRequest::default().with_topics(topics).with_timeout_ms(TIMEOUT_MS);
+        let request = ListPartitionReassignmentsRequest::default()
+            .with_topics(topics)
+            .with_timeout_ms(TIMEOUT_MS);
         let response = connection.send(&request).await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
         ensure!(response.topics.is_empty(), "{response:?}");
@@ -186,7 +277,11 @@ async fn behaviour_120_without_security_acls_are_refused() -> Result<()> {
             .with_permission_type(3);
         let request = CreateAclsRequest::default().with_creations(vec![creation.clone(), creation]);
         let response = connection.send_version(version, &request).await?;
-        let codes: Vec<_> = response.results.iter().map(|result| code(result.error_code)).collect();
+        let codes: Vec<_> = response
+            .results
+            .iter()
+            .map(|result| code(result.error_code))
+            .collect();
         assert_eq!(codes, [disabled; 2], "one answer for each");
         let filter = DeleteAclsFilter::default()
             .with_resource_type_filter(1)
@@ -195,7 +290,11 @@ async fn behaviour_120_without_security_acls_are_refused() -> Result<()> {
             .with_permission_type(1);
         let request = DeleteAclsRequest::default().with_filters(vec![filter.clone(), filter]);
         let response = connection.send_version(version, &request).await?;
-        let codes: Vec<_> = response.filter_results.iter().map(|result| code(result.error_code)).collect();
+        let codes: Vec<_> = response
+            .filter_results
+            .iter()
+            .map(|result| code(result.error_code))
+            .collect();
         assert_eq!(codes, [disabled; 2], "one answer for each");
     }
     Ok(())
@@ -205,7 +304,9 @@ async fn behaviour_120_without_security_acls_are_refused() -> Result<()> {
 async fn client_quotas_are_none() -> Result<()> {
     let connection = connect().await?;
     for version in 0..=1 {
-        let response = connection.send_version(version, &DescribeClientQuotasRequest::default()).await?;
+        let response = connection
+            .send_version(version, &DescribeClientQuotasRequest::default())
+            .await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
         assert_eq!(response.entries.map(|entries| entries.len()), Some(0));
     }
@@ -219,24 +320,48 @@ async fn behaviour_121_the_quorum_is_described() -> Result<()> {
     let asked = |topic: &str, partition: i32| {
         let topic = TopicData::default()
             .with_topic_name(name(topic))
-            .with_partitions(vec![PartitionData::default().with_partition_index(partition)]);
+            .with_partitions(vec![
+                PartitionData::default().with_partition_index(partition),
+            ]);
         DescribeQuorumRequest::default().with_topics(vec![topic])
     };
     for version in 0..=2 {
-        let response = connection.send_version(version, &asked("__cluster_metadata", 0)).await?;
+        let response = connection
+            .send_version(version, &asked("__cluster_metadata", 0))
+            .await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
         let quorum = &response.topics[0].partitions[0];
-        assert_eq!((code(quorum.error_code), quorum.leader_id), (ErrorCode::NONE, here));
-        ensure!(quorum.leader_epoch > 0 && quorum.high_watermark >= 0, "{quorum:?}");
-        let voters: Vec<BrokerId> = quorum.current_voters.iter().map(|voter| voter.replica_id).collect();
+        assert_eq!(
+            (code(quorum.error_code), quorum.leader_id),
+            (ErrorCode::NONE, here)
+        );
+        ensure!(
+            quorum.leader_epoch > 0 && quorum.high_watermark >= 0,
+            "{quorum:?}"
+        );
+        let voters: Vec<BrokerId> = quorum
+            .current_voters
+            .iter()
+            .map(|voter| voter.replica_id)
+            .collect();
         assert_eq!(voters, [here]);
         ensure!(quorum.current_voters[0].log_end_offset >= quorum.high_watermark);
         if version >= 2 {
-            assert_eq!(response.nodes.iter().map(|node| node.node_id).collect::<Vec<_>>(), [here]);
+            assert_eq!(
+                response
+                    .nodes
+                    .iter()
+                    .map(|node| node.node_id)
+                    .collect::<Vec<_>>(),
+                [here]
+            );
         }
     }
     let response = connection.send(&asked("__cluster_metadata", 1)).await?;
-    assert_eq!(code(response.topics[0].partitions[0].error_code), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(
+        code(response.topics[0].partitions[0].error_code),
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+    );
     Ok(())
 }
 
@@ -263,7 +388,14 @@ async fn behaviour_121_features_are_checked_before_they_change() -> Result<()> {
             .with_timeout_ms(TIMEOUT_MS)
             .with_validate_only(true);
         let response = connection.send_version(1, &request).await?;
-        Ok((code(response.error_code), response.results.iter().map(|result| code(result.error_code)).collect()))
+        Ok((
+            code(response.error_code),
+            response
+                .results
+                .iter()
+                .map(|result| code(result.error_code))
+                .collect(),
+        ))
     };
     for (what, feature, level) in [
         ("unknown feature", "no.such.feature", 1),
@@ -271,7 +403,8 @@ async fn behaviour_121_features_are_checked_before_they_change() -> Result<()> {
         ("level negative", "metadata.version", -1),
     ] {
         let (top, results) = ask(feature, level).await?;
-        let refused = top != ErrorCode::NONE || results.iter().any(|result| *result != ErrorCode::NONE);
+        let refused =
+            top != ErrorCode::NONE || results.iter().any(|result| *result != ErrorCode::NONE);
         ensure!(refused, "{what}: {top} {results:?}");
     }
     let (top, results) = ask("metadata.version", metadata).await?;
@@ -293,10 +426,15 @@ async fn resources_with_configuration_are_listed() -> Result<()> {
         let response = connection.send_version(version, &request).await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
         let resources = response.config_resources.iter();
-        Ok(resources.map(|found| (found.resource_type, found.resource_name.to_string())).collect())
+        Ok(resources
+            .map(|found| (found.resource_type, found.resource_name.to_string()))
+            .collect())
     };
     let of_metrics = list(0, &[]).await?;
-    ensure!(of_metrics.is_empty(), "version 0 lists client metrics only: {of_metrics:?}");
+    ensure!(
+        of_metrics.is_empty(),
+        "version 0 lists client metrics only: {of_metrics:?}"
+    );
     let topics = list(1, &[TOPIC]).await?;
     ensure!(topics.contains(&(TOPIC, topic.name.clone())));
     ensure!(topics.iter().all(|(kind, _)| *kind == TOPIC));
@@ -316,13 +454,24 @@ async fn nothing_of_this_changes_a_topic() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let before: Topic = topic.clone();
     let epoch = describe(&connection, &topic.name).await?.partitions[0].leader_epoch;
-    reassign(&connection, &topic.name, 0, Some(vec![broker_id(&connection).await?])).await?;
-    let election = TopicPartitions::default().with_topic(name(&topic.name)).with_partitions(vec![0]);
+    reassign(
+        &connection,
+        &topic.name,
+        0,
+        Some(vec![broker_id(&connection).await?]),
+    )
+    .await?;
+    let election = TopicPartitions::default()
+        .with_topic(name(&topic.name))
+        .with_partitions(vec![0]);
     let request = ElectLeadersRequest::default()
         .with_topic_partitions(Some(vec![election]))
         .with_timeout_ms(TIMEOUT_MS);
     connection.send(&request).await?;
     let after = describe(&connection, &topic.name).await?;
-    assert_eq!((after.topic_id, after.partitions[0].leader_epoch), (before.id, epoch));
+    assert_eq!(
+        (after.topic_id, after.partitions[0].leader_epoch),
+        (before.id, epoch)
+    );
     Ok(())
 }

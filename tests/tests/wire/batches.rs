@@ -13,7 +13,9 @@ const BUDGET: usize = 64 << 20;
 
 /// The clock, in ms.
 pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock is set");
     i64::try_from(since.as_millis()).expect("before the year 292 million")
 }
 
@@ -61,7 +63,11 @@ pub(crate) fn of_total(total: usize) -> Bytes {
     let with = |filling: usize| batch(&[&half, &"y".repeat(filling)]);
     let filling = total / 2 - 100;
     let batch = with(filling + total - with(filling).len());
-    assert_eq!(batch.len(), total, "a byte more of value is a byte more of batch");
+    assert_eq!(
+        batch.len(),
+        total,
+        "a byte more of value is a byte more of batch"
+    );
     batch
 }
 
@@ -74,7 +80,10 @@ pub(crate) fn patched(batch: &[u8], at: usize, bytes: &[u8]) -> Bytes {
 
 /// A batch with the header of `like` over other bytes, which are said to be in that codec.
 pub(crate) fn with_records(like: &[u8], codec: Codec, records: &[u8]) -> Bytes {
-    let number = Codec::ALL.iter().position(|other| *other == codec).expect("all are in it");
+    let number = Codec::ALL
+        .iter()
+        .position(|other| *other == codec)
+        .expect("all are in it");
     let attributes = i16::try_from(number).expect("five codecs");
     let mut batch = like[..klamm_records::BATCH_HEADER_LEN].to_vec();
     batch.extend_from_slice(records);
@@ -113,7 +122,11 @@ pub(crate) fn headers(records: &Bytes) -> Result<Vec<(BatchHeader, Bytes)>> {
     for batch in split_batches(records) {
         match batch {
             Ok((header, bytes)) => {
-                ensure!(batch_crc_ok(&bytes), "batch at {} has a wrong CRC", header.base_offset);
+                ensure!(
+                    batch_crc_ok(&bytes),
+                    "batch at {} has a wrong CRC",
+                    header.base_offset
+                );
                 whole.push((header, bytes));
             }
             Err(SplitError::Incomplete) => break,
@@ -131,7 +144,9 @@ pub(crate) fn records(bytes: &Bytes) -> Result<Vec<Seen>> {
         for record in &set {
             let record = record.with_context(|| format!("batch at {}", header.base_offset))?;
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-            let headers = record.headers.map(|(key, value)| (key.to_vec(), owned(value)));
+            let headers = record
+                .headers
+                .map(|(key, value)| (key.to_vec(), owned(value)));
             seen.push(Seen {
                 offset: record.offset(&header),
                 timestamp: record.timestamp(&header),

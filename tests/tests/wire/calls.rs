@@ -52,7 +52,9 @@ pub(crate) fn code(code: i16) -> ErrorCode {
 /// A topic to create.
 pub(crate) fn creatable(topic: &str, partitions: i32, configs: &[(&str, &str)]) -> CreatableTopic {
     let config = |(key, value): &(&str, &str)| {
-        CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
+        CreatableTopicConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(value)))
     };
     CreatableTopic::default()
         .with_name(name(topic))
@@ -75,17 +77,29 @@ pub(crate) async fn create_all(
 }
 
 /// Asks for one topic.
-pub(crate) async fn try_create(connection: &Connection, topic: CreatableTopic) -> Result<CreatableTopicResult> {
+pub(crate) async fn try_create(
+    connection: &Connection,
+    topic: CreatableTopic,
+) -> Result<CreatableTopicResult> {
     let mut results = create_all(connection, vec![topic], false).await?;
     ensure!(results.len() == 1, "{results:?}");
     Ok(results.remove(0))
 }
 
 /// Creates a topic and waits until it can be written to and read from.
-pub(crate) async fn create(connection: &Connection, partitions: i32, configs: &[(&str, &str)]) -> Result<Topic> {
+pub(crate) async fn create(
+    connection: &Connection,
+    partitions: i32,
+    configs: &[(&str, &str)],
+) -> Result<Topic> {
     let topic = unique("wire");
     let created = try_create(connection, creatable(&topic, partitions, configs)).await?;
-    ensure!(created.error_code == 0, "{topic}: {} {:?}", code(created.error_code), created.error_message);
+    ensure!(
+        created.error_code == 0,
+        "{topic}: {} {:?}",
+        code(created.error_code),
+        created.error_message
+    );
     wait_for(connection, &topic, partitions).await
 }
 
@@ -97,15 +111,25 @@ pub(crate) async fn connect_and_create() -> Result<(Connection, Topic)> {
 }
 
 /// Waits until all partitions of a topic are served.
-pub(crate) async fn wait_for(connection: &Connection, topic: &str, partitions: i32) -> Result<Topic> {
+pub(crate) async fn wait_for(
+    connection: &Connection,
+    topic: &str,
+    partitions: i32,
+) -> Result<Topic> {
     let led = eventually("the topic has leaders", || async {
         let found = describe(connection, topic).await?;
         let count = i32::try_from(found.partitions.len())?;
-        let all_led = found.partitions.iter().all(|partition| partition.error_code == 0);
+        let all_led = found
+            .partitions
+            .iter()
+            .all(|partition| partition.error_code == 0);
         Ok((found.error_code == 0 && count == partitions && all_led).then_some(found))
     })
     .await?;
-    let topic = Topic { name: topic.to_owned(), id: led.topic_id };
+    let topic = Topic {
+        name: topic.to_owned(),
+        id: led.topic_id,
+    };
     for partition in 0..partitions {
         let topic = &topic;
         eventually("the partition is served", || async move {
@@ -118,9 +142,14 @@ pub(crate) async fn wait_for(connection: &Connection, topic: &str, partitions: i
 }
 
 /// One topic of Metadata, never created by asking.
-pub(crate) async fn describe(connection: &Connection, topic: &str) -> Result<MetadataResponseTopic> {
+pub(crate) async fn describe(
+    connection: &Connection,
+    topic: &str,
+) -> Result<MetadataResponseTopic> {
     let asked = MetadataRequestTopic::default().with_name(Some(name(topic)));
-    let request = MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(false);
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![asked]))
+        .with_allow_auto_topic_creation(false);
     let mut topics = connection.send(&request).await?.topics;
     ensure!(topics.len() == 1, "{topics:?}");
     Ok(topics.remove(0))
@@ -129,7 +158,9 @@ pub(crate) async fn describe(connection: &Connection, topic: &str) -> Result<Met
 /// Deletes a topic and waits until it is gone.
 pub(crate) async fn delete(connection: &Connection, topic: &Topic) -> Result<()> {
     let named = DeleteTopicState::default().with_name(Some(name(&topic.name)));
-    let request = DeleteTopicsRequest::default().with_topics(vec![named]).with_timeout_ms(TIMEOUT_MS);
+    let request = DeleteTopicsRequest::default()
+        .with_topics(vec![named])
+        .with_timeout_ms(TIMEOUT_MS);
     let response = connection.send(&request).await?;
     ensure!(response.responses[0].error_code == 0, "{response:?}");
     eventually("the topic is gone", || async {
@@ -140,13 +171,23 @@ pub(crate) async fn delete(connection: &Connection, topic: &Topic) -> Result<()>
 }
 
 /// A Produce request for one partition, by name and by id.
-pub(crate) fn produce_request(topic: &Topic, partition: i32, acks: i16, batch: Option<Bytes>) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(batch);
+pub(crate) fn produce_request(
+    topic: &Topic,
+    partition: i32,
+    acks: i16,
+    batch: Option<Bytes>,
+) -> ProduceRequest {
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(batch);
     let topic = TopicProduceData::default()
         .with_name(name(&topic.name))
         .with_topic_id(topic.id)
         .with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(TIMEOUT_MS).with_topic_data(vec![topic])
+    ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(TIMEOUT_MS)
+        .with_topic_data(vec![topic])
 }
 
 /// Produces a batch with acks -1 in the newest version; the partition's answer.
@@ -190,7 +231,12 @@ pub(crate) async fn produce(
     batch: impl Into<Bytes>,
 ) -> Result<i64> {
     let answer = try_produce(connection, topic, partition, batch).await?;
-    ensure!(answer.error_code == 0, "{} {:?}", code(answer.error_code), answer);
+    ensure!(
+        answer.error_code == 0,
+        "{} {:?}",
+        code(answer.error_code),
+        answer
+    );
     Ok(answer.base_offset)
 }
 
@@ -227,13 +273,22 @@ pub(crate) fn fetch_answer(response: FetchResponse) -> Result<PartitionData> {
 }
 
 /// Fetches one partition, not waiting, in the newest version for consumers.
-pub(crate) async fn fetch(connection: &Connection, topic: &Topic, partition: i32, offset: i64) -> Result<PartitionData> {
+pub(crate) async fn fetch(
+    connection: &Connection,
+    topic: &Topic,
+    partition: i32,
+    offset: i64,
+) -> Result<PartitionData> {
     let request = fetch_request(topic, vec![fetch_partition(partition, offset)]);
     fetch_answer(connection.send(&request).await?)
 }
 
 /// All records of a partition from its log start on.
-pub(crate) async fn read_all(connection: &Connection, topic: &Topic, partition: i32) -> Result<Vec<Seen>> {
+pub(crate) async fn read_all(
+    connection: &Connection,
+    topic: &Topic,
+    partition: i32,
+) -> Result<Vec<Seen>> {
     let mut offset = list_offset(connection, topic, partition, -2).await?.offset;
     let mut seen: Vec<Seen> = Vec::new();
     loop {
@@ -245,13 +300,21 @@ pub(crate) async fn read_all(connection: &Connection, topic: &Topic, partition: 
         if next >= answer.high_watermark {
             return Ok(seen);
         }
-        ensure!(next > offset, "no progress at {offset} below {}", answer.high_watermark);
+        ensure!(
+            next > offset,
+            "no progress at {offset} below {}",
+            answer.high_watermark
+        );
         offset = next;
     }
 }
 
 /// Values of a partition as text.
-pub(crate) async fn values(connection: &Connection, topic: &Topic, partition: i32) -> Result<Vec<String>> {
+pub(crate) async fn values(
+    connection: &Connection,
+    topic: &Topic,
+    partition: i32,
+) -> Result<Vec<String>> {
     let seen = read_all(connection, topic, partition).await?;
     Ok(seen.iter().map(Seen::text).collect())
 }
@@ -262,8 +325,12 @@ pub(crate) fn list_request(topic: &Topic, partition: i32, timestamp: i64) -> Lis
         .with_partition_index(partition)
         .with_current_leader_epoch(-1)
         .with_timestamp(timestamp);
-    let topic = ListOffsetsTopic::default().with_name(name(&topic.name)).with_partitions(vec![partition]);
-    ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic])
+    let topic = ListOffsetsTopic::default()
+        .with_name(name(&topic.name))
+        .with_partitions(vec![partition]);
+    ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_topics(vec![topic])
 }
 
 /// ListOffsets for one partition in a version.
@@ -274,8 +341,13 @@ pub(crate) async fn list_version(
     partition: i32,
     timestamp: i64,
 ) -> Result<ListOffsetsPartitionResponse> {
-    let response = connection.send_version(version, &list_request(topic, partition, timestamp)).await?;
-    ensure!(response.topics.len() == 1 && response.topics[0].partitions.len() == 1, "{response:?}");
+    let response = connection
+        .send_version(version, &list_request(topic, partition, timestamp))
+        .await?;
+    ensure!(
+        response.topics.len() == 1 && response.topics[0].partitions.len() == 1,
+        "{response:?}"
+    );
     Ok(response.topics[0].partitions[0].clone())
 }
 
@@ -291,7 +363,11 @@ pub(crate) async fn list_offset(
 }
 
 /// Log end of a partition.
-pub(crate) async fn end_offset(connection: &Connection, topic: &Topic, partition: i32) -> Result<i64> {
+pub(crate) async fn end_offset(
+    connection: &Connection,
+    topic: &Topic,
+    partition: i32,
+) -> Result<i64> {
     Ok(list_offset(connection, topic, partition, -1).await?.offset)
 }
 

@@ -14,29 +14,35 @@ use uuid::Uuid;
 
 use crate::batches::{batch, fill, headers, records, sized};
 use crate::calls::{
-    Topic, code, connect_and_create, create, delete, describe, fetch, fetch_answer, fetch_partition,
-    fetch_request, name, produce, text, try_create, values, wait_for,
+    Topic, code, connect_and_create, create, delete, describe, fetch, fetch_answer,
+    fetch_partition, fetch_request, name, produce, text, try_create, values, wait_for,
 };
 use crate::offsets::delete_records;
 use crate::rig::{connect, connect_to, eventually, ours, unique};
 
 /// Time for an answer that must come at once, on a busy machine.
-const AT_ONCE: Duration = Duration::from_millis(1500);
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(1500);
 /// Wait of a Fetch that must not be waited for.
-const LONG_MS: i32 = 8_000;
+pub(crate) const LONG_MS: i32 = 8_000;
 
-async fn timed(connection: &Connection, version: i16, request: &FetchRequest) -> Result<(FetchResponse, Duration)> {
+pub(crate) async fn timed(
+    connection: &Connection,
+    version: i16,
+    request: &FetchRequest,
+) -> Result<(FetchResponse, Duration)> {
     let began = Instant::now();
     let response = connection.send_version(version, request).await?;
     Ok((response, began.elapsed()))
 }
 
-fn bytes(partition: &PartitionData) -> Result<Bytes> {
+pub(crate) fn bytes(partition: &PartitionData) -> Result<Bytes> {
     partition.records.clone().context("records are not null")
 }
 
-fn waiting(topic: &Topic, offset: i64, min_bytes: i32) -> FetchRequest {
-    fetch_request(topic, vec![fetch_partition(0, offset)]).with_max_wait_ms(LONG_MS).with_min_bytes(min_bytes)
+pub(crate) fn waiting(topic: &Topic, offset: i64, min_bytes: i32) -> FetchRequest {
+    fetch_request(topic, vec![fetch_partition(0, offset)])
+        .with_max_wait_ms(LONG_MS)
+        .with_min_bytes(min_bytes)
 }
 
 #[tokio::test]
@@ -47,7 +53,10 @@ async fn every_version_returns_the_records() -> Result<()> {
         let request = fetch_request(&topic, vec![fetch_partition(0, 0)]);
         let response = connection.send_version(version, &request).await?;
         assert_eq!(response.throttle_time_ms, 0);
-        assert_eq!((code(response.error_code), response.session_id), (ErrorCode::NONE, 0));
+        assert_eq!(
+            (code(response.error_code), response.session_id),
+            (ErrorCode::NONE, 0)
+        );
         ensure!(response.node_endpoints.is_empty());
         let of = &response.responses[0];
         if version >= 13 {
@@ -57,119 +66,12 @@ async fn every_version_returns_the_records() -> Result<()> {
         }
         let answer = fetch_answer(response.clone())?;
         let seen = records(&bytes(&answer)?)?;
-        assert_eq!(seen.iter().map(|seen| seen.text()).collect::<Vec<_>>(), ["a", "b"], "version {version}");
+        assert_eq!(
+            seen.iter().map(|seen| seen.text()).collect::<Vec<_>>(),
+            ["a", "b"],
+            "version {version}"
+        );
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_enough_bytes_are_answered_at_once() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let batch = sized(1000);
-    let len = i32::try_from(batch.len())?;
-    produce(&connection, &topic, 0, batch).await?;
-    let (response, took) = timed(&connection, 13, &waiting(&topic, 0, len)).await?;
-    ensure!(took < AT_ONCE, "{took:?}");
-    assert_eq!(records(&bytes(&fetch_answer(response)?)?)?.len(), 1);
-    // One byte more is waited for.
-    let request = waiting(&topic, 0, len + 1).with_max_wait_ms(300);
-    let (response, took) = timed(&connection, 13, &request).await?;
-    ensure!(took >= Duration::from_millis(280), "{took:?}");
-    assert_eq!(records(&bytes(&fetch_answer(response)?)?)?.len(), 1, "then what there is");
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_what_cannot_be_waited_for_is_answered_at_once() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let nothing = waiting(&topic, 0, 1).with_topics(Vec::new());
-    let no_wait = waiting(&topic, 0, 1).with_max_wait_ms(0);
-    let nothing_wanted = waiting(&topic, 0, 0);
-    for (what, request) in [("no partition", nothing), ("no wait", no_wait), ("no bytes", nothing_wanted)] {
-        let (response, took) = timed(&connection, 13, &request).await?;
-        ensure!(took < AT_ONCE, "{what}: {took:?}");
-        assert_eq!(code(response.error_code), ErrorCode::NONE);
-    }
-    let out_of_range = waiting(&topic, 99, 1);
-    let mut unknown_partition = waiting(&topic, 0, 1);
-    unknown_partition.topics[0].partitions[0].partition = 7;
-    let mut unknown_epoch = waiting(&topic, 0, 1);
-    unknown_epoch.topics[0].partitions[0].current_leader_epoch = 1000;
-    for (what, request, expected) in [
-        ("offset", out_of_range, ErrorCode::OFFSET_OUT_OF_RANGE),
-        ("partition", unknown_partition, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-        ("epoch", unknown_epoch, ErrorCode::UNKNOWN_LEADER_EPOCH),
-    ] {
-        let (response, took) = timed(&connection, 13, &request).await?;
-        ensure!(took < AT_ONCE, "{what}: {took:?}");
-        let mut codes = response.responses[0].partitions.iter().map(|answer| code(answer.error_code));
-        ensure!(codes.any(|found| found == expected), "{what}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_an_append_wakes_who_waits() -> Result<()> {
-    let connection = connect().await?;
-    let topic = create(&connection, 2, &[]).await?;
-    let request = fetch_request(&topic, vec![fetch_partition(0, 0), fetch_partition(1, 0)])
-        .with_max_wait_ms(LONG_MS)
-        .with_min_bytes(1);
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(13, &request).await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    produce(&connection, &topic, 1, batch(&["wake"])).await?;
-    let response = parked.wait().await?;
-    ensure!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    let partitions = &response.responses[0].partitions;
-    let woken = partitions.iter().find(|answer| answer.partition_index == 1).context("partition 1")?;
-    assert_eq!(records(&bytes(woken)?)?[0].text(), "wake");
-    assert_eq!(woken.high_watermark, 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_too_few_bytes_do_not_wake() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(13, &waiting(&topic, 0, 5000)).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    produce(&connection, &topic, 0, sized(2000)).await?;
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    produce(&connection, &topic, 0, sized(4000)).await?;
-    let seen = records(&bytes(&fetch_answer(parked.wait().await?)?)?)?;
-    assert_eq!(seen.len(), 2, "woken by the second");
-    ensure!((Duration::from_millis(290)..AT_ONCE * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_after_max_wait_the_answer_is_what_there_is() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    for version in [4, 11, 12, 18] {
-        let request = waiting(&topic, 0, 1).with_max_wait_ms(200);
-        let (response, took) = timed(&connection, version, &request).await?;
-        ensure!((Duration::from_millis(190)..AT_ONCE).contains(&took), "{took:?}");
-        let answer = fetch_answer(response)?;
-        assert_eq!((code(answer.error_code), bytes(&answer)?.len()), (ErrorCode::NONE, 0));
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_deleting_the_topic_wakes_who_waits() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(12, &waiting(&topic, 0, 1)).await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    delete(&connection, &topic).await?;
-    let answer = fetch_answer(parked.wait().await?)?;
-    let gone = [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::NOT_LEADER_OR_FOLLOWER];
-    ensure!(gone.contains(&code(answer.error_code)), "{}", code(answer.error_code));
-    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     Ok(())
 }
 
@@ -196,7 +98,8 @@ async fn behaviour_71_the_first_batch_comes_whole_whatever_the_limits() -> Resul
                 .map(|answer| Ok(headers(&bytes(answer)?)?.len()))
                 .collect::<Result<_>>()?;
             // Partition 0 is empty and does not count as the first.
-            let what = format!("max {max_bytes}, per partition {partition_max_bytes}, version {version}");
+            let what =
+                format!("max {max_bytes}, per partition {partition_max_bytes}, version {version}");
             assert_eq!(counts, [0, 1, 0], "{what}");
         }
     }
@@ -221,8 +124,9 @@ async fn behaviour_71_limits_hold_for_what_follows() -> Result<()> {
         (3 * len, 50 << 20, [3, 0]),
         (50 << 20, 50 << 20, [10, 10]),
     ] {
-        let partitions =
-            (0..2).map(|partition| fetch_partition(partition, 0).with_partition_max_bytes(partition_max_bytes));
+        let partitions = (0..2).map(|partition| {
+            fetch_partition(partition, 0).with_partition_max_bytes(partition_max_bytes)
+        });
         let request = fetch_request(&topic, partitions.collect()).with_max_bytes(max_bytes);
         let response = connection.send(&request).await?;
         let mut total = 0;
@@ -233,7 +137,10 @@ async fn behaviour_71_limits_hold_for_what_follows() -> Result<()> {
             ensure!(bytes.len() <= usize::try_from(partition_max_bytes)?);
             counts.push(headers(&bytes)?.len());
         }
-        assert_eq!(counts, expected, "max {max_bytes}, per partition {partition_max_bytes}");
+        assert_eq!(
+            counts, expected,
+            "max {max_bytes}, per partition {partition_max_bytes}"
+        );
         ensure!(total <= usize::try_from(max_bytes)?);
     }
     Ok(())
@@ -247,23 +154,11 @@ async fn an_answer_has_all_that_is_there() -> Result<()> {
         produce(&connection, &topic, 0, sized(500)).await?;
         let answer = fetch(&connection, &topic, 0, 0).await?;
         assert_eq!(answer.high_watermark, count);
-        assert_eq!(i64::try_from(headers(&bytes(&answer)?)?.len())?, count, "batches up to the high watermark");
-    }
-    Ok(())
-}
-
-/// What lies in later segments counts: a reader near the end of one must not wait at its border.
-#[tokio::test]
-async fn behaviour_70_the_end_of_a_segment_is_not_waited_at() -> Result<()> {
-    let connection = connect().await?;
-    let topic = create(&connection, 1, &[("segment.bytes", "1048576")]).await?;
-    for _ in 0..12 {
-        produce(&connection, &topic, 0, sized(200_000)).await?;
-    }
-    for offset in 0..10 {
-        let (response, took) = timed(&connection, 13, &waiting(&topic, offset, 350_000)).await?;
-        ensure!(took < AT_ONCE, "from offset {offset}: {took:?}");
-        ensure!(!bytes(&fetch_answer(response)?)?.is_empty());
+        assert_eq!(
+            i64::try_from(headers(&bytes(&answer)?)?.len())?,
+            count,
+            "batches up to the high watermark"
+        );
     }
     Ok(())
 }
@@ -276,13 +171,20 @@ async fn behaviour_72_partitions_are_filled_in_the_order_of_the_request() -> Res
         produce(&connection, &topic, partition, sized(1000)).await?;
     }
     for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
-        let partitions = order.map(|partition| fetch_partition(partition, 0)).to_vec();
+        let partitions = order
+            .map(|partition| fetch_partition(partition, 0))
+            .to_vec();
         let request = fetch_request(&topic, partitions).with_max_bytes(1);
         let response = connection.send(&request).await?;
         let filled: Vec<i32> = response.responses[0]
             .partitions
             .iter()
-            .filter(|answer| answer.records.as_ref().is_some_and(|records| !records.is_empty()))
+            .filter(|answer| {
+                answer
+                    .records
+                    .as_ref()
+                    .is_some_and(|records| !records.is_empty())
+            })
             .map(|answer| answer.partition_index)
             .collect();
         assert_eq!(filled, [order[0]], "{order:?}");
@@ -295,7 +197,9 @@ async fn behaviours_73_and_74_batches_are_never_taken_apart() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let mut sent = Vec::new();
     for round in 0..4 {
-        let values: Vec<String> = (0..5).map(|number| format!("{round}-{number}-{}", "x".repeat(200))).collect();
+        let values: Vec<String> = (0..5)
+            .map(|number| format!("{round}-{number}-{}", "x".repeat(200)))
+            .collect();
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         let batch = fill(BatchBuilder::new(), &values);
         produce(&connection, &topic, 0, batch.clone()).await?;
@@ -314,7 +218,11 @@ async fn behaviours_73_and_74_batches_are_never_taken_apart() -> Result<()> {
     }
     for max in [len + 1, 2 * len - 1, 2 * len, 3 * len - 10] {
         let partition = fetch_partition(0, 0).with_partition_max_bytes(i32::try_from(max)?);
-        let answer = fetch_answer(connection.send(&fetch_request(&topic, vec![partition])).await?)?;
+        let answer = fetch_answer(
+            connection
+                .send(&fetch_request(&topic, vec![partition]))
+                .await?,
+        )?;
         let found = bytes(&answer)?;
         assert_eq!(headers(&found)?.len(), max / len);
         if ours() {
@@ -330,13 +238,24 @@ async fn behaviour_75_offsets_outside_the_log_are_out_of_range() -> Result<()> {
     produce(&connection, &topic, 0, batch(&["a", "b", "c"])).await?;
     delete_records(&connection, &topic, 0, 1).await?;
     let at_end = fetch(&connection, &topic, 0, 3).await?;
-    assert_eq!((code(at_end.error_code), bytes(&at_end)?.len()), (ErrorCode::NONE, 0));
+    assert_eq!(
+        (code(at_end.error_code), bytes(&at_end)?.len()),
+        (ErrorCode::NONE, 0)
+    );
     for version in [4, 5, 12, 18] {
         for offset in [4, i64::MAX, 0, -1, i64::MIN] {
             let request = fetch_request(&topic, vec![fetch_partition(0, offset)]);
             let answer = fetch_answer(connection.send_version(version, &request).await?)?;
-            assert_eq!(code(answer.error_code), ErrorCode::OFFSET_OUT_OF_RANGE, "offset {offset}");
-            let told = (answer.high_watermark, answer.last_stable_offset, answer.log_start_offset);
+            assert_eq!(
+                code(answer.error_code),
+                ErrorCode::OFFSET_OUT_OF_RANGE,
+                "offset {offset}"
+            );
+            let told = (
+                answer.high_watermark,
+                answer.last_stable_offset,
+                answer.log_start_offset,
+            );
             assert_eq!(told, (-1, -1, -1), "offset {offset} in version {version}");
             ensure!(answer.records.is_none_or(|records| records.is_empty()));
         }
@@ -348,17 +267,32 @@ async fn behaviour_75_offsets_outside_the_log_are_out_of_range() -> Result<()> {
 async fn behaviour_76_watermarks_are_told() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let told = async |version: i16, isolation: i8| -> Result<(i64, i64, i64)> {
-        let offset = crate::calls::list_offset(&connection, &topic, 0, -2).await?.offset;
-        let request = fetch_request(&topic, vec![fetch_partition(0, offset)]).with_isolation_level(isolation);
+        let offset = crate::calls::list_offset(&connection, &topic, 0, -2)
+            .await?
+            .offset;
+        let request =
+            fetch_request(&topic, vec![fetch_partition(0, offset)]).with_isolation_level(isolation);
         let answer = fetch_answer(connection.send_version(version, &request).await?)?;
-        ensure!(answer.aborted_transactions.is_none_or(|aborted| aborted.is_empty()));
-        Ok((answer.high_watermark, answer.last_stable_offset, answer.log_start_offset))
+        ensure!(
+            answer
+                .aborted_transactions
+                .is_none_or(|aborted| aborted.is_empty())
+        );
+        Ok((
+            answer.high_watermark,
+            answer.last_stable_offset,
+            answer.log_start_offset,
+        ))
     };
     assert_eq!(told(18, 0).await?, (0, 0, 0));
     produce(&connection, &topic, 0, batch(&["a", "b", "c"])).await?;
     for isolation in [0, 1] {
         assert_eq!(told(18, isolation).await?, (3, 3, 0));
-        assert_eq!(told(4, isolation).await?, (3, 3, -1), "no log start before version 5");
+        assert_eq!(
+            told(4, isolation).await?,
+            (3, 3, -1),
+            "no log start before version 5"
+        );
     }
     delete_records(&connection, &topic, 0, 2).await?;
     assert_eq!(told(12, 0).await?, (3, 3, 2));
@@ -383,7 +317,11 @@ async fn behaviour_78_a_fetch_is_fenced_by_the_leader_epoch() -> Result<()> {
             let partition = fetch_partition(0, 0).with_current_leader_epoch(asked);
             let request = fetch_request(&topic, vec![partition]);
             let answer = fetch_answer(connection.send_version(version, &request).await?)?;
-            assert_eq!(code(answer.error_code), expected, "asked {asked}, is {epoch}, version {version}");
+            assert_eq!(
+                code(answer.error_code),
+                expected,
+                "asked {asked}, is {epoch}, version {version}"
+            );
         }
     }
     Ok(())
@@ -405,12 +343,21 @@ async fn behaviour_78_a_log_that_went_another_way_is_told_where() -> Result<()> 
     };
     // Agreed: the records come.
     let answer = ask(1, epoch).await?;
-    assert_eq!((code(answer.error_code), answer.diverging_epoch.epoch), (ErrorCode::NONE, -1));
+    assert_eq!(
+        (code(answer.error_code), answer.diverging_epoch.epoch),
+        (ErrorCode::NONE, -1)
+    );
     ensure!(!bytes(&answer)?.is_empty());
     // The client has more of this epoch than there is.
     let answer = ask(5, epoch).await?;
     assert_eq!(code(answer.error_code), ErrorCode::NONE);
-    assert_eq!((answer.diverging_epoch.epoch, answer.diverging_epoch.end_offset), (epoch, 3));
+    assert_eq!(
+        (
+            answer.diverging_epoch.epoch,
+            answer.diverging_epoch.end_offset
+        ),
+        (epoch, 3)
+    );
     ensure!(bytes(&answer)?.is_empty());
     Ok(())
 }
@@ -420,7 +367,8 @@ async fn behaviour_79_there_is_no_preferred_read_replica() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     produce(&connection, &topic, 0, batch(&["a"])).await?;
     for version in 11..=18 {
-        let request = fetch_request(&topic, vec![fetch_partition(0, 0)]).with_rack_id(text("rack-1"));
+        let request =
+            fetch_request(&topic, vec![fetch_partition(0, 0)]).with_rack_id(text("rack-1"));
         let answer = fetch_answer(connection.send_version(version, &request).await?)?;
         assert_eq!(answer.preferred_read_replica, BrokerId(-1));
         ensure!(!bytes(&answer)?.is_empty());
@@ -440,13 +388,27 @@ async fn behaviour_80_each_topic_and_partition_is_answered_once() -> Result<()> 
         topics.push(topic);
     }
     for version in [4, 12, 13] {
-        let mut request = fetch_request(&topics[0], (0..3).map(|partition| fetch_partition(partition, 0)).collect());
-        let second = fetch_request(&topics[1], (0..3).map(|partition| fetch_partition(partition, 0)).collect());
+        let mut request = fetch_request(
+            &topics[0],
+            (0..3)
+                .map(|partition| fetch_partition(partition, 0))
+                .collect(),
+        );
+        let second = fetch_request(
+            &topics[1],
+            (0..3)
+                .map(|partition| fetch_partition(partition, 0))
+                .collect(),
+        );
         request.topics.extend(second.topics);
         let response = connection.send_version(version, &request).await?;
         assert_eq!(response.responses.len(), 2, "version {version}");
         for answer in &response.responses {
-            let partitions: Vec<i32> = answer.partitions.iter().map(|answer| answer.partition_index).collect();
+            let partitions: Vec<i32> = answer
+                .partitions
+                .iter()
+                .map(|answer| answer.partition_index)
+                .collect();
             assert_eq!(partitions, [0, 1, 2]);
         }
     }
@@ -464,7 +426,9 @@ async fn behaviour_81_fields_that_a_consumer_may_fill() -> Result<()> {
             .with_cluster_id(Some(StrBytes::from_static_str("whatever")));
         if version >= 15 {
             request.replica_id = BrokerId(-1);
-            request.replica_state = ReplicaState::default().with_replica_id(BrokerId(-1)).with_replica_epoch(-1);
+            request.replica_state = ReplicaState::default()
+                .with_replica_id(BrokerId(-1))
+                .with_replica_epoch(-1);
         }
         let answer = fetch_answer(connection.send_version(version, &request).await?)?;
         assert_eq!(code(answer.error_code), ErrorCode::NONE);
@@ -476,18 +440,82 @@ async fn behaviour_81_fields_that_a_consumer_may_fill() -> Result<()> {
 #[tokio::test]
 async fn unknown_topics_and_partitions_of_fetch() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
-    let missing = Topic { name: unique("missing"), id: Uuid::new_v4() };
+    let missing = Topic {
+        name: unique("missing"),
+        id: Uuid::new_v4(),
+    };
     let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
     for version in [4, 12, 13, 18] {
         for (topic, partition, expected) in [
             (&topic, 9, unknown),
             (&topic, -1, unknown),
-            (&missing, 0, if version >= 13 { ErrorCode::UNKNOWN_TOPIC_ID } else { unknown }),
+            (
+                &missing,
+                0,
+                if version >= 13 {
+                    ErrorCode::UNKNOWN_TOPIC_ID
+                } else {
+                    unknown
+                },
+            ),
         ] {
             let request = fetch_request(topic, vec![fetch_partition(partition, 0)]);
             let answer = fetch_answer(connection.send_version(version, &request).await?)?;
-            assert_eq!(code(answer.error_code), expected, "partition {partition}, version {version}");
-            assert_eq!((answer.partition_index, answer.high_watermark), (partition, -1));
+            assert_eq!(
+                code(answer.error_code),
+                expected,
+                "partition {partition}, version {version}"
+            );
+            assert_eq!(
+                (answer.partition_index, answer.high_watermark),
+                (partition, -1)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Any other code ends the poll loop of Java's consumer with an exception.
+#[tokio::test]
+async fn behaviour_13_errors_are_those_that_consumers_know() -> Result<()> {
+    let known = [
+        ErrorCode::NONE,
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::REPLICA_NOT_AVAILABLE,
+        ErrorCode::KAFKA_STORAGE_ERROR,
+        ErrorCode::FENCED_LEADER_EPOCH,
+        ErrorCode::UNKNOWN_LEADER_EPOCH,
+        ErrorCode::OFFSET_NOT_AVAILABLE,
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode::UNKNOWN_TOPIC_ID,
+        ErrorCode::INCONSISTENT_TOPIC_ID,
+        ErrorCode::OFFSET_OUT_OF_RANGE,
+    ];
+    let (connection, topic) = connect_and_create().await?;
+    produce(&connection, &topic, 0, batch(&["a"])).await?;
+    for version in [4, 9, 12, 13, 18] {
+        for partition in [-1, 0, 1, i32::MAX] {
+            for offset in [-1, 0, 1, 2, i64::MAX] {
+                for epoch in [-1, 0, 5, i32::MAX] {
+                    let asked = fetch_partition(partition, offset)
+                        .with_current_leader_epoch(epoch)
+                        .with_partition_max_bytes(0);
+                    let asked = if version >= 12 {
+                        asked.with_last_fetched_epoch(epoch)
+                    } else {
+                        asked
+                    };
+                    let request = fetch_request(&topic, vec![asked])
+                        .with_isolation_level(1)
+                        .with_max_bytes(0);
+                    let answer = fetch_answer(connection.send_version(version, &request).await?)?;
+                    let found = code(answer.error_code);
+                    ensure!(
+                        known.contains(&found),
+                        "{found}: {partition} {offset} {epoch} in {version}"
+                    );
+                }
+            }
         }
     }
     Ok(())
@@ -511,8 +539,15 @@ async fn behaviour_19_the_id_of_a_topic_recreated_is_unknown_to_fetch_and_produc
     for version in 13..=18 {
         let request = fetch_request(&old, vec![fetch_partition(0, 0)]);
         let answer = fetch_answer(connection.send_version(version, &request).await?)?;
-        let stale = [ErrorCode::UNKNOWN_TOPIC_ID, ErrorCode::INCONSISTENT_TOPIC_ID];
-        ensure!(stale.contains(&code(answer.error_code)), "{}", code(answer.error_code));
+        let stale = [
+            ErrorCode::UNKNOWN_TOPIC_ID,
+            ErrorCode::INCONSISTENT_TOPIC_ID,
+        ];
+        ensure!(
+            stale.contains(&code(answer.error_code)),
+            "{}",
+            code(answer.error_code)
+        );
     }
     let answer = crate::calls::try_produce(&connection, &old, 0, batch(&["late"])).await?;
     assert_eq!(code(answer.error_code), ErrorCode::UNKNOWN_TOPIC_ID);
@@ -526,8 +561,18 @@ async fn a_topic_without_partitions_is_no_error() -> Result<()> {
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic(name("")).with_partitions(Vec::new())]);
+        .with_topics(vec![
+            FetchTopic::default()
+                .with_topic(name(""))
+                .with_partitions(Vec::new()),
+        ]);
     let response = connection.send_version(12, &request).await?;
-    ensure!(response.responses.iter().all(|topic| topic.partitions.is_empty()), "{response:?}");
+    ensure!(
+        response
+            .responses
+            .iter()
+            .all(|topic| topic.partitions.is_empty()),
+        "{response:?}"
+    );
     Ok(())
 }

@@ -9,7 +9,9 @@ use klamm_protocol::messages::fetch_request::{FetchPartition, ForgottenTopic};
 use klamm_protocol::messages::{FetchRequest, FetchResponse};
 
 use crate::batches::{batch, records, sized};
-use crate::calls::{Topic, code, connect_and_create, create, fetch_partition, fetch_request, name, produce};
+use crate::calls::{
+    Topic, code, connect_and_create, create, fetch_partition, fetch_request, name, produce,
+};
 use crate::offsets::delete_records;
 use crate::rig::{connect, connect_to, ours_only, start};
 
@@ -24,10 +26,23 @@ struct Session {
 
 impl Session {
     /// Opens one with these partitions, from offset 0.
-    async fn open(version: i16, topic: &Topic, partitions: &[i32]) -> Result<(Session, FetchResponse)> {
+    async fn open(
+        version: i16,
+        topic: &Topic,
+        partitions: &[i32],
+    ) -> Result<(Session, FetchResponse)> {
         let connection = connect().await?;
-        let mut session = Session { connection, version, topic: topic.clone(), id: 0, epoch: 0 };
-        let wanted = partitions.iter().map(|partition| fetch_partition(*partition, 0)).collect();
+        let mut session = Session {
+            connection,
+            version,
+            topic: topic.clone(),
+            id: 0,
+            epoch: 0,
+        };
+        let wanted = partitions
+            .iter()
+            .map(|partition| fetch_partition(*partition, 0))
+            .collect();
         let response = session.ask(wanted, &[]).await?;
         assert_eq!(code(response.error_code), ErrorCode::NONE);
         ensure!(response.session_id != 0, "no session was granted");
@@ -54,7 +69,11 @@ impl Session {
     }
 
     /// The next request of the session.
-    async fn ask(&mut self, changed: Vec<FetchPartition>, forgotten: &[i32]) -> Result<FetchResponse> {
+    async fn ask(
+        &mut self,
+        changed: Vec<FetchPartition>,
+        forgotten: &[i32],
+    ) -> Result<FetchResponse> {
         let request = self.request(changed, forgotten);
         let response = self.connection.send_version(self.version, &request).await?;
         self.epoch += 1;
@@ -65,7 +84,11 @@ impl Session {
 /// Partitions in an answer with the number of records in each.
 fn told(response: &FetchResponse) -> Result<Vec<(i32, usize)>> {
     let mut told = Vec::new();
-    for partition in response.responses.iter().flat_map(|topic| &topic.partitions) {
+    for partition in response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+    {
         let bytes = partition.records.clone().context("records are not null")?;
         told.push((partition.partition_index, records(&bytes)?.len()));
     }
@@ -80,10 +103,17 @@ async fn behaviour_77_answers_of_a_session_tell_what_is_new() -> Result<()> {
         let topic = create(&connection, 3, &[]).await?;
         produce(&connection, &topic, 1, batch(&["a"])).await?;
         let (mut session, first) = Session::open(version, &topic, &[0, 1, 2]).await?;
-        assert_eq!(told(&first)?, [(0, 0), (1, 1), (2, 0)], "the first answer tells all, version {version}");
+        assert_eq!(
+            told(&first)?,
+            [(0, 0), (1, 1), (2, 0)],
+            "the first answer tells all, version {version}"
+        );
         // Nothing but the position has changed.
         let response = session.ask(vec![fetch_partition(1, 1)], &[]).await?;
-        assert_eq!((code(response.error_code), response.session_id), (ErrorCode::NONE, session.id));
+        assert_eq!(
+            (code(response.error_code), response.session_id),
+            (ErrorCode::NONE, session.id)
+        );
         assert_eq!(told(&response)?, [], "version {version}");
         produce(&connection, &topic, 2, batch(&["b", "c"])).await?;
         let response = session.ask(Vec::new(), &[]).await?;
@@ -120,10 +150,18 @@ async fn behaviour_77_errors_are_told_again_and_again() -> Result<()> {
     let (_connection, topic) = connect_and_create().await?;
     let (mut session, _) = Session::open(12, &topic, &[0]).await?;
     for round in 0..3 {
-        let changed = if round == 0 { vec![fetch_partition(0, 99)] } else { Vec::new() };
+        let changed = if round == 0 {
+            vec![fetch_partition(0, 99)]
+        } else {
+            Vec::new()
+        };
         let response = session.ask(changed, &[]).await?;
         let answer = &response.responses[0].partitions[0];
-        assert_eq!(code(answer.error_code), ErrorCode::OFFSET_OUT_OF_RANGE, "round {round}");
+        assert_eq!(
+            code(answer.error_code),
+            ErrorCode::OFFSET_OUT_OF_RANGE,
+            "round {round}"
+        );
     }
     Ok(())
 }
@@ -138,9 +176,13 @@ async fn behaviour_77_partitions_are_added_and_forgotten() -> Result<()> {
             produce(&connection, &topic, partition, batch(&["a"])).await?;
         }
         let response = session.ask(Vec::new(), &[0]).await?;
-        let [(1, _)] = told(&response)?[..] else { anyhow::bail!("version {version}: {response:?}") };
+        let [(1, _)] = told(&response)?[..] else {
+            anyhow::bail!("version {version}: {response:?}")
+        };
         let response = session.ask(vec![fetch_partition(2, 0)], &[1]).await?;
-        let [(2, _)] = told(&response)?[..] else { anyhow::bail!("version {version}: {response:?}") };
+        let [(2, _)] = told(&response)?[..] else {
+            anyhow::bail!("version {version}: {response:?}")
+        };
     }
     Ok(())
 }
@@ -154,14 +196,24 @@ async fn behaviour_77_epochs_and_ids_that_do_not_fit_are_refused() -> Result<()>
             let mut request = session.request(Vec::new(), &[]);
             request.session_epoch = wrong;
             let response = session.connection.send_version(version, &request).await?;
-            assert_eq!(code(response.error_code), ErrorCode::INVALID_FETCH_SESSION_EPOCH, "epoch {wrong}");
+            assert_eq!(
+                code(response.error_code),
+                ErrorCode::INVALID_FETCH_SESSION_EPOCH,
+                "epoch {wrong}"
+            );
             ensure!(response.responses.is_empty() && response.session_id == 0);
         }
         // The session is as it was.
-        assert_eq!(code(session.ask(Vec::new(), &[]).await?.error_code), ErrorCode::NONE);
+        assert_eq!(
+            code(session.ask(Vec::new(), &[]).await?.error_code),
+            ErrorCode::NONE
+        );
         session.id ^= 0x5555;
         let response = session.ask(Vec::new(), &[]).await?;
-        assert_eq!(code(response.error_code), ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+        assert_eq!(
+            code(response.error_code),
+            ErrorCode::FETCH_SESSION_ID_NOT_FOUND
+        );
     }
     Ok(())
 }
@@ -174,10 +226,16 @@ async fn behaviour_77_epoch_minus_1_closes_a_session() -> Result<()> {
     let mut request = session.request(vec![fetch_partition(0, 0)], &[]);
     request.session_epoch = -1;
     let response = session.connection.send_version(12, &request).await?;
-    assert_eq!((code(response.error_code), response.session_id), (ErrorCode::NONE, 0));
+    assert_eq!(
+        (code(response.error_code), response.session_id),
+        (ErrorCode::NONE, 0)
+    );
     assert_eq!(told(&response)?, [(0, 1)], "a full fetch without session");
     let response = session.ask(Vec::new(), &[]).await?;
-    assert_eq!(code(response.error_code), ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+    assert_eq!(
+        code(response.error_code),
+        ErrorCode::FETCH_SESSION_ID_NOT_FOUND
+    );
     Ok(())
 }
 
@@ -192,7 +250,11 @@ async fn behaviour_77_epoch_0_replaces_the_session() -> Result<()> {
     assert_eq!(code(response.error_code), ErrorCode::NONE);
     ensure!(response.session_id != 0 && response.session_id != old);
     let response = session.ask(Vec::new(), &[]).await?;
-    assert_eq!(code(response.error_code), ErrorCode::FETCH_SESSION_ID_NOT_FOUND, "the old one");
+    assert_eq!(
+        code(response.error_code),
+        ErrorCode::FETCH_SESSION_ID_NOT_FOUND,
+        "the old one"
+    );
     Ok(())
 }
 
@@ -203,7 +265,11 @@ async fn behaviour_77_versions_with_and_without_ids_do_not_mix() -> Result<()> {
         let (mut session, _) = Session::open(first, &topic, &[0]).await?;
         session.version = second;
         let response = session.ask(vec![fetch_partition(0, 0)], &[]).await?;
-        assert_eq!(code(response.error_code), ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR, "{first}, then {second}");
+        assert_eq!(
+            code(response.error_code),
+            ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR,
+            "{first}, then {second}"
+        );
     }
     Ok(())
 }
@@ -248,21 +314,39 @@ async fn behaviour_72_in_a_session_partitions_take_turns() -> Result<()> {
         }
     }
     let connection = connect().await?;
-    let mut session = Session { connection, version: 12, topic: topic.clone(), id: 0, epoch: 0 };
+    let mut session = Session {
+        connection,
+        version: 12,
+        topic: topic.clone(),
+        id: 0,
+        epoch: 0,
+    };
     let mut positions = [0_i64; 3];
     let mut served = Vec::new();
     for round in 0..7 {
-        let wanted: Vec<i32> = if round == 0 { vec![0, 1, 2] } else { served.last().copied().into_iter().collect() };
+        let wanted: Vec<i32> = if round == 0 {
+            vec![0, 1, 2]
+        } else {
+            served.last().copied().into_iter().collect()
+        };
         let mut changed = Vec::new();
         for partition in wanted {
-            changed.push(fetch_partition(partition, positions[usize::try_from(partition)?]));
+            changed.push(fetch_partition(
+                partition,
+                positions[usize::try_from(partition)?],
+            ));
         }
         let request = session.request(changed, &[]).with_max_bytes(1);
         let response = session.connection.send_version(12, &request).await?;
         session.id = response.session_id;
         session.epoch += 1;
-        let filled: Vec<_> = told(&response)?.into_iter().filter(|(_, count)| *count > 0).collect();
-        let [(partition, 1)] = filled[..] else { anyhow::bail!("round {round}: {response:?}") };
+        let filled: Vec<_> = told(&response)?
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let [(partition, 1)] = filled[..] else {
+            anyhow::bail!("round {round}: {response:?}")
+        };
         positions[usize::try_from(partition)?] += 1;
         served.push(partition);
     }
@@ -285,7 +369,10 @@ async fn behaviour_77_with_no_room_for_sessions_clients_go_on_without() -> Resul
     let mut request = fetch_request(&topic, vec![fetch_partition(0, 0)]);
     request.session_epoch = 0;
     let response = connection.send_version(12, &request).await?;
-    assert_eq!((code(response.error_code), response.session_id), (ErrorCode::NONE, 0));
+    assert_eq!(
+        (code(response.error_code), response.session_id),
+        (ErrorCode::NONE, 0)
+    );
     assert_eq!(told(&response)?, [(0, 1)]);
     Ok(())
 }

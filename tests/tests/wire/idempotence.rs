@@ -1,28 +1,30 @@
-//! Producer ids, sequences and epochs: behaviours 44 to 51.
+//! Sequences and epochs of producers: behaviours 45 to 51.
 
-use std::collections::HashSet;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use bytes::Bytes;
 use klamm_client::Connection;
-use klamm_protocol::messages::describe_producers_request::TopicRequest;
-use klamm_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState};
-use klamm_protocol::messages::{DescribeProducersRequest, ProduceRequest};
+use klamm_protocol::messages::ProduceRequest;
 use klamm_protocol::{ErrorCode, decode_response, encode_request};
 use klamm_records::BatchBuilder;
 
 use crate::batches::{dated, fill, now_ms, numbered, patched};
 use crate::calls::{
-    Topic, code, connect_and_create, create, end_offset, init_producer, init_producer_request, name,
-    produce, produce_request, try_produce, values,
+    Topic, code, connect_and_create, create, end_offset, init_producer, produce, produce_request,
+    try_produce, values,
 };
-use crate::rig::{Raw, connect, connect_to, eventually, ours_only, start, unique};
+use crate::producer_ids::producers;
+use crate::rig::{Raw, connect, connect_to, eventually, ours_only, start};
 
 /// A batch of several records.
-fn several(producer: (i64, i16), sequence: i32, count: usize) -> Bytes {
-    let values: Vec<String> = (0..count).map(|number| format!("{sequence}+{number}")).collect();
+pub(crate) fn several(producer: (i64, i16), sequence: i32, count: usize) -> Bytes {
+    let values: Vec<String> = (0..count)
+        .map(|number| format!("{sequence}+{number}"))
+        .collect();
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
-    fill(BatchBuilder::new().producer(producer.0, producer.1, sequence), &values)
+    fill(
+        BatchBuilder::new().producer(producer.0, producer.1, sequence),
+        &values,
+    )
 }
 
 async fn expect(
@@ -39,76 +41,70 @@ async fn expect(
     Ok(())
 }
 
-pub(crate) async fn producers(connection: &Connection, topic: &str, partition: i32) -> Result<PartitionResponse> {
-    let asked = TopicRequest::default().with_name(name(topic)).with_partition_indexes(vec![partition]);
-    let response = connection.send(&DescribeProducersRequest::default().with_topics(vec![asked])).await?;
-    ensure!(response.topics.len() == 1 && response.topics[0].partitions.len() == 1, "{response:?}");
-    Ok(response.topics[0].partitions[0].clone())
-}
-
-#[tokio::test]
-async fn behaviour_44_every_producer_gets_an_id_of_its_own() -> Result<()> {
-    let mut seen = HashSet::new();
-    for _ in 0..3 {
-        let connection = connect().await?;
-        ensure!(seen.insert(init_producer(&connection).await?.0));
-        for version in 0..=5 {
-            let mut request = init_producer_request();
-            if version < 3 {
-                request = klamm_protocol::messages::InitProducerIdRequest::default()
-                    .with_transactional_id(None)
-                    .with_transaction_timeout_ms(60_000);
-            }
-            let response = connection.send_version(version, &request).await?;
-            assert_eq!(code(response.error_code), ErrorCode::NONE);
-            assert_eq!(response.producer_epoch, 0, "version {version}");
-            ensure!(response.producer_id.0 >= 0);
-            ensure!(seen.insert(response.producer_id.0), "{} twice", response.producer_id.0);
-        }
-    }
-    Ok(())
-}
-
-/// Without a transactional id what the client claims to be is of no interest, unless it is
-/// half a claim.
-#[tokio::test]
-async fn behaviour_44_an_id_that_is_claimed_is_not_continued() -> Result<()> {
-    let connection = connect().await?;
-    let (id, epoch) = init_producer(&connection).await?;
-    let request = init_producer_request()
-        .with_producer_id(klamm_protocol::messages::ProducerId(id))
-        .with_producer_epoch(epoch);
-    let response = connection.send(&request).await?;
-    assert_eq!(code(response.error_code), ErrorCode::NONE);
-    ensure!(response.producer_id.0 != id && response.producer_epoch == 0, "{response:?}");
-    for (id, epoch) in [(id, -1), (-1, 0)] {
-        let request = init_producer_request()
-            .with_producer_id(klamm_protocol::messages::ProducerId(id))
-            .with_producer_epoch(epoch);
-        let response = connection.send(&request).await?;
-        assert_eq!(code(response.error_code), ErrorCode::INVALID_REQUEST, "{id} {epoch}");
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn behaviour_45_a_retry_within_five_batches_gets_its_first_answer() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let producer = init_producer(&connection).await?;
-    let batches: Vec<Bytes> = (0..5).map(|number| several(producer, number * 3, 3)).collect();
+    let batches: Vec<Bytes> = (0..5)
+        .map(|number| several(producer, number * 3, 3))
+        .collect();
     for (number, batch) in (0..).zip(&batches) {
-        expect(&connection, &topic, batch, ErrorCode::NONE, number * 3, "first time").await?;
+        expect(
+            &connection,
+            &topic,
+            batch,
+            ErrorCode::NONE,
+            number * 3,
+            "first time",
+        )
+        .await?;
     }
     for number in [4, 3, 2, 1, 0] {
         let offset = i64::try_from(number * 3)?;
-        expect(&connection, &topic, &batches[number], ErrorCode::NONE, offset, "again").await?;
+        expect(
+            &connection,
+            &topic,
+            &batches[number],
+            ErrorCode::NONE,
+            offset,
+            "again",
+        )
+        .await?;
     }
-    assert_eq!(end_offset(&connection, &topic, 0).await?, 15, "nothing was appended");
+    assert_eq!(
+        end_offset(&connection, &topic, 0).await?,
+        15,
+        "nothing was appended"
+    );
     // A sixth batch pushes the first one out.
-    expect(&connection, &topic, &several(producer, 15, 3), ErrorCode::NONE, 15, "sixth").await?;
+    expect(
+        &connection,
+        &topic,
+        &several(producer, 15, 3),
+        ErrorCode::NONE,
+        15,
+        "sixth",
+    )
+    .await?;
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
-    expect(&connection, &topic, &batches[0], out_of_order, -1, "the sixth last").await?;
-    expect(&connection, &topic, &batches[1], ErrorCode::NONE, 3, "the fifth last").await?;
+    expect(
+        &connection,
+        &topic,
+        &batches[0],
+        out_of_order,
+        -1,
+        "the sixth last",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &batches[1],
+        ErrorCode::NONE,
+        3,
+        "the fifth last",
+    )
+    .await?;
     assert_eq!(end_offset(&connection, &topic, 0).await?, 18);
     Ok(())
 }
@@ -116,7 +112,12 @@ async fn behaviour_45_a_retry_within_five_batches_gets_its_first_answer() -> Res
 #[tokio::test]
 async fn behaviour_45_a_retry_is_told_the_first_append_time() -> Result<()> {
     let connection = connect().await?;
-    let topic = create(&connection, 1, &[("message.timestamp.type", "LogAppendTime")]).await?;
+    let topic = create(
+        &connection,
+        1,
+        &[("message.timestamp.type", "LogAppendTime")],
+    )
+    .await?;
     let producer = init_producer(&connection).await?;
     let batch = numbered(producer, 0);
     let first = try_produce(&connection, &topic, 0, batch.clone()).await?;
@@ -138,9 +139,25 @@ async fn behaviour_45_a_batch_that_overlaps_is_no_retry() -> Result<()> {
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
     for (sequence, count) in [(0, 2), (0, 4), (1, 2), (2, 1), (1, 5)] {
         let overlapping = several(producer, sequence, count);
-        expect(&connection, &topic, &overlapping, out_of_order, -1, &format!("{sequence}, {count}")).await?;
+        expect(
+            &connection,
+            &topic,
+            &overlapping,
+            out_of_order,
+            -1,
+            &format!("{sequence}, {count}"),
+        )
+        .await?;
     }
-    expect(&connection, &topic, &several(producer, 3, 1), ErrorCode::NONE, 3, "the next one").await
+    expect(
+        &connection,
+        &topic,
+        &several(producer, 3, 1),
+        ErrorCode::NONE,
+        3,
+        "the next one",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -158,7 +175,10 @@ async fn behaviour_45_five_batches_in_flight_and_all_of_them_again() -> Result<(
         for id in 0..5 {
             let response = decode_response::<ProduceRequest>(raw.answer(id).await?, 11)?;
             let answer = &response.responses[0].partition_responses[0];
-            assert_eq!((code(answer.error_code), answer.base_offset), (ErrorCode::NONE, i64::from(id)));
+            assert_eq!(
+                (code(answer.error_code), answer.base_offset),
+                (ErrorCode::NONE, i64::from(id))
+            );
         }
     }
     assert_eq!(end_offset(&connection, &topic, 0).await?, 5);
@@ -180,7 +200,11 @@ async fn behaviour_45_a_retry_of_a_batch_still_in_flight_waits_for_it() -> Resul
     for id in 0..4 {
         let response = decode_response::<ProduceRequest>(raw.answer(id).await?, 11)?;
         let answer = &response.responses[0].partition_responses[0];
-        assert_eq!((code(answer.error_code), answer.base_offset), (ErrorCode::NONE, 0), "request {id}");
+        assert_eq!(
+            (code(answer.error_code), answer.base_offset),
+            (ErrorCode::NONE, 0),
+            "request {id}"
+        );
     }
     assert_eq!(end_offset(&connection, &topic, 0).await?, 1);
     Ok(())
@@ -193,9 +217,25 @@ async fn behaviour_46_a_gap_is_out_of_order() -> Result<()> {
     produce(&connection, &topic, 0, numbered(producer, 0)).await?;
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
     for gap in [2, 3, 1000, i32::MAX] {
-        expect(&connection, &topic, &numbered(producer, gap), out_of_order, -1, &format!("sequence {gap}")).await?;
+        expect(
+            &connection,
+            &topic,
+            &numbered(producer, gap),
+            out_of_order,
+            -1,
+            &format!("sequence {gap}"),
+        )
+        .await?;
     }
-    expect(&connection, &topic, &numbered(producer, 1), ErrorCode::NONE, 1, "the next one").await
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 1),
+        ErrorCode::NONE,
+        1,
+        "the next one",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -203,18 +243,58 @@ async fn behaviour_46_after_the_largest_sequence_comes_0() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     let producer = init_producer(&connection).await?;
     let none = ErrorCode::NONE;
-    expect(&connection, &topic, &numbered(producer, i32::MAX - 1), none, 0, "near the end").await?;
-    expect(&connection, &topic, &numbered(producer, i32::MAX), none, 1, "the end").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, i32::MAX - 1),
+        none,
+        0,
+        "near the end",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, i32::MAX),
+        none,
+        1,
+        "the end",
+    )
+    .await?;
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
-    expect(&connection, &topic, &numbered(producer, 1), out_of_order, -1, "not 0").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 1),
+        out_of_order,
+        -1,
+        "not 0",
+    )
+    .await?;
     expect(&connection, &topic, &numbered(producer, 0), none, 2, "0").await?;
-    expect(&connection, &topic, &numbered(producer, i32::MAX), none, 1, "a retry across").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, i32::MAX),
+        none,
+        1,
+        "a retry across",
+    )
+    .await?;
     // A batch that itself reaches across.
     let across = init_producer(&connection).await?;
     let batch = several(across, i32::MAX - 1, 4);
     expect(&connection, &topic, &batch, none, 3, "across").await?;
     expect(&connection, &topic, &batch, none, 3, "across, again").await?;
-    expect(&connection, &topic, &numbered(across, 2), none, 7, "behind it").await
+    expect(
+        &connection,
+        &topic,
+        &numbered(across, 2),
+        none,
+        7,
+        "behind it",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -222,15 +302,71 @@ async fn behaviour_47_a_new_epoch_begins_at_0_and_an_old_one_is_refused() -> Res
     let (connection, topic) = connect_and_create().await?;
     let (id, _) = init_producer(&connection).await?;
     let none = ErrorCode::NONE;
-    expect(&connection, &topic, &numbered((id, 3), 0), none, 0, "epoch 3").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 3), 0),
+        none,
+        0,
+        "epoch 3",
+    )
+    .await?;
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
-    expect(&connection, &topic, &numbered((id, 4), 1), out_of_order, -1, "epoch 4 from 1").await?;
-    expect(&connection, &topic, &numbered((id, 3), 1), none, 1, "epoch 3 goes on").await?;
-    expect(&connection, &topic, &numbered((id, 4), 0), none, 2, "epoch 4 from 0").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 4), 1),
+        out_of_order,
+        -1,
+        "epoch 4 from 1",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 3), 1),
+        none,
+        1,
+        "epoch 3 goes on",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 4), 0),
+        none,
+        2,
+        "epoch 4 from 0",
+    )
+    .await?;
     let old = ErrorCode::INVALID_PRODUCER_EPOCH;
-    expect(&connection, &topic, &numbered((id, 3), 2), old, -1, "epoch 3").await?;
-    expect(&connection, &topic, &numbered((id, 3), 0), old, -1, "epoch 3, what was a retry").await?;
-    expect(&connection, &topic, &numbered((id, 4), 1), none, 3, "epoch 4 goes on").await
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 3), 2),
+        old,
+        -1,
+        "epoch 3",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 3), 0),
+        old,
+        -1,
+        "epoch 3, what was a retry",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered((id, 4), 1),
+        none,
+        3,
+        "epoch 4 goes on",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -238,9 +374,29 @@ async fn behaviour_48_an_unknown_producer_may_begin_anywhere() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     for (offset, sequence) in [(0, 42), (2, 0), (4, i32::MAX)] {
         let producer = init_producer(&connection).await?;
-        expect(&connection, &topic, &numbered(producer, sequence), ErrorCode::NONE, offset, "first").await?;
-        let next = if sequence == i32::MAX { 0 } else { sequence + 1 };
-        expect(&connection, &topic, &numbered(producer, next), ErrorCode::NONE, offset + 1, "second").await?;
+        expect(
+            &connection,
+            &topic,
+            &numbered(producer, sequence),
+            ErrorCode::NONE,
+            offset,
+            "first",
+        )
+        .await?;
+        let next = if sequence == i32::MAX {
+            0
+        } else {
+            sequence + 1
+        };
+        expect(
+            &connection,
+            &topic,
+            &numbered(producer, next),
+            ErrorCode::NONE,
+            offset + 1,
+            "second",
+        )
+        .await?;
     }
     Ok(())
 }
@@ -248,17 +404,38 @@ async fn behaviour_48_an_unknown_producer_may_begin_anywhere() -> Result<()> {
 #[tokio::test]
 async fn behaviour_49_silent_producers_are_forgotten() -> Result<()> {
     ours_only!();
-    let own = start(&["producer.id.expiration.ms=1000", "producer.id.expiration.check.interval.ms=100"])?;
+    let own = start(&[
+        "producer.id.expiration.ms=1000",
+        "producer.id.expiration.check.interval.ms=100",
+    ])?;
     let connection = connect_to(&own.broker.address).await?;
     let topic = create(&connection, 1, &[]).await?;
     let producer = init_producer(&connection).await?;
     produce(&connection, &topic, 0, numbered(producer, 0)).await?;
-    assert_eq!(producers(&connection, &topic.name, 0).await?.active_producers.len(), 1);
+    assert_eq!(
+        producers(&connection, &topic.name, 0)
+            .await?
+            .active_producers
+            .len(),
+        1
+    );
     eventually("the producer is forgotten", || async {
-        Ok(producers(&connection, &topic.name, 0).await?.active_producers.is_empty().then_some(()))
+        Ok(producers(&connection, &topic.name, 0)
+            .await?
+            .active_producers
+            .is_empty()
+            .then_some(()))
     })
     .await?;
-    expect(&connection, &topic, &numbered(producer, 77), ErrorCode::NONE, 1, "as if new").await
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 77),
+        ErrorCode::NONE,
+        1,
+        "as if new",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -269,13 +446,48 @@ async fn behaviour_50_a_refused_batch_does_not_count() -> Result<()> {
     let builder = |sequence| BatchBuilder::new().producer(producer.0, producer.1, sequence);
     produce(&connection, &topic, 0, numbered(producer, 0)).await?;
     let late = dated(builder(1), &[(now_ms() + 10_000_000, "late")]);
-    expect(&connection, &topic, &late, ErrorCode::INVALID_TIMESTAMP, -1, "late").await?;
+    expect(
+        &connection,
+        &topic,
+        &late,
+        ErrorCode::INVALID_TIMESTAMP,
+        -1,
+        "late",
+    )
+    .await?;
     let large = fill(builder(1), &[&"x".repeat(1000)]);
-    expect(&connection, &topic, &large, ErrorCode::MESSAGE_TOO_LARGE, -1, "large").await?;
+    expect(
+        &connection,
+        &topic,
+        &large,
+        ErrorCode::MESSAGE_TOO_LARGE,
+        -1,
+        "large",
+    )
+    .await?;
     let miscounted = patched(&numbered(producer, 1), 57, &2_i32.to_be_bytes());
-    expect(&connection, &topic, &miscounted, ErrorCode::INVALID_RECORD, -1, "miscounted").await?;
-    expect(&connection, &topic, &numbered(producer, 1), ErrorCode::NONE, 1, "the next one").await?;
-    assert_eq!(values(&connection, &topic, 0).await?, ["sequence 0", "sequence 1"]);
+    expect(
+        &connection,
+        &topic,
+        &miscounted,
+        ErrorCode::INVALID_RECORD,
+        -1,
+        "miscounted",
+    )
+    .await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 1),
+        ErrorCode::NONE,
+        1,
+        "the next one",
+    )
+    .await?;
+    assert_eq!(
+        values(&connection, &topic, 0).await?,
+        ["sequence 0", "sequence 1"]
+    );
     Ok(())
 }
 
@@ -289,9 +501,25 @@ async fn behaviour_51_a_producer_whose_records_are_deleted_is_not_unknown() -> R
     }
     let (answer, low) = crate::offsets::delete_records(&connection, &topic, 0, -1).await?;
     assert_eq!((answer, low), (ErrorCode::NONE, 3));
-    expect(&connection, &topic, &numbered(producer, 3), ErrorCode::NONE, 3, "the next one").await?;
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 3),
+        ErrorCode::NONE,
+        3,
+        "the next one",
+    )
+    .await?;
     let out_of_order = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
-    expect(&connection, &topic, &numbered(producer, 9), out_of_order, -1, "a gap").await
+    expect(
+        &connection,
+        &topic,
+        &numbered(producer, 9),
+        out_of_order,
+        -1,
+        "a gap",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -301,31 +529,10 @@ async fn producers_of_different_partitions_do_not_meet() -> Result<()> {
     let producer = init_producer(&connection).await?;
     for partition in 0..2 {
         for sequence in 0..2 {
-            let offset = produce(&connection, &topic, partition, numbered(producer, sequence)).await?;
+            let offset =
+                produce(&connection, &topic, partition, numbered(producer, sequence)).await?;
             assert_eq!(offset, i64::from(sequence));
         }
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_119_describe_producers_tells_the_state() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    assert_eq!(producers(&connection, &topic.name, 0).await?.active_producers, Vec::<ProducerState>::new());
-    let producer = init_producer(&connection).await?;
-    let before = now_ms();
-    produce(&connection, &topic, 0, several(producer, 0, 5)).await?;
-    let mut state = producers(&connection, &topic.name, 0).await?;
-    assert_eq!(code(state.error_code), ErrorCode::NONE);
-    let state = state.active_producers.pop().context("one producer")?;
-    assert_eq!((state.producer_id.0, state.producer_epoch), (producer.0, 0));
-    assert_eq!(state.last_sequence, 4);
-    ensure!((before..=now_ms()).contains(&state.last_timestamp), "{state:?}");
-    assert_eq!(state.current_txn_start_offset, -1);
-    assert_eq!(state.coordinator_epoch, -1);
-    let unknown = producers(&connection, &topic.name, 9).await?;
-    assert_eq!(code(unknown.error_code), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-    let unknown = producers(&connection, &unique("missing"), 0).await?;
-    assert_eq!(code(unknown.error_code), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     Ok(())
 }

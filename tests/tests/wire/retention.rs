@@ -4,8 +4,10 @@ use anyhow::{Result, ensure};
 use klamm_client::Connection;
 use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
+use klamm_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use klamm_protocol::messages::{DescribeLogDirsRequest, IncrementalAlterConfigsRequest};
-use klamm_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use klamm_records::BatchBuilder;
 
 use crate::batches::{batch, dated, now_ms, sized};
@@ -26,14 +28,19 @@ async fn start_offset(connection: &Connection, topic: &Topic) -> Result<i64> {
 async fn log_start_becomes(connection: &Connection, topic: &Topic, offset: i64) -> Result<()> {
     eventually(&format!("the log starts at {offset}"), || async {
         let found = start_offset(connection, topic).await?;
-        ensure!(found <= offset, "the log starts at {found}, {offset} is due");
+        ensure!(
+            found <= offset,
+            "the log starts at {found}, {offset} is due"
+        );
         Ok((found == offset).then_some(()))
     })
     .await
 }
 
 async fn set(connection: &Connection, topic: &Topic, key: &str, value: &str) -> Result<()> {
-    let config = AlterableConfig::default().with_name(text(key)).with_value(Some(text(value)));
+    let config = AlterableConfig::default()
+        .with_name(text(key))
+        .with_value(Some(text(value)));
     let resource = AlterConfigsResource::default()
         .with_resource_type(2)
         .with_resource_name(text(&topic.name))
@@ -46,17 +53,27 @@ async fn set(connection: &Connection, topic: &Topic, key: &str, value: &str) -> 
 
 /// Bytes of partition 0 in all log directories.
 async fn size(connection: &Connection, topic: &Topic) -> Result<i64> {
-    let asked = DescribableLogDirTopic::default().with_topic(name(&topic.name)).with_partitions(vec![0]);
-    let response = connection.send(&DescribeLogDirsRequest::default().with_topics(Some(vec![asked]))).await?;
+    let asked = DescribableLogDirTopic::default()
+        .with_topic(name(&topic.name))
+        .with_partitions(vec![0]);
+    let response = connection
+        .send(&DescribeLogDirsRequest::default().with_topics(Some(vec![asked])))
+        .await?;
     let topics = response.results.iter().flat_map(|dir| &dir.topics);
-    Ok(topics.flat_map(|topic| &topic.partitions).map(|partition| partition.partition_size).sum())
+    Ok(topics
+        .flat_map(|topic| &topic.partitions)
+        .map(|partition| partition.partition_size)
+        .sum())
 }
 
 #[tokio::test]
 async fn behaviour_125_time_is_that_of_the_records() -> Result<()> {
     let connection = connect().await?;
     let topic = create(&connection, 1, &[("retention.ms", "3600000")]).await?;
-    let old = dated(BatchBuilder::new(), &[(now_ms() - 2 * HOUR, "old"), (now_ms() - 3 * HOUR, "older")]);
+    let old = dated(
+        BatchBuilder::new(),
+        &[(now_ms() - 2 * HOUR, "old"), (now_ms() - 3 * HOUR, "older")],
+    );
     produce(&connection, &topic, 0, old).await?;
     // All of it has expired, so the segment is closed and goes although nothing follows it.
     log_start_becomes(&connection, &topic, 2).await?;
@@ -72,11 +89,24 @@ async fn behaviour_125_time_is_that_of_the_records() -> Result<()> {
 async fn behaviour_125_the_newest_record_keeps_its_segment() -> Result<()> {
     let connection = connect().await?;
     let topic = create(&connection, 1, &[("retention.ms", "3600000")]).await?;
-    for (time, value) in [(now_ms() - 2 * HOUR, "old"), (now_ms(), "new"), (now_ms() - 5 * HOUR, "older")] {
-        produce(&connection, &topic, 0, dated(BatchBuilder::new(), &[(time, value)])).await?;
+    for (time, value) in [
+        (now_ms() - 2 * HOUR, "old"),
+        (now_ms(), "new"),
+        (now_ms() - 5 * HOUR, "older"),
+    ] {
+        produce(
+            &connection,
+            &topic,
+            0,
+            dated(BatchBuilder::new(), &[(time, value)]),
+        )
+        .await?;
     }
     tokio::time::sleep(SEVERAL_LOOKS).await;
-    assert_eq!(values(&connection, &topic, 0).await?, ["old", "new", "older"]);
+    assert_eq!(
+        values(&connection, &topic, 0).await?,
+        ["old", "new", "older"]
+    );
     Ok(())
 }
 
@@ -84,7 +114,13 @@ async fn behaviour_125_the_newest_record_keeps_its_segment() -> Result<()> {
 async fn behaviour_125_without_limits_everything_stays() -> Result<()> {
     let connection = connect().await?;
     let topic = create(&connection, 1, &[("retention.ms", "-1")]).await?;
-    produce(&connection, &topic, 0, dated(BatchBuilder::new(), &[(1, "from 1970")])).await?;
+    produce(
+        &connection,
+        &topic,
+        0,
+        dated(BatchBuilder::new(), &[(1, "from 1970")]),
+    )
+    .await?;
     tokio::time::sleep(SEVERAL_LOOKS).await;
     assert_eq!(values(&connection, &topic, 0).await?, ["from 1970"]);
     Ok(())
@@ -106,7 +142,10 @@ async fn behaviour_125_size_moves_the_log_start_to_a_segment_border() -> Result<
     let answer = fetch(&connection, &topic, 0, 4).await?;
     assert_eq!(code(answer.error_code), ErrorCode::OFFSET_OUT_OF_RANGE);
     let answer = fetch(&connection, &topic, 0, 5).await?;
-    assert_eq!((code(answer.error_code), answer.log_start_offset), (ErrorCode::NONE, 5));
+    assert_eq!(
+        (code(answer.error_code), answer.log_start_offset),
+        (ErrorCode::NONE, 5)
+    );
     eventually("the space comes back", || async {
         let size = size(&connection, &topic).await?;
         Ok((2_097_152..15 * 201_000).contains(&size).then_some(()))
@@ -141,7 +180,10 @@ async fn behaviour_110_deleted_records_give_their_space_back() -> Result<()> {
         produce(&connection, &topic, 0, sized(200_000)).await?;
     }
     ensure!(size(&connection, &topic).await? > 12 * 200_000);
-    assert_eq!(delete_records(&connection, &topic, 0, 11).await?, (ErrorCode::NONE, 11));
+    assert_eq!(
+        delete_records(&connection, &topic, 0, 11).await?,
+        (ErrorCode::NONE, 11)
+    );
     eventually("the segments before it go", || async {
         Ok((size(&connection, &topic).await? < 3 * 200_000).then_some(()))
     })
@@ -155,9 +197,25 @@ async fn behaviour_110_deleted_records_give_their_space_back() -> Result<()> {
 #[tokio::test]
 async fn behaviour_126_segment_ms_rolls_by_the_time_of_records() -> Result<()> {
     let connection = connect().await?;
-    let topic = create(&connection, 1, &[("retention.ms", "-1"), ("segment.ms", "600000")]).await?;
-    for (ago, value) in [(3 * HOUR, "a"), (3 * HOUR - 300_000, "b"), (2 * HOUR, "c"), (0, "d")] {
-        produce(&connection, &topic, 0, dated(BatchBuilder::new(), &[(now_ms() - ago, value)])).await?;
+    let topic = create(
+        &connection,
+        1,
+        &[("retention.ms", "-1"), ("segment.ms", "600000")],
+    )
+    .await?;
+    for (ago, value) in [
+        (3 * HOUR, "a"),
+        (3 * HOUR - 300_000, "b"),
+        (2 * HOUR, "c"),
+        (0, "d"),
+    ] {
+        produce(
+            &connection,
+            &topic,
+            0,
+            dated(BatchBuilder::new(), &[(now_ms() - ago, value)]),
+        )
+        .await?;
     }
     set(&connection, &topic, "retention.ms", "9000000").await?;
     log_start_becomes(&connection, &topic, 2).await?;
@@ -196,14 +254,22 @@ async fn a_reader_overtaken_by_retention_is_told_so() -> Result<()> {
             }
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 let start = start_offset(&connection, &topic).await?;
-                ensure!(start > offset, "out of range at {offset}, although the log starts at {start}");
+                ensure!(
+                    start > offset,
+                    "out of range at {offset}, although the log starts at {start}"
+                );
                 offset = start;
                 overtaken += 1;
             }
             other => anyhow::bail!("{other} at {offset}"),
         }
         // Slower than the writer now and then.
-        tokio::time::sleep(std::time::Duration::from_millis(if overtaken < 1 { 40 } else { 1 })).await;
+        tokio::time::sleep(std::time::Duration::from_millis(if overtaken < 1 {
+            40
+        } else {
+            1
+        }))
+        .await;
     }
     writer.await??;
     Ok(())

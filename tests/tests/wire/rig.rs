@@ -44,7 +44,10 @@ fn external() -> Option<&'static str> {
 }
 
 fn start_shared() -> Result<Shared> {
-    let dir: PathBuf = tempfile::Builder::new().prefix("klamm-wire-").tempdir()?.keep();
+    let dir: PathBuf = tempfile::Builder::new()
+        .prefix("klamm-wire-")
+        .tempdir()?
+        .keep();
     let broker = Broker::start(&dir, 0, &SETTINGS)?;
     let watchdog = Command::new("sh")
         .args(["-c", "read -r _; kill -9 \"$1\"; rm -rf \"$2\"", "watchdog"])
@@ -54,7 +57,10 @@ fn start_shared() -> Result<Shared> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    Ok(Shared { broker, _watchdog: watchdog })
+    Ok(Shared {
+        broker,
+        _watchdog: watchdog,
+    })
 }
 
 fn shared() -> &'static Shared {
@@ -127,7 +133,10 @@ pub(crate) async fn connect_to(address: &str) -> Result<Connection> {
 
 /// A connection of a client with that id.
 pub(crate) async fn connect_as(client_id: &str) -> Result<Connection> {
-    let options = ConnectionOptions { client_id: client_id.to_owned(), ..ConnectionOptions::default() };
+    let options = ConnectionOptions {
+        client_id: client_id.to_owned(),
+        ..ConnectionOptions::default()
+    };
     Ok(Connection::connect(bootstrap(), &options).await?)
 }
 
@@ -135,7 +144,10 @@ pub(crate) async fn connect_as(client_id: &str) -> Result<Connection> {
 pub(crate) fn unique(stem: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{stem}-{}-{count}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+    format!(
+        "{stem}-{}-{count}",
+        &uuid::Uuid::new_v4().simple().to_string()[..8]
+    )
 }
 
 /// Tries until `check` finds something.
@@ -182,7 +194,10 @@ impl Raw {
             self.0.read_exact(&mut frame).await?;
             Ok(Bytes::from(frame))
         };
-        match tokio::time::timeout(PATIENCE, read).await.context("no frame")? {
+        match tokio::time::timeout(PATIENCE, read)
+            .await
+            .context("no frame")?
+        {
             Ok(frame) => Ok(Some(frame)),
             Err(error) if is_end(&error) => Ok(None),
             Err(error) => Err(error.into()),
@@ -193,14 +208,20 @@ impl Raw {
     pub(crate) async fn answer(&mut self, correlation_id: i32) -> Result<Bytes> {
         let frame = self.frame().await?.context("closed instead of an answer")?;
         let found = klamm_protocol::response_correlation_id(&frame)?;
-        ensure!(found == correlation_id, "answer {found} where {correlation_id} is due");
+        ensure!(
+            found == correlation_id,
+            "answer {found} where {correlation_id} is due"
+        );
         Ok(frame)
     }
 
     /// Everything up to the end of the connection.
     pub(crate) async fn rest(&mut self) -> Result<Vec<u8>> {
         let mut rest = Vec::new();
-        match tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.context("not closed")? {
+        match tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut rest))
+            .await
+            .context("not closed")?
+        {
             Err(error) if !is_end(&error) => Err(error.into()),
             _ => Ok(rest),
         }
@@ -217,7 +238,10 @@ impl Raw {
 }
 
 fn is_end(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
 }
 
 /// A frame: length, then the bytes.
