@@ -21,11 +21,11 @@ use crate::offsets::delete_records;
 use crate::rig::{connect, connect_to, eventually, ours, unique};
 
 /// Time for an answer that must come at once, on a busy machine.
-const AT_ONCE: Duration = Duration::from_millis(1500);
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(1500);
 /// Wait of a Fetch that must not be waited for.
-const LONG_MS: i32 = 8_000;
+pub(crate) const LONG_MS: i32 = 8_000;
 
-async fn timed(
+pub(crate) async fn timed(
     connection: &Connection,
     version: i16,
     request: &FetchRequest,
@@ -35,11 +35,11 @@ async fn timed(
     Ok((response, began.elapsed()))
 }
 
-fn bytes(partition: &PartitionData) -> Result<Bytes> {
+pub(crate) fn bytes(partition: &PartitionData) -> Result<Bytes> {
     partition.records.clone().context("records are not null")
 }
 
-fn waiting(topic: &Topic, offset: i64, min_bytes: i32) -> FetchRequest {
+pub(crate) fn waiting(topic: &Topic, offset: i64, min_bytes: i32) -> FetchRequest {
     fetch_request(topic, vec![fetch_partition(0, offset)])
         .with_max_wait_ms(LONG_MS)
         .with_min_bytes(min_bytes)
@@ -72,156 +72,6 @@ async fn every_version_returns_the_records() -> Result<()> {
             "version {version}"
         );
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_enough_bytes_are_answered_at_once() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let batch = sized(1000);
-    let len = i32::try_from(batch.len())?;
-    produce(&connection, &topic, 0, batch).await?;
-    let (response, took) = timed(&connection, 13, &waiting(&topic, 0, len)).await?;
-    ensure!(took < AT_ONCE, "{took:?}");
-    assert_eq!(records(&bytes(&fetch_answer(response)?)?)?.len(), 1);
-    // One byte more is waited for.
-    let request = waiting(&topic, 0, len + 1).with_max_wait_ms(300);
-    let (response, took) = timed(&connection, 13, &request).await?;
-    ensure!(took >= Duration::from_millis(280), "{took:?}");
-    assert_eq!(
-        records(&bytes(&fetch_answer(response)?)?)?.len(),
-        1,
-        "then what there is"
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_what_cannot_be_waited_for_is_answered_at_once() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let nothing = waiting(&topic, 0, 1).with_topics(Vec::new());
-    let no_wait = waiting(&topic, 0, 1).with_max_wait_ms(0);
-    let nothing_wanted = waiting(&topic, 0, 0);
-    for (what, request) in [
-        ("no partition", nothing),
-        ("no wait", no_wait),
-        ("no bytes", nothing_wanted),
-    ] {
-        let (response, took) = timed(&connection, 13, &request).await?;
-        ensure!(took < AT_ONCE, "{what}: {took:?}");
-        assert_eq!(code(response.error_code), ErrorCode::NONE);
-    }
-    let out_of_range = waiting(&topic, 99, 1);
-    let mut unknown_partition = waiting(&topic, 0, 1);
-    unknown_partition.topics[0].partitions[0].partition = 7;
-    let mut unknown_epoch = waiting(&topic, 0, 1);
-    unknown_epoch.topics[0].partitions[0].current_leader_epoch = 1000;
-    for (what, request, expected) in [
-        ("offset", out_of_range, ErrorCode::OFFSET_OUT_OF_RANGE),
-        (
-            "partition",
-            unknown_partition,
-            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-        ),
-        ("epoch", unknown_epoch, ErrorCode::UNKNOWN_LEADER_EPOCH),
-    ] {
-        let (response, took) = timed(&connection, 13, &request).await?;
-        ensure!(took < AT_ONCE, "{what}: {took:?}");
-        let mut codes = response.responses[0]
-            .partitions
-            .iter()
-            .map(|answer| code(answer.error_code));
-        ensure!(codes.any(|found| found == expected), "{what}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_an_append_wakes_who_waits() -> Result<()> {
-    let connection = connect().await?;
-    let topic = create(&connection, 2, &[]).await?;
-    let request = fetch_request(&topic, vec![fetch_partition(0, 0), fetch_partition(1, 0)])
-        .with_max_wait_ms(LONG_MS)
-        .with_min_bytes(1);
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(13, &request).await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    produce(&connection, &topic, 1, batch(&["wake"])).await?;
-    let response = parked.wait().await?;
-    ensure!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    let partitions = &response.responses[0].partitions;
-    let woken = partitions
-        .iter()
-        .find(|answer| answer.partition_index == 1)
-        .context("partition 1")?;
-    assert_eq!(records(&bytes(woken)?)?[0].text(), "wake");
-    assert_eq!(woken.high_watermark, 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_too_few_bytes_do_not_wake() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(13, &waiting(&topic, 0, 5000)).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    produce(&connection, &topic, 0, sized(2000)).await?;
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    produce(&connection, &topic, 0, sized(4000)).await?;
-    let seen = records(&bytes(&fetch_answer(parked.wait().await?)?)?)?;
-    assert_eq!(seen.len(), 2, "woken by the second");
-    ensure!(
-        (Duration::from_millis(290)..AT_ONCE * 2).contains(&began.elapsed()),
-        "{:?}",
-        began.elapsed()
-    );
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_after_max_wait_the_answer_is_what_there_is() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    for version in [4, 11, 12, 18] {
-        let request = waiting(&topic, 0, 1).with_max_wait_ms(200);
-        let (response, took) = timed(&connection, version, &request).await?;
-        ensure!(
-            (Duration::from_millis(190)..AT_ONCE).contains(&took),
-            "{took:?}"
-        );
-        let answer = fetch_answer(response)?;
-        assert_eq!(
-            (code(answer.error_code), bytes(&answer)?.len()),
-            (ErrorCode::NONE, 0)
-        );
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn behaviour_70_deleting_the_topic_wakes_who_waits() -> Result<()> {
-    let (connection, topic) = connect_and_create().await?;
-    let reader = connect().await?;
-    let began = Instant::now();
-    let parked = reader.start(12, &waiting(&topic, 0, 1)).await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    delete(&connection, &topic).await?;
-    let answer = fetch_answer(parked.wait().await?)?;
-    let gone = [
-        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-        ErrorCode::NOT_LEADER_OR_FOLLOWER,
-    ];
-    ensure!(
-        gone.contains(&code(answer.error_code)),
-        "{}",
-        code(answer.error_code)
-    );
-    ensure!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
     Ok(())
 }
 
@@ -309,22 +159,6 @@ async fn an_answer_has_all_that_is_there() -> Result<()> {
             count,
             "batches up to the high watermark"
         );
-    }
-    Ok(())
-}
-
-/// What lies in later segments counts: a reader near the end of one must not wait at its border.
-#[tokio::test]
-async fn behaviour_70_the_end_of_a_segment_is_not_waited_at() -> Result<()> {
-    let connection = connect().await?;
-    let topic = create(&connection, 1, &[("segment.bytes", "1048576")]).await?;
-    for _ in 0..12 {
-        produce(&connection, &topic, 0, sized(200_000)).await?;
-    }
-    for offset in 0..10 {
-        let (response, took) = timed(&connection, 13, &waiting(&topic, offset, 350_000)).await?;
-        ensure!(took < AT_ONCE, "from offset {offset}: {took:?}");
-        ensure!(!bytes(&fetch_answer(response)?)?.is_empty());
     }
     Ok(())
 }
@@ -636,6 +470,52 @@ async fn unknown_topics_and_partitions_of_fetch() -> Result<()> {
                 (answer.partition_index, answer.high_watermark),
                 (partition, -1)
             );
+        }
+    }
+    Ok(())
+}
+
+/// Any other code ends the poll loop of Java's consumer with an exception.
+#[tokio::test]
+async fn behaviour_13_errors_are_those_that_consumers_know() -> Result<()> {
+    let known = [
+        ErrorCode::NONE,
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::REPLICA_NOT_AVAILABLE,
+        ErrorCode::KAFKA_STORAGE_ERROR,
+        ErrorCode::FENCED_LEADER_EPOCH,
+        ErrorCode::UNKNOWN_LEADER_EPOCH,
+        ErrorCode::OFFSET_NOT_AVAILABLE,
+        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode::UNKNOWN_TOPIC_ID,
+        ErrorCode::INCONSISTENT_TOPIC_ID,
+        ErrorCode::OFFSET_OUT_OF_RANGE,
+    ];
+    let (connection, topic) = connect_and_create().await?;
+    produce(&connection, &topic, 0, batch(&["a"])).await?;
+    for version in [4, 9, 12, 13, 18] {
+        for partition in [-1, 0, 1, i32::MAX] {
+            for offset in [-1, 0, 1, 2, i64::MAX] {
+                for epoch in [-1, 0, 5, i32::MAX] {
+                    let asked = fetch_partition(partition, offset)
+                        .with_current_leader_epoch(epoch)
+                        .with_partition_max_bytes(0);
+                    let asked = if version >= 12 {
+                        asked.with_last_fetched_epoch(epoch)
+                    } else {
+                        asked
+                    };
+                    let request = fetch_request(&topic, vec![asked])
+                        .with_isolation_level(1)
+                        .with_max_bytes(0);
+                    let answer = fetch_answer(connection.send_version(version, &request).await?)?;
+                    let found = code(answer.error_code);
+                    ensure!(
+                        known.contains(&found),
+                        "{found}: {partition} {offset} {epoch} in {version}"
+                    );
+                }
+            }
         }
     }
     Ok(())

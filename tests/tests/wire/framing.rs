@@ -129,6 +129,23 @@ async fn behaviour_2_a_segment_full_of_requests_is_answered_in_order() -> Result
     Ok(())
 }
 
+/// A broker takes only so many at a time; it must take the others when there is room again.
+#[tokio::test]
+async fn behaviour_2_more_requests_than_are_taken_at_once_are_all_answered() -> Result<()> {
+    const REQUESTS: i32 = 2000;
+    let mut raw = Raw::connect().await?;
+    let mut segment = Vec::new();
+    for id in 0..REQUESTS {
+        segment.extend(framed(&head(18, 0, id, false)));
+    }
+    raw.write(&segment).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for id in 0..REQUESTS {
+        raw.answer(id).await?;
+    }
+    Ok(())
+}
+
 /// kafka-python 2 asks two things at once and does not wait for the first answer.
 #[tokio::test]
 async fn behaviour_2_the_probe_of_old_python_clients() -> Result<()> {

@@ -181,7 +181,7 @@ async fn behaviour_19_metadata_may_be_asked_by_id_from_version_12() -> Result<()
             (code(found.error_code), found.topic_id),
             (ErrorCode::NONE, topic.id)
         );
-        assert_eq!(names(&response), std::slice::from_ref(&topic.name));
+        assert_eq!(names(&response), [&*topic.name]);
         let unknown = Uuid::new_v4();
         let response = connection.send_version(version, &by_id(unknown)).await?;
         let found = &response.topics[0];

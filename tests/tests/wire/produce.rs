@@ -30,6 +30,7 @@ async fn stored(
         .context("a batch")
 }
 
+/// Behaviour 43: a leader is only hinted at by who is not it.
 #[tokio::test]
 async fn every_version_and_acks_appends_and_answers_the_base_offset() -> Result<()> {
     let (connection, topic) = connect_and_create().await?;
