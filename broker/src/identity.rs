@@ -58,8 +58,9 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the directory's identity, or gives an empty directory one.
-    pub fn load_or_create(dir: &Path, node_id: i32) -> Result<Identity, IdentityError> {
+    /// Reads the directory's identity; `None` for a directory that has none yet. Changes nothing, so
+    /// that a directory that is refused is left as it was.
+    pub fn load(dir: &Path, node_id: i32) -> Result<Option<Identity>, IdentityError> {
         let path = dir.join(FILE);
         let unreadable = |cause: String| IdentityError::Unreadable {
             path: path.clone(),
@@ -68,18 +69,7 @@ impl Identity {
         let identity = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice::<Identity>(&bytes)
                 .map_err(|error| unreadable(error.to_string()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity {
-                    version: VERSION,
-                    node_id,
-                    directory_id: Uuid::new_v4(),
-                    incarnation: 0,
-                };
-                identity
-                    .write(dir, &path)
-                    .map_err(|error| unreadable(error.to_string()))?;
-                identity
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(error.to_string())),
         };
         if identity.version > VERSION {
@@ -95,6 +85,24 @@ impl Identity {
                 wanted: node_id,
             });
         }
+        Ok(Some(identity))
+    }
+
+    /// Gives a directory that has no identity one.
+    pub fn create(dir: &Path, node_id: i32) -> Result<Identity, IdentityError> {
+        let path = dir.join(FILE);
+        let identity = Identity {
+            version: VERSION,
+            node_id,
+            directory_id: Uuid::new_v4(),
+            incarnation: 0,
+        };
+        identity
+            .write(dir, &path)
+            .map_err(|error| IdentityError::Unreadable {
+                path,
+                cause: error.to_string(),
+            })?;
         Ok(identity)
     }
 
@@ -163,9 +171,10 @@ mod tests {
     #[test]
     fn a_directory_keeps_its_identity_and_its_node() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let made = Identity::load_or_create(dir.path(), 1).expect("made");
-        assert_eq!(Identity::load_or_create(dir.path(), 1).expect("read"), made);
-        let refused = Identity::load_or_create(dir.path(), 2).expect_err("another node");
+        assert_eq!(Identity::load(dir.path(), 1).expect("empty"), None);
+        let made = Identity::create(dir.path(), 1).expect("made");
+        assert_eq!(Identity::load(dir.path(), 1).expect("read"), Some(made));
+        let refused = Identity::load(dir.path(), 2).expect_err("another node");
         assert!(
             matches!(
                 refused,
@@ -186,7 +195,7 @@ mod tests {
         let path = dir.path().join("node.json");
         std::fs::write(&path, newer).expect("written");
         assert!(matches!(
-            Identity::load_or_create(dir.path(), 1),
+            Identity::load(dir.path(), 1),
             Err(IdentityError::Newer { found: 2, .. })
         ));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), newer);

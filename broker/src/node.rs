@@ -255,9 +255,14 @@ impl Node {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        // Before anything is changed in a directory that may be another node's or a newer program's.
+        let known = Identity::load(&options.data_dir, settings.node_id())?;
         let (store, recovery) =
             open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
-        let identity = Identity::load_or_create(&options.data_dir, settings.node_id())?;
+        let identity = match known {
+            Some(identity) => identity,
+            None => Identity::create(&options.data_dir, settings.node_id())?,
+        };
         let groups = groups(identity.replica_id());
         let controller = open_metadata(&store, &groups, &identity, clock.clone()).await?;
         let limits = Limits {

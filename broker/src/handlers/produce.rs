@@ -226,6 +226,7 @@ impl Produce {
             .partitions
             .get(topic.id, part.index)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        partition.check_epoch(-1)?;
         let settings = partition.settings();
         // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.
         let required = settings.min_insync_replicas.min(assigned.replicas.len());

@@ -133,7 +133,7 @@ impl Connection {
 
     /// Serves requests until the connection ends.
     pub async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Ended {
-        let timer = tokio::time::sleep(self.limits.frame_timeout);
+        let timer = tokio::time::sleep(self.limits.frame_timeout.min(self.limits.idle));
         tokio::pin!(timer);
         let mut last_read = Instant::now();
         loop {

@@ -278,7 +278,7 @@ mod tests {
             .zip(requests.get_metric())
         {
             assert_eq!(metric.get_label()[0].value(), *api);
-            assert!((metric.get_counter().value() - 1.0).abs() < f64::EPSILON);
+            assert!((metric.get_counter().get_value() - 1.0).abs() < f64::EPSILON);
         }
     }
 }
