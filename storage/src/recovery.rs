@@ -7,7 +7,7 @@
 //! Damage is never cut off (R8). A group whose operations were lost is quarantined; if it cannot
 //! be told whose they were, the store does not open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,6 +63,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         shared,
         deleted: marker.deleted.iter().copied().collect(),
         references: BTreeMap::new(),
+        touched: BTreeMap::new(),
         recreated: Vec::new(),
         report: RecoveryReport::default(),
         orphans: 0,
@@ -234,6 +235,8 @@ struct Replay<'a> {
     deleted: BTreeMap<GroupId, u64>,
     /// Batches the journal only refers to.
     references: BTreeMap<GroupId, Vec<BatchFrame>>,
+    /// Segments of replayed batches.
+    touched: BTreeMap<GroupId, BTreeSet<i64>>,
     /// Segments written to in the middle that were not there.
     recreated: Vec<(GroupId, i64)>,
     report: RecoveryReport,
@@ -319,10 +322,14 @@ impl Replay<'_> {
     fn effects(&mut self, log: &Log, frame: Frame, actions: Vec<FileAction>) -> io::Result<()> {
         let group = frame.group;
         match frame.body {
-            FrameBody::Batch(batch) => match &batch.bytes {
-                Some(bytes) => self.write(log, &batch, bytes)?,
-                None => self.references.entry(group).or_default().push(batch),
-            },
+            FrameBody::Batch(batch) => {
+                let touched = self.touched.entry(group).or_default();
+                touched.insert(batch.segment_base);
+                match &batch.bytes {
+                    Some(bytes) => self.write(log, &batch, bytes)?,
+                    None => self.references.entry(group).or_default().push(batch),
+                }
+            }
             FrameBody::Truncate { cut, .. } => {
                 log.note_truncation(frame.op);
                 if let (Some(cut), Some(kept)) = (cut, self.references.get_mut(&group)) {
@@ -459,62 +466,69 @@ impl Replay<'_> {
     }
 
     /// Cuts what was written to segments but never journaled, and removes segments that no log
-    /// has. A segment that is too short has lost what was durable: that is said, and kept.
+    /// has. Looks at the segments the replay touched and at the last ones: all others were synced
+    /// as they are. A segment that is too short has lost what was durable: that is said, and kept.
     fn clear_leftovers(&mut self) -> io::Result<()> {
         let logs: Vec<Arc<Log>> = self.shared.groups.read().values().cloned().collect();
         for log in logs {
-            let (bases, active_base, size) = {
+            let sizes: BTreeMap<i64, u64> = {
                 let state = log.state.lock();
                 if state.quarantine.is_some() {
                     continue;
                 }
-                let bases: Vec<i64> = state.segments.iter().map(|s| s.base_offset).collect();
-                let last = state.segments.iter().rfind(|s| s.size > 0);
-                let (base, size) = last.map_or((0, 0), |s| (s.base_offset, s.size));
-                (bases, base, size)
+                let used = state.segments.iter().filter(|s| s.size > 0);
+                used.map(|s| (s.base_offset, s.size)).collect()
             };
             let entries = match self.shared.disk.list(&log.path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
                 other => other?,
             };
-            let files: Vec<i64> = entries
+            let names = entries.iter().map(|entry| entry.name.as_str());
+            let files: BTreeSet<i64> = names.filter_map(segment::base_of).collect();
+            for segment_base in files
                 .iter()
-                .filter_map(|e| segment::base_of(&e.name))
-                .collect();
-            for base_offset in &files {
-                let unknown = !bases.contains(base_offset);
-                let empty = *base_offset > active_base;
-                if unknown || empty {
-                    act(
-                        self.shared,
-                        &log,
-                        FileAction::Unlink {
-                            segment_base: *base_offset,
-                        },
-                    )?;
+                .copied()
+                .filter(|base| !sizes.contains_key(base))
+            {
+                act(self.shared, &log, FileAction::Unlink { segment_base })?;
+            }
+            let mut suspects = self.touched.remove(&log.group).unwrap_or_default();
+            suspects.extend(sizes.last_key_value().map(|(base, _)| *base));
+            for segment_base in suspects {
+                if let Some(size) = sizes.get(&segment_base) {
+                    let there = files.contains(&segment_base);
+                    self.fit_segment(&log, segment_base, *size, there)?;
                 }
             }
-            let len = if files.contains(&active_base) {
-                log.file(self.shared, active_base)?.len()?
-            } else {
-                0
+        }
+        Ok(())
+    }
+
+    /// Makes a segment's file as long as the log says.
+    fn fit_segment(
+        &mut self,
+        log: &Log,
+        segment_base: i64,
+        size: u64,
+        there: bool,
+    ) -> io::Result<()> {
+        let len = match there {
+            true => log.file(self.shared, segment_base)?.len()?,
+            false => 0,
+        };
+        if len > size {
+            let cut = FileAction::Cut {
+                segment_base,
+                len: size,
             };
-            if len > size {
-                let cut = FileAction::Cut {
-                    segment_base: active_base,
-                    len: size,
-                };
-                act(self.shared, &log, cut)?;
-                if self.shared.options.sync {
-                    // The segment may be sealed before the next checkpoint syncs it, and is then
-                    // not looked at any more.
-                    log.file(self.shared, active_base)?.sync_data()?;
-                }
-            } else if len < size {
-                let what = format!("the file ends at {len} and should at {size}");
-                let error = log.damage(self.shared, active_base, len, &what);
-                self.report.corrupt.push(error.to_string());
-            }
+            act(self.shared, log, cut)?;
+            // The segment may be sealed before the next checkpoint syncs it, and is then not
+            // looked at any more.
+            log.sync_segment(self.shared, segment_base)?;
+        } else if len < size {
+            let what = format!("the file ends at {len} and should at {size}");
+            let error = log.damage(self.shared, segment_base, len, &what);
+            self.report.corrupt.push(error.to_string());
         }
         Ok(())
     }

@@ -118,21 +118,35 @@ impl Log {
             reader: None,
         };
         let mut next = range.start;
+        let mut began = None;
         loop {
-            let known = self.known_entries(next, range.end)?;
+            let (rearranged, known) = self.known_entries(next, range.end)?;
             let Some((last, _)) = known.last() else {
                 return Ok(out);
             };
+            if *began.get_or_insert(rearranged) != rearranged {
+                // What comes now need not follow from what came before.
+                return Ok(out);
+            }
             next = last.index + 1;
             for (id, known) in known {
-                let payload = match known {
-                    Known::Plain(payload) => budget.take(plain_len(&payload)).then_some(payload),
-                    Known::Warm(place) => source.batch(place, with_data, &mut budget)?,
-                    Known::Cold => {
-                        let place = source.cold_place(id.index)?;
-                        source.batch(place, with_data, &mut budget)?
+                let place = match known {
+                    Known::Plain(payload) if budget.take(plain_len(&payload)) => {
+                        out.push(Entry { id, payload });
+                        continue;
                     }
+                    Known::Plain(_) => return Ok(out),
+                    Known::Warm(place) => place,
+                    Known::Cold => source.cold_place(id.index)?,
                 };
+                if u64::try_from(place.header.partition_leader_epoch) != Ok(id.term) {
+                    return Err(ReadFault::Damage {
+                        segment_base: place.segment_base,
+                        position: place.position,
+                        what: "a batch of another term than its entry",
+                    });
+                }
+                let payload = source.batch(place, with_data, &mut budget)?;
                 let Some(payload) = payload else {
                     return Ok(out);
                 };
@@ -141,8 +155,13 @@ impl Log {
         }
     }
 
-    /// What memory knows of the entries from `from` on, at most [`STEP`] of them.
-    fn known_entries(&self, from: u64, end: u64) -> Result<Vec<(EntryId, Known)>, StorageError> {
+    /// What memory knows of the entries from `from` on, at most [`STEP`] of them, and how often the
+    /// log had been rearranged by then.
+    fn known_entries(
+        &self,
+        from: u64,
+        end: u64,
+    ) -> Result<(u64, Vec<(EntryId, Known)>), StorageError> {
         let state = self.state.lock();
         self.check(&state)?;
         let from = from
@@ -165,7 +184,7 @@ impl Log {
             };
             Some((id, known))
         });
-        Ok(known.collect())
+        Ok((state.rearranged, known.collect()))
     }
 }
 

@@ -371,3 +371,89 @@ fn closing_refuses_what_comes_after() {
     assert!(store.create_group(GroupId(2), "g-2", settings()).is_err());
     store.close().unwrap();
 }
+
+#[test]
+fn segments_roll_by_size_time_and_request() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let by_time = LogSettings {
+        segment_ms: 1_000,
+        ..LogSettings::default()
+    };
+    let log = store.create_group(GroupId(1), "t-1", by_time).unwrap();
+    for (index, time) in [(1, 5_000), (2, 6_000), (3, 6_001), (4, 5_500)] {
+        append(&log, vec![batch_entry(id(1, index), batch_of(1, 10, time))]);
+    }
+    let bases =
+        |log: &GroupLog| -> Vec<i64> { log.segments().iter().map(|s| s.base_offset).collect() };
+    assert_eq!(
+        bases(&log),
+        vec![0, 2],
+        "more than a second after the first record"
+    );
+    wait(|done| log.roll(done)).unwrap();
+    wait(|done| log.roll(done)).unwrap();
+    assert_eq!(
+        bases(&log),
+        vec![0, 2, 4],
+        "an empty segment is not rolled again"
+    );
+    log.set_settings(LogSettings {
+        segment_bytes: 1_000,
+        ..LogSettings::default()
+    });
+    for index in 5..=7 {
+        append(
+            &log,
+            vec![batch_entry(id(1, index), batch_of(1, 600, 1_000))],
+        );
+    }
+    assert_eq!(bases(&log), vec![0, 2, 4, 5, 6]);
+    append(&log, vec![batch_entry(id(1, 8), batch_of(1, 5_000, 1_000))]);
+    assert_eq!(
+        bases(&log).last(),
+        Some(&7),
+        "one batch may be larger than a segment"
+    );
+    store.close().unwrap();
+    drop((store, log));
+    let (store, _) = machine.open();
+    let log = store.group(GroupId(1)).unwrap();
+    assert_eq!(bases(&log), vec![0, 2, 4, 5, 6, 7]);
+    assert_eq!(log.settings().segment_bytes, 1_000);
+}
+
+#[test]
+fn the_end_of_a_log_is_hot_and_its_past_is_not() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    for index in 1..=2_000 {
+        let (done, _) = waiter();
+        log.append(vec![batch_entry(id(1, index), batch_of(1, 100, 1))], done)
+            .unwrap();
+    }
+    settle(&log);
+    assert!(log.is_hot(2_000) && log.is_hot(1_990));
+    assert!(!log.is_hot(0));
+}
+
+#[test]
+fn a_checkpoint_comes_by_bytes_and_bounds_the_next_start() {
+    let mut machine = Machine::new();
+    machine.options.checkpoint_bytes = 100_000;
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    for index in 1..=200 {
+        append(&log, vec![batch_entry(id(1, index), batch_of(1, 100, 1))]);
+    }
+    assert!(store.stats().checkpoints >= 3, "{:?}", store.stats());
+    let journal = crate::Disk::list(&machine.disk, &machine.path("journal")).unwrap();
+    assert!(journal.len() <= 9, "files are used again: {journal:?}");
+    let expected = read_all(&log);
+    drop((store, log));
+    let machine = machine.killed();
+    let (store, report) = machine.open();
+    assert!(report.frames_replayed < 100, "{report:?}");
+    assert!(read_all(&store.group(GroupId(1)).unwrap()) == expected);
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod basics;
+mod concurrent;
 mod crash;
 mod damage;
 mod model;
