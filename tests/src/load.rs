@@ -81,6 +81,15 @@ impl Load {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
+    /// Fails with what a producer failed with, if one has ended.
+    pub async fn check_alive(&mut self) -> Result<()> {
+        while let Some(ended) = self.tasks.iter().position(|task| task.is_finished()) {
+            self.tasks.swap_remove(ended).await??;
+            anyhow::bail!("a producer ended before it was told to");
+        }
+        Ok(())
+    }
+
     /// The history up to now.
     pub fn history(&self) -> &Mutex<History> {
         &self.history

@@ -34,16 +34,18 @@ async fn campaign(data: &Path, rounds: u32, crash: impl Fn(Broker) -> Result<()>
     let mut broker = Broker::start(data, port, &SETTINGS)?;
     let address = broker.address.clone();
     load::create_topic(&address).await?;
-    let load = Load::start(&address, PRODUCERS);
+    let mut load = Load::start(&address, PRODUCERS);
     let mut slowest_start = Duration::ZERO;
     for round in 1..=rounds {
         let before = load.acknowledged();
         let began = Instant::now();
         // Let some be acknowledged first: a crash before any load proves nothing.
         while load.acknowledged() < before + 50 {
+            load.check_alive().await?;
             ensure!(
                 began.elapsed() < Duration::from_secs(60),
-                "round {round}: nothing is acknowledged"
+                "round {round}: nothing is acknowledged; the broker says {}",
+                broker.get("/metrics")?.1
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
