@@ -83,11 +83,11 @@ impl Load {
 
     /// Fails with what a producer failed with, if one has ended.
     pub async fn check_alive(&mut self) -> Result<()> {
-        while let Some(ended) = self.tasks.iter().position(|task| task.is_finished()) {
-            self.tasks.swap_remove(ended).await??;
-            anyhow::bail!("a producer ended before it was told to");
-        }
-        Ok(())
+        let Some(ended) = self.tasks.iter().position(|task| task.is_finished()) else {
+            return Ok(());
+        };
+        self.tasks.swap_remove(ended).await??;
+        anyhow::bail!("a producer ended before it was told to")
     }
 
     /// The history up to now.
