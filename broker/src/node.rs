@@ -43,6 +43,8 @@ use crate::telemetry::{LogControl, Metrics};
 const METADATA_DIR: &str = "metadata-0";
 /// Commands are small: segments of this size keep the metadata log in few files.
 const METADATA_SEGMENT_BYTES: u64 = 64 << 20;
+/// How long a start waits for its partitions to be led.
+const LEADERS_WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// A leader without word from a majority for so long takes no writes; voters wait as long.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -347,6 +349,11 @@ impl Node {
         self.tasks.push(tokio::spawn(forgetting));
         let forever = Instant::now() + Duration::from_secs(24 * 3600);
         self.shared.wait_reconciled(forever).await;
+        // Ready means that clients find leaders. A partition that cannot serve stops no other.
+        let deadline = Instant::now() + LEADERS_WAIT;
+        for partition in self.shared.partitions.all() {
+            partition.wait_serving(deadline).await;
+        }
         Ok(())
     }
 
