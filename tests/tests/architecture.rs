@@ -54,7 +54,8 @@ fn sources(folder: &str, except: &[&str]) -> Result<Vec<(PathBuf, String)>> {
 
 /// Tests beside the code, in files and folders named so, may do what the code may not.
 fn is_test(path: &Path) -> bool {
-    path.with_extension("").components().any(|part| {
+    let relative = path.strip_prefix(root()).unwrap_or(path).with_extension("");
+    relative.components().any(|part| {
         let name = part.as_os_str().to_string_lossy();
         name.ends_with("_test") || name == "tests"
     })
