@@ -1,5 +1,6 @@
 //! The store of one node: its logs, its two threads, its health.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,18 +103,25 @@ impl Handle {
         let Some(threads) = self.threads.lock().take() else {
             return;
         };
-        let _ = self.checkpoints.send(Request::Stop);
-        join(threads.checkpoints);
-        let _ = self.journal.send(Message::Stop);
-        join(threads.journal);
+        let (journal, checkpoints) = (self.journal.clone(), self.checkpoints.clone());
+        let stop = move || {
+            let _ = checkpoints.send(Request::Stop);
+            let _ = threads.checkpoints.join();
+            let _ = journal.send(Message::Stop);
+            let _ = threads.journal.join();
+        };
+        if OF_A_STORE.get() {
+            // A completion dropped the last handle: the thread it runs on cannot wait for itself.
+            let _ = std::thread::Builder::new().spawn(stop);
+        } else {
+            stop();
+        }
     }
 }
 
-/// Waits for a thread, unless it is this one: a completion may drop the last handle.
-fn join(thread: JoinHandle<()>) {
-    if thread.thread().id() != std::thread::current().id() {
-        let _ = thread.join();
-    }
+thread_local! {
+    /// Whether this thread is one of a store's own.
+    static OF_A_STORE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Drop for Handle {
@@ -370,7 +378,7 @@ fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<T
     let journal = std::thread::Builder::new()
         .name("klamm-journal".to_owned())
         .spawn(move || {
-            let _guard = guard;
+            guard.enter();
             rounds.run();
         })
         .map_err(failed)?;
@@ -378,7 +386,7 @@ fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<T
     let checkpoints = std::thread::Builder::new()
         .name("klamm-checkpoint".to_owned())
         .spawn(move || {
-            let _guard = guard;
+            guard.enter();
             checkpointer.run();
         })
         .map_err(failed)?;
@@ -394,6 +402,11 @@ pub(crate) struct PanicGuard(Arc<Shared>);
 impl PanicGuard {
     pub(crate) fn new(shared: &Arc<Shared>) -> PanicGuard {
         PanicGuard(Arc::clone(shared))
+    }
+
+    /// To be called first on the thread that is guarded.
+    pub(crate) fn enter(&self) {
+        OF_A_STORE.set(true);
     }
 }
 
