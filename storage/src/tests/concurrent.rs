@@ -51,7 +51,7 @@ fn readers_see_whole_batches_while_the_log_is_rearranged() {
     };
     let writers: Vec<_> = logs
         .iter()
-        .map(|log| log.clone())
+        .cloned()
         .map(|log| thread::spawn(move || write(&log)))
         .collect();
     writers
