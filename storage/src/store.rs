@@ -1,7 +1,7 @@
 //! The store of one node: its logs, its two threads, its health.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +43,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Groups deleted since the last checkpoint, with their last operation.
     pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
+    /// Ids of deleted groups that the journal may still have frames of, and more: not to be used
+    /// again, for a replay would take the new group's frames for the old one's.
+    pub(crate) retired: Mutex<BTreeSet<GroupId>>,
     /// Directories of deleted groups, to be removed by the checkpoint thread.
     pub(crate) graves: Mutex<Vec<PathBuf>>,
     /// Directories were created, renamed or removed in the store's directory.
@@ -169,6 +172,7 @@ impl Store {
             space,
             counters: Counters::new(),
             deleted: Mutex::default(),
+            retired: Mutex::default(),
             graves: Mutex::default(),
             root_unsynced: AtomicBool::new(false),
             dir_sync: Mutex::default(),
@@ -232,6 +236,10 @@ impl Store {
             return Err(StorageError::Io(
                 format!("{dir:?} cannot be a group's directory").into(),
             ));
+        }
+        if shared.retired.lock().contains(&group) {
+            let what = format!("group {group} was deleted; ids are not used again");
+            return Err(StorageError::Io(what.into()));
         }
         let state = LogState::new(settings.clone());
         let log = Arc::new(Log::new(group, dir, shared.options.dir.join(dir), state));
@@ -312,6 +320,7 @@ impl Store {
         deleted.queue(vec![frame], actions, done, 0);
         // A checkpoint that finds it here finds its frame in the queue.
         shared.deleted.lock().push((group, op));
+        shared.retired.lock().insert(group);
         shared.groups.write().remove(&group);
     }
 

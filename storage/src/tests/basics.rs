@@ -287,6 +287,8 @@ fn a_deleted_group_is_gone_for_good() {
     let log = store.group(GroupId(2)).unwrap();
     wait(|done| store.delete_group(GroupId(2), done)).unwrap();
     assert!(store.group(GroupId(2)).is_none());
+    let again = store.create_group(GroupId(2), "g-2", settings());
+    assert!(again.is_err(), "ids are not used again");
     assert!(matches!(
         log.read(0, 1, 1, true),
         Err(StorageError::GroupGone(_))
