@@ -299,3 +299,80 @@ fn put_record(
         "a record has the length it was given"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+    use super::*;
+    use crate::header::batch_crc_ok;
+    use crate::record::RecordSet;
+
+    fn at(timestamp: i64) -> NewRecord<'static> {
+        NewRecord {
+            timestamp,
+            ..NewRecord::default()
+        }
+    }
+
+    fn header_of(batch: &Bytes) -> BatchHeader {
+        assert!(batch_crc_ok(batch));
+        BatchHeader::parse(batch).unwrap()
+    }
+
+    #[test]
+    fn every_setting_reaches_the_header() {
+        let mut builder = BatchBuilder::new()
+            .compression(Codec::Lz4, Some(9))
+            .producer(5, 6, 7)
+            .transactional()
+            .control()
+            .base_offset(8)
+            .leader_epoch(9)
+            .log_append_time(10);
+        builder.push(&at(1)).unwrap();
+        let header = header_of(&builder.build().unwrap());
+        assert_eq!(header.attributes, 0x3b);
+        assert_eq!(
+            (
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence
+            ),
+            (5, 6, 7)
+        );
+        assert_eq!((header.base_offset, header.partition_leader_epoch), (8, 9));
+        assert_eq!((header.base_timestamp, header.max_timestamp), (1, 10));
+    }
+
+    #[test]
+    fn a_delete_horizon_takes_the_place_of_the_base_timestamp() {
+        let mut builder = BatchBuilder::new().delete_horizon(1000);
+        builder.push_at(3, &at(40)).unwrap();
+        let batch = builder.build().unwrap();
+        let header = header_of(&batch);
+        assert_eq!(header.delete_horizon_ms(), Some(1000));
+        let set = RecordSet::open(&batch, &header, 0).unwrap();
+        assert_eq!(set.iter().next().unwrap().unwrap().timestamp(&header), 40);
+    }
+
+    #[test]
+    fn what_the_format_cannot_say_is_refused_and_changes_nothing() {
+        let mut builder = BatchBuilder::new();
+        builder.push(&at(i64::MAX)).unwrap();
+        let size = builder.size();
+        assert_eq!(builder.push(&at(-2)), Err(BuildError::TimestampRange));
+        assert_eq!(
+            builder.push_at(0, &at(1)),
+            Err(BuildError::OffsetDelta { found: 0 })
+        );
+        assert_eq!(
+            builder.push_at(-5, &at(1)),
+            Err(BuildError::OffsetDelta { found: -5 })
+        );
+        assert_eq!((builder.size(), builder.record_count()), (size, 1));
+        builder.push_at(i32::MAX, &at(1)).unwrap();
+        assert_eq!(builder.push(&at(1)), Err(BuildError::TooLarge));
+        assert_eq!(BatchBuilder::new().build(), Err(BuildError::Empty));
+    }
+}

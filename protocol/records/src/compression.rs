@@ -180,6 +180,16 @@ fn next_capacity(len: usize, budget: usize) -> Option<usize> {
     })
 }
 
+/// Lengthens `out` to `len` bytes, at most `budget`. Space doubles as a `Vec` does by itself, but
+/// never beyond the budget.
+fn lengthen(out: &mut Vec<u8>, len: usize, budget: usize) {
+    if len > out.capacity() {
+        let capacity = out.capacity().saturating_mul(2).min(budget).max(len);
+        out.reserve_exact(capacity - out.len());
+    }
+    out.resize(len, 0);
+}
+
 /// Reads `source` to its end into at most `budget` bytes.
 fn read_bounded(
     codec: Codec,
@@ -196,7 +206,7 @@ fn read_bounded(
     loop {
         let Some(space) = out.get_mut(len..).filter(|space| !space.is_empty()) else {
             match next_capacity(len, budget) {
-                Some(capacity) => out.resize(capacity, 0),
+                Some(capacity) => lengthen(&mut out, capacity, budget),
                 None => {
                     return match source.read(&mut [0]).map_err(corrupt)? {
                         0 => Ok(out),
@@ -214,3 +224,6 @@ fn read_bounded(
     out.truncate(len);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

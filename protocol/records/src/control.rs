@@ -96,3 +96,69 @@ pub fn end_transaction_marker(
     })?;
     builder.build()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+    use super::*;
+    use crate::header::{BatchHeader, batch_crc_ok};
+    use crate::record::{RecordSet, Records};
+
+    fn parse(
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<ControlRecord, ControlRecordError> {
+        let bare = Records::new(&[12, 0, 0, 0, 1, 1, 0], 1)
+            .next()
+            .unwrap()
+            .unwrap();
+        ControlRecord::parse(&Record { key, value, ..bare })
+    }
+
+    #[test]
+    fn markers_read_back() {
+        for committed in [true, false] {
+            let batch = end_transaction_marker(7, 3, committed, 31, 1000).unwrap();
+            assert!(batch_crc_ok(&batch));
+            let header = BatchHeader::parse(&batch).unwrap();
+            assert!(header.is_control() && header.is_transactional());
+            assert_eq!((header.producer_id, header.producer_epoch), (7, 3));
+            assert_eq!(header.base_sequence, -1);
+            let set = RecordSet::open(&batch, &header, 0).unwrap();
+            let read = ControlRecord::parse(&set.iter().next().unwrap().unwrap());
+            let coordinator_epoch = 31;
+            assert_eq!(
+                read,
+                Ok(ControlRecord::EndTransaction {
+                    committed,
+                    coordinator_epoch
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn other_types_are_told_apart_from_malformed_ones() {
+        assert_eq!(
+            parse(Some(&[0, 0, 0, 2]), None),
+            Ok(ControlRecord::Other(2))
+        );
+        let later = parse(Some(&[0, 1, 0, 1, 9]), Some(&[0, 1, 0, 0, 0, 5, 9]));
+        let committed = ControlRecord::EndTransaction {
+            committed: true,
+            coordinator_epoch: 5,
+        };
+        assert_eq!(later, Ok(committed));
+        for (key, value) in [
+            (None, None),
+            (Some(&[0, 0, 0][..]), None),
+            (Some(&[0xff, 0xff, 0, 1]), Some(&[0, 0, 0, 0, 0, 5][..])),
+            (Some(&[0, 0, 0, 1]), None),
+            (Some(&[0, 0, 0, 1]), Some(&[0, 0, 0, 0, 0])),
+            (Some(&[0, 0, 0, 1]), Some(&[0xff, 0, 0, 0, 0, 5])),
+        ] {
+            assert!(parse(key, value).is_err(), "{key:?} {value:?}");
+        }
+    }
+}

@@ -10,6 +10,8 @@ mod lookup;
 mod record;
 mod split;
 mod validate;
+#[cfg(test)]
+mod validate_test;
 mod varint;
 
 pub use builder::{BatchBuilder, BuildError, NewRecord};

@@ -145,6 +145,7 @@ impl<'a> Iterator for Records<'a> {
 
 impl std::iter::FusedIterator for Records<'_> {}
 
+#[inline]
 fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, Fault> {
     if cursor.remaining() == 0 {
         return Err("the batch holds fewer records than it counts");
@@ -254,5 +255,179 @@ impl<'a> IntoIterator for &'a RecordSet {
 
     fn into_iter(self) -> Records<'a> {
         self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+    use super::*;
+    use crate::builder::{BatchBuilder, NewRecord};
+    use crate::header::NO_TIMESTAMP;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    type OwnedHeader = (Vec<u8>, Option<Vec<u8>>);
+    type Owned = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<OwnedHeader>);
+
+    fn any_record() -> impl Strategy<Value = Owned> {
+        let bytes = || vec(any::<u8>(), 0..80);
+        let headers = vec((bytes(), prop::option::of(bytes())), 0..4);
+        let timestamp = -1_000_000_000_000_000_000i64..1_000_000_000_000_000_000;
+        (
+            timestamp,
+            prop::option::of(bytes()),
+            prop::option::of(bytes()),
+            headers,
+        )
+    }
+
+    fn push_all(builder: &mut BatchBuilder, records: &[Owned]) {
+        for (timestamp, key, value, headers) in records {
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(key, value)| (key.as_slice(), value.as_deref()))
+                .collect();
+            let (timestamp, key, value) = (*timestamp, key.as_deref(), value.as_deref());
+            builder
+                .push(&NewRecord {
+                    timestamp,
+                    key,
+                    value,
+                    headers: &headers,
+                })
+                .unwrap();
+        }
+    }
+
+    fn owned(set: &RecordSet) -> Vec<Owned> {
+        let owned = |record: Record<'_>| {
+            let headers = record
+                .headers
+                .map(|(k, v)| (k.to_vec(), v.map(<[u8]>::to_vec)));
+            let (key, value) = (
+                record.key.map(<[u8]>::to_vec),
+                record.value.map(<[u8]>::to_vec),
+            );
+            (
+                record.timestamp(set.header()),
+                key,
+                value,
+                headers.collect(),
+            )
+        };
+        set.iter().map(|record| owned(record.unwrap())).collect()
+    }
+
+    #[test]
+    fn iteration_ends_after_an_error() {
+        let mut records = Records::new(&[14, 0, 0, 0, 2, b'k', 1, 0, 9, 9], 3);
+        assert_eq!(records.next().unwrap().unwrap().key, Some(&b"k"[..]));
+        assert_eq!(records.next().unwrap().unwrap_err().index, 1);
+        assert!(records.next().is_none() && records.next().is_none());
+    }
+
+    #[test]
+    fn what_the_count_leaves_over_is_an_error() {
+        let record = [14, 0, 0, 0, 2, b'k', 1, 0];
+        let errors =
+            |bytes: &[u8], count| Records::new(bytes, count).filter(Result::is_err).count();
+        assert_eq!(errors(&record, 1), 0);
+        assert_eq!(errors(&record, 0), 1);
+        assert_eq!(errors(&record, -1), 1);
+        assert_eq!(errors(&record, 2), 1);
+        assert_eq!(errors(&[], 0), 0);
+    }
+
+    #[test]
+    fn without_compression_the_records_are_a_view_of_the_batch() {
+        let mut builder = BatchBuilder::new();
+        builder
+            .push(&NewRecord {
+                timestamp: NO_TIMESTAMP,
+                ..NewRecord::default()
+            })
+            .unwrap();
+        let batch = builder.build().unwrap();
+        let header = BatchHeader::parse(&batch).unwrap();
+        let set = RecordSet::open(&batch, &header, 0).unwrap();
+        assert_eq!(set.bytes().as_ptr(), batch[BATCH_HEADER_LEN..].as_ptr());
+        let cut = batch.slice(..batch.len() - 1);
+        assert_eq!(
+            RecordSet::open(&cut, &header, 0).unwrap_err(),
+            ReadError::Truncated
+        );
+    }
+
+    #[test]
+    fn a_batch_that_compaction_emptied_has_no_records_in_any_codec() {
+        for codec in Codec::ALL {
+            let mut builder = BatchBuilder::new().compression(codec, None);
+            builder.push(&NewRecord::default()).unwrap();
+            let full = BatchHeader::parse(&builder.build().unwrap()).unwrap();
+            let header = BatchHeader {
+                record_count: 0,
+                batch_length: 49,
+                ..full
+            };
+            let batch = Bytes::copy_from_slice(&header.encode());
+            let set = RecordSet::open(&batch, &header, 0).unwrap();
+            assert_eq!(set.iter().count(), 0, "{codec}");
+        }
+    }
+
+    #[test]
+    fn offsets_and_times_relate_to_the_header_that_was_given() {
+        let mut builder = BatchBuilder::new();
+        builder
+            .push(&NewRecord {
+                timestamp: 100,
+                ..NewRecord::default()
+            })
+            .unwrap();
+        builder
+            .push(&NewRecord {
+                timestamp: 90,
+                ..NewRecord::default()
+            })
+            .unwrap();
+        let batch = builder.build().unwrap();
+        let header = BatchHeader {
+            base_offset: 50,
+            ..BatchHeader::parse(&batch).unwrap()
+        };
+        let set = RecordSet::open(&batch, &header, 0).unwrap();
+        let position = |record: Record<'_>| (record.offset(&header), record.timestamp(&header));
+        let read: Vec<_> = set.iter().map(|record| position(record.unwrap())).collect();
+        assert_eq!(read, [(50, 100), (51, 90)]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_built_reads_back(
+            records in vec(any_record(), 1..12),
+            codec in prop::sample::select(Codec::ALL.to_vec()),
+        ) {
+            let mut builder = BatchBuilder::new().compression(codec, None);
+            push_all(&mut builder, &records);
+            let size = builder.size();
+            let batch = builder.build().unwrap();
+            let header = BatchHeader::parse(&batch).unwrap();
+            let set = RecordSet::open(&batch, &header, 1 << 20).unwrap();
+            prop_assert_eq!(size, BATCH_HEADER_LEN + set.bytes().len());
+            prop_assert_eq!(header.record_count as usize, records.len());
+            let max = records.iter().map(|record| record.0).fold(NO_TIMESTAMP, i64::max);
+            prop_assert_eq!(header.max_timestamp, max);
+            prop_assert_eq!(owned(&set), records);
+        }
+
+        #[test]
+        fn arbitrary_bytes_end_within_their_length(bytes in vec(any::<u8>(), 0..300), count: i32) {
+            let read = Records::new(&bytes, count).filter(Result::is_ok).count();
+            prop_assert!(read <= bytes.len() / MIN_RECORD_LEN);
+        }
     }
 }

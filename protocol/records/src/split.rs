@@ -95,3 +95,59 @@ pub fn single_batch(records: &Bytes) -> Result<BatchHeader, BatchError> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot unwrap has failed")]
+
+    use super::*;
+    use crate::builder::{BatchBuilder, NewRecord};
+
+    fn batch(base_offset: i64) -> Bytes {
+        let mut builder = BatchBuilder::new().base_offset(base_offset);
+        builder
+            .push(&NewRecord {
+                value: Some(b"v"),
+                ..NewRecord::default()
+            })
+            .unwrap();
+        builder.build().unwrap()
+    }
+
+    #[test]
+    fn a_fetch_answer_may_end_within_a_batch() {
+        let whole = Bytes::from([batch(3), batch(4), batch(5)].concat());
+        let offsets = |bytes: &Bytes| -> (Vec<i64>, Option<SplitError>) {
+            let (good, bad): (Vec<_>, Vec<_>) = split_batches(bytes).partition(Result::is_ok);
+            let good = good
+                .into_iter()
+                .map(|batch| batch.unwrap().0.base_offset)
+                .collect();
+            (good, bad.into_iter().next().map(Result::unwrap_err))
+        };
+        assert_eq!(offsets(&whole), (vec![3, 4, 5], None));
+        assert_eq!(offsets(&Bytes::new()), (vec![], None));
+        let one = batch(3).len();
+        for cut in 1..one {
+            let (good, error) = offsets(&whole.slice(..2 * one + cut));
+            assert_eq!(
+                (good, error),
+                (vec![3, 4], Some(SplitError::Incomplete)),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn batches_are_views_and_iteration_ends_at_the_first_error() {
+        let mut bytes = [batch(3), batch(4), batch(5)].concat();
+        let one = batch(3).len();
+        bytes[one + 8..one + 12].copy_from_slice(&7i32.to_be_bytes());
+        let bytes = Bytes::from(bytes);
+        let mut batches = split_batches(&bytes);
+        let (header, first) = batches.next().unwrap().unwrap();
+        assert_eq!((header.base_offset, first.as_ptr()), (3, bytes.as_ptr()));
+        assert_eq!(batches.next().unwrap().unwrap_err(), SplitError::Length(7));
+        assert!(batches.next().is_none());
+    }
+}

@@ -25,6 +25,7 @@ impl<'a> Cursor<'a> {
         self.rest.len()
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, Fault> {
         let (&first, rest) = self.rest.split_first().ok_or(TRUNCATED)?;
         self.rest = rest;
@@ -32,6 +33,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Zigzag varint of at most 5 bytes.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<i32, Fault> {
         let first = self.u8()?;
         let mut value = u32::from(first & 0x7f);
@@ -52,9 +54,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// Zigzag varint of at most 10 bytes.
+    #[inline]
     pub(crate) fn varlong(&mut self) -> Result<i64, Fault> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
+        let first = self.u8()?;
+        let mut value = u64::from(first & 0x7f);
+        if first & 0x80 == 0 {
+            return Ok(unzigzag64(value));
+        }
+        for shift in [7, 14, 21, 28, 35, 42, 49, 56, 63] {
             let byte = self.u8()?;
             if shift == 63 && byte > 0x01 {
                 return Err(VARLONG_TOO_LONG);
@@ -68,6 +75,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
@@ -75,6 +83,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes behind a varint length; -1 means null.
+    #[inline]
     pub(crate) fn nullable_bytes(&mut self) -> Result<Option<&'a [u8]>, Fault> {
         match self.varint()? {
             -1 => Ok(None),

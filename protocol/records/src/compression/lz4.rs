@@ -11,7 +11,7 @@ use lz4_flex::block::{
 };
 use twox_hash::XxHash32;
 
-use super::{Codec, CompressError, DecompressError, first_capacity, next_capacity};
+use super::{Codec, CompressError, DecompressError, first_capacity, lengthen, next_capacity};
 
 /// Magic, flags (version 1, independent blocks), block size 64 KiB, header checksum.
 const HEADER: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
@@ -160,7 +160,7 @@ impl Output {
             });
         }
         if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
+            lengthen(&mut self.bytes, end, self.budget);
         }
         let space = self
             .bytes
@@ -191,7 +191,7 @@ impl Output {
                 next_capacity(self.bytes.len(), self.budget).ok_or(DecompressError::TooLarge {
                     budget: self.budget,
                 })?;
-            self.bytes.resize(capacity, 0);
+            lengthen(&mut self.bytes, capacity, self.budget);
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
-use super::{Codec, CompressError, DecompressError};
+use super::{Codec, CompressError, DecompressError, first_capacity, lengthen};
 
 const MAGIC: [u8; 8] = *b"\x82SNAPPY\0";
 const VERSIONS: [u8; 8] = [0, 0, 0, 1, 0, 0, 0, 1];
@@ -29,6 +29,7 @@ pub(super) fn decompress(input: &[u8], budget: usize) -> Result<Vec<u8>, Decompr
         append_block(input, budget, &mut out)?;
         return Ok(out);
     }
+    out.reserve_exact(first_capacity(input.len(), budget));
     let mut rest = input;
     while !rest.is_empty() {
         // Java's reader lets a whole new stream begin between two blocks.
@@ -63,7 +64,7 @@ fn append_block(block: &[u8], budget: usize, out: &mut Vec<u8>) -> Result<(), De
     if claimed > budget - from {
         return Err(DecompressError::TooLarge { budget });
     }
-    out.resize(from + claimed, 0);
+    lengthen(out, from + claimed, budget);
     let space = out.get_mut(from..).ok_or(corrupt("a block is empty"))?;
     let written = Decoder::new()
         .decompress(block, space)

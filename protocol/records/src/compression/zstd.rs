@@ -1,8 +1,12 @@
 //! Zstandard (KIP-110): frames with or without content size, windows up to 8 MiB.
 
+use std::cell::Cell;
+
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
-use zstd::zstd_safe::{CParameter, DCtx, DParameter, InBuffer, OutBuffer, get_frame_content_size};
+use zstd::zstd_safe::{
+    CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_frame_content_size,
+};
 use zstd::{DEFAULT_COMPRESSION_LEVEL, compression_level_range};
 
 use super::{Codec, CompressError, DecompressError, first_capacity, next_capacity};
@@ -14,6 +18,14 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// From this level on the compressor chooses windows above [`ZSTD_WINDOW_LOG_MAX`] by itself.
 const LEVEL_OF_LARGE_WINDOWS: i32 = 20;
+/// A decoder larger than this is freed after use: it holds a window.
+const KEPT_SIZE: usize = 1 << 20;
+
+thread_local! {
+    /// A decoder of this thread, as creating one costs more than most batches do.
+    static KEPT: Cell<Option<DCtx<'static>>> = const { Cell::new(None) };
+}
+
 /// A claimed content size beyond so many times the input is not allocated at once.
 const TRUSTED_EXPANSION: u64 = 64;
 
@@ -58,11 +70,30 @@ pub(super) fn decompress(input: &[u8], budget: usize) -> Result<Vec<u8>, Decompr
         Some(size) if size <= TRUSTED_EXPANSION * input.len() as u64 => size as usize,
         _ => first_capacity(input.len(), budget),
     };
-    let mut context = DCtx::try_create().ok_or(corrupt("no memory for a decoder"))?;
+    let mut context = match KEPT.take() {
+        Some(context) => context,
+        None => DCtx::try_create().ok_or(corrupt("no memory for a decoder"))?,
+    };
+    context
+        .reset(ResetDirective::SessionAndParameters)
+        .map_err(refused)?;
     context
         .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
         .map_err(refused)?;
+    let out = stream(&mut context, input, capacity, budget);
+    if out.is_ok() && context.sizeof() <= KEPT_SIZE {
+        KEPT.set(Some(context));
+    }
+    out
+}
 
+/// Decompresses all frames into at most `budget` bytes, beginning with space for `capacity`.
+fn stream(
+    context: &mut DCtx<'static>,
+    input: &[u8],
+    capacity: usize,
+    budget: usize,
+) -> Result<Vec<u8>, DecompressError> {
     let mut out: Vec<u8> = Vec::with_capacity(capacity);
     let mut source = InBuffer::around(input);
     loop {
