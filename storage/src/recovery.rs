@@ -59,6 +59,8 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     let dir = &shared.options.dir;
     let marker = read_marker(shared)?;
     load_groups(shared)?;
+    let retired = marker.deleted.iter().map(|(group, _)| *group);
+    shared.retired.lock().extend(retired);
     let mut replay = Replay {
         shared,
         deleted: marker.deleted.iter().copied().collect(),
@@ -353,6 +355,7 @@ impl Replay<'_> {
                 self.references.remove(&group);
                 self.shared.groups.write().remove(&group);
                 self.shared.deleted.lock().push((group, frame.op));
+                self.shared.retired.lock().insert(group);
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! The store of one node: its logs, its two threads, its health.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Groups deleted since the last checkpoint, with their last operation.
     pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
+    /// Ids of deleted groups that the journal may still have frames of, and more: not to be used
+    /// again, for a replay would take the new group's frames for the old one's.
+    pub(crate) retired: Mutex<BTreeSet<GroupId>>,
     /// Directories of deleted groups, to be removed by the checkpoint thread.
     pub(crate) graves: Mutex<Vec<PathBuf>>,
     /// Directories were created, renamed or removed in the store's directory.
@@ -102,18 +106,25 @@ impl Handle {
         let Some(threads) = self.threads.lock().take() else {
             return;
         };
-        let _ = self.checkpoints.send(Request::Stop);
-        join(threads.checkpoints);
-        let _ = self.journal.send(Message::Stop);
-        join(threads.journal);
+        let (journal, checkpoints) = (self.journal.clone(), self.checkpoints.clone());
+        let stop = move || {
+            let _ = checkpoints.send(Request::Stop);
+            let _ = threads.checkpoints.join();
+            let _ = journal.send(Message::Stop);
+            let _ = threads.journal.join();
+        };
+        if OF_A_STORE.get() {
+            // A completion dropped the last handle: the thread it runs on cannot wait for itself.
+            let _ = std::thread::Builder::new().spawn(stop);
+        } else {
+            stop();
+        }
     }
 }
 
-/// Waits for a thread, unless it is this one: a completion may drop the last handle.
-fn join(thread: JoinHandle<()>) {
-    if thread.thread().id() != std::thread::current().id() {
-        let _ = thread.join();
-    }
+thread_local! {
+    /// Whether this thread is one of a store's own.
+    static OF_A_STORE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Drop for Handle {
@@ -161,6 +172,7 @@ impl Store {
             space,
             counters: Counters::new(),
             deleted: Mutex::default(),
+            retired: Mutex::default(),
             graves: Mutex::default(),
             root_unsynced: AtomicBool::new(false),
             dir_sync: Mutex::default(),
@@ -224,6 +236,10 @@ impl Store {
             return Err(StorageError::Io(
                 format!("{dir:?} cannot be a group's directory").into(),
             ));
+        }
+        if shared.retired.lock().contains(&group) {
+            let what = format!("group {group} was deleted; ids are not used again");
+            return Err(StorageError::Io(what.into()));
         }
         let state = LogState::new(settings.clone());
         let log = Arc::new(Log::new(group, dir, shared.options.dir.join(dir), state));
@@ -304,6 +320,7 @@ impl Store {
         deleted.queue(vec![frame], actions, done, 0);
         // A checkpoint that finds it here finds its frame in the queue.
         shared.deleted.lock().push((group, op));
+        shared.retired.lock().insert(group);
         shared.groups.write().remove(&group);
     }
 
@@ -370,7 +387,7 @@ fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<T
     let journal = std::thread::Builder::new()
         .name("klamm-journal".to_owned())
         .spawn(move || {
-            let _guard = guard;
+            guard.enter();
             rounds.run();
         })
         .map_err(failed)?;
@@ -378,7 +395,7 @@ fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<T
     let checkpoints = std::thread::Builder::new()
         .name("klamm-checkpoint".to_owned())
         .spawn(move || {
-            let _guard = guard;
+            guard.enter();
             checkpointer.run();
         })
         .map_err(failed)?;
@@ -394,6 +411,11 @@ pub(crate) struct PanicGuard(Arc<Shared>);
 impl PanicGuard {
     pub(crate) fn new(shared: &Arc<Shared>) -> PanicGuard {
         PanicGuard(Arc::clone(shared))
+    }
+
+    /// To be called first on the thread that is guarded.
+    pub(crate) fn enter(&self) {
+        OF_A_STORE.set(true);
     }
 }
 

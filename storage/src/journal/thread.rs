@@ -67,7 +67,7 @@ impl Rounds {
         let writer = std::thread::Builder::new()
             .name("klamm-segments".to_owned())
             .spawn(move || {
-                let _guard = guard;
+                guard.enter();
                 segments::run(&shared, &queue);
             })
             .map_err(|e| OpenError::failed("starting a thread", e))?;

@@ -145,3 +145,35 @@ fn read_by_index(log: &GroupLog) -> usize {
     }
     entries.len()
 }
+
+/// Groups come and go while checkpoints are made: the journal keeps frames of groups that the
+/// index has forgotten, and a start must know them from groups whose creation is lost.
+#[test]
+fn groups_deleted_during_a_checkpoint_stay_deleted() {
+    let mut machine = Machine::new();
+    let mut next = 1;
+    for _ in 0..15 {
+        let (store, report) = machine.open();
+        assert!(report.corrupt.is_empty());
+        assert!(store.groups().is_empty(), "{:?}", store.groups());
+        let stop = Arc::new(AtomicBool::new(false));
+        let checkpoints = {
+            let (store, stop) = (store.clone(), Arc::clone(&stop));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    store.checkpoint().unwrap();
+                }
+            })
+        };
+        for _ in 0..40 {
+            let log = group(&store, next);
+            append(&log, vec![tagged(1, 1)]);
+            wait(|done| store.delete_group(GroupId(next), done)).unwrap();
+            next += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        checkpoints.join().unwrap();
+        drop(store);
+        machine = machine.killed();
+    }
+}
