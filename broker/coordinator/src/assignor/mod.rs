@@ -1,0 +1,1 @@
+//! Assignors of the consumer protocol: uniform and range.
