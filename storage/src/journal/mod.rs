@@ -26,7 +26,7 @@ use crossbeam::channel::Sender;
 use crate::error::{Completion, StorageError};
 use crate::log::{FileAction, Log};
 
-pub(crate) use files::{JournalFiles, JournalPlace, list_journal, path_of, recycle};
+pub(crate) use files::{JournalFiles, JournalPlace, Spares, list_journal, path_of, recycle};
 pub(crate) use format::{Anchor, BatchFrame, Cut, Frame, FrameBody};
 pub(crate) use reader::{Damage, Visit, scan};
 pub(crate) use segments::act;
