@@ -63,6 +63,11 @@ impl GroupOffsets {
         self.topics.is_empty()
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.topics.values().map(BTreeMap::len).sum()
+    }
+
     pub(crate) fn get(&self, topic: &str, partition: i32) -> Option<&Committed> {
         self.topics.get(topic)?.get(&partition)
     }

@@ -53,7 +53,7 @@ impl Sweep {
 impl Shard {
     /// Does the next slice of what is due.
     pub(super) fn sweep(&mut self, env: &Environment<'_>, out: &mut Outcome) {
-        self.drop_deleted(env, out);
+        self.drop_deleted(out);
         let due = self.sweep.next_ms.is_some_and(|at| env.now_ms >= at);
         if !due && self.sweep.reached.is_none() {
             return;
@@ -67,7 +67,7 @@ impl Shard {
     }
 
     /// Drops offsets of deleted topics, as many as fit into a slice.
-    pub(super) fn drop_deleted(&mut self, _env: &Environment<'_>, out: &mut Outcome) {
+    pub(super) fn drop_deleted(&mut self, out: &mut Outcome) {
         let Some(topic) = self.sweep.deleted.front().cloned() else {
             return;
         };
@@ -114,12 +114,16 @@ impl Shard {
         let Some(group) = self.groups.get(id) else {
             return Vec::new();
         };
-        group.offsets.expired(
+        let mut records = group.offsets.expired(
             id,
             env.now_ms,
             env.settings.offsets_retention_ms,
             limit,
             |topic, committed| group.kept_since(topic, committed),
-        )
+        );
+        if records.len() == group.offsets.len() && group.is_empty() {
+            group.tombstones(id, &mut records);
+        }
+        records
     }
 }
