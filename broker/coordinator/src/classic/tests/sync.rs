@@ -261,5 +261,10 @@ fn b91_sessions_do_not_end_while_a_member_waits() {
     bench.sync(&leader, 2, &[]);
     assert_eq!(bench.sync_code(parked), ErrorCode::NONE);
     bench.advance(9_000);
-    assert_eq!(bench.group.member_count(), 3, "a fresh session each");
+    bench.heartbeat(&leader, 2);
+    bench.heartbeat(others[1], 2);
+    bench.advance(999);
+    assert_eq!(bench.group.member_count(), 3, "a fresh session");
+    bench.advance(1);
+    assert_eq!(bench.group.member_count(), 2, "that ends");
 }
