@@ -293,6 +293,30 @@ fn b88_a_group_above_its_size_loses_those_who_join_last() {
 }
 
 #[test]
+fn what_members_say_of_themselves_has_bounds() {
+    let mut bench = Bench::new();
+    let large = vec![0; super::super::MAX_MEMBER_BYTES - "range".len()];
+    let mut larger = large.clone();
+    larger.push(0);
+    let refused = bench.join(&Join::new().metadata(&larger));
+    assert_eq!(bench.join_refused(refused), ErrorCode::MESSAGE_TOO_LARGE);
+    let hoard = Join::new().version(3).metadata(&large);
+    let mut accepted = 0;
+    let refused = loop {
+        let ticket = bench.join(&hoard);
+        if !bench.waits(ticket) {
+            break ticket;
+        }
+        accepted += 1;
+    };
+    let code = bench.join_refused(refused);
+    assert_eq!((code, accepted), (ErrorCode::GROUP_MAX_SIZE_REACHED, 64));
+    bench.advance(3_000_000);
+    assert_eq!(bench.state(), ClassicState::Empty);
+    assert_eq!(bench.group.members.protocol_bytes(), 0);
+}
+
+#[test]
 fn b89_a_follower_that_joins_unchanged_gets_the_generation_there_is() {
     let (mut bench, _) = Bench::stable(&[Join::new(), Join::new()]);
     let follower = bench.follower();

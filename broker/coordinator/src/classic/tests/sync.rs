@@ -164,6 +164,26 @@ fn a_member_that_leaves_while_it_waits_is_answered() {
 }
 
 #[test]
+fn an_assignment_too_large_for_a_record_is_refused() {
+    let (mut bench, _) = completing(2);
+    let (leader, follower) = (bench.leader(), bench.follower());
+    let waiting = bench.sync(&follower, 2, &[]);
+    let written = bench.log.len();
+    let huge = "x".repeat(super::super::MAX_RECORD_BYTES);
+    let leading = bench.sync(&leader, 2, &[(&follower, &huge)]);
+    for ticket in [waiting, leading] {
+        assert_eq!(bench.sync_code(ticket), ErrorCode::UNKNOWN_SERVER_ERROR);
+    }
+    assert_eq!(bench.log.len(), written);
+    assert_eq!(bench.state(), ClassicState::PreparingRebalance);
+    let held = bench
+        .group
+        .members()
+        .map(|member| member.assignment().len());
+    assert_eq!(held.sum::<usize>(), 0);
+}
+
+#[test]
 fn b91_heartbeats_say_what_the_group_does() {
     let (mut bench, _) = completing(2);
     let (leader, follower) = (bench.leader(), bench.follower());
@@ -241,5 +261,10 @@ fn b91_sessions_do_not_end_while_a_member_waits() {
     bench.sync(&leader, 2, &[]);
     assert_eq!(bench.sync_code(parked), ErrorCode::NONE);
     bench.advance(9_000);
-    assert_eq!(bench.group.member_count(), 3, "a fresh session each");
+    bench.heartbeat(&leader, 2);
+    bench.heartbeat(others[1], 2);
+    bench.advance(999);
+    assert_eq!(bench.group.member_count(), 3, "a fresh session");
+    bench.advance(1);
+    assert_eq!(bench.group.member_count(), 2, "that ends");
 }
