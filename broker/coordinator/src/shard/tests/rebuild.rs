@@ -208,7 +208,7 @@ impl Clients {
 #[derive(Debug, PartialEq)]
 enum AtRest {
     Nothing,
-    Classic(DescribedGroup),
+    Classic(Box<DescribedGroup>),
     Consumer(Box<DescribedConsumerGroup>),
     Between,
 }
@@ -222,7 +222,7 @@ fn at_rest(shard: &Shard, env: &Environment<'_>, id: &str) -> AtRest {
                 described
                     .members
                     .sort_by_key(|member| member.member_id.to_string());
-                AtRest::Classic(described)
+                AtRest::Classic(Box::new(described))
             }
             _ => AtRest::Between,
         },
