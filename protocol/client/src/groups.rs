@@ -103,8 +103,8 @@ impl Client {
         self.refresh_nodes().await?;
         let mut found = BTreeMap::new();
         for &node in self.cluster().nodes.keys() {
-            let response = self.node(node).await?.send(&ListGroupsRequest::default());
-            let response = response.await?;
+            let connection = self.node(node).await?;
+            let response = connection.send(&ListGroupsRequest::default()).await?;
             ServerError::check(response.error_code, None)
                 .map_err(|error| Error::server(format!("groups of broker {node}"), error))?;
             let filled = |text: &StrBytes| Some(text.to_string()).filter(|text| !text.is_empty());
