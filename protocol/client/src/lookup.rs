@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use klamm_protocol::messages::FetchResponse;
 
+use crate::admin::unanswered;
 use crate::client::Client;
 use crate::error::{Error, ServerError};
 use crate::offsets::TopicPartition;
 use crate::reader::{ReaderOptions, fetch_request, is_offset_out_of_range};
-use crate::record::{Message, decode_batches};
+use crate::record::{Decoded, Message, decode_batches};
 
 impl Client {
     /// The first record of a partition at or after an offset; `None` when there is none yet, or
@@ -47,19 +48,28 @@ impl Client {
             max_bytes: 1,
             partition_max_bytes: 1,
         };
-        let asked = [(at.clone(), offset)];
-        let (version, request) =
-            fetch_request(self, &connection, &options, &asked, &mut HashMap::new())?;
-        let response = connection.send_version(version, &request).await?;
-        first_message(response, at, offset)
+        let mut from = offset;
+        loop {
+            let asked = [(at.clone(), from)];
+            let (version, request) =
+                fetch_request(self, &connection, &options, &asked, &mut HashMap::new())?;
+            let response = connection.send_version(version, &request).await?;
+            let decoded = first_batch(response, at, from)?;
+            match decoded.messages.into_iter().next() {
+                Some(message) => return Ok(Some(message)),
+                None if decoded.next_offset <= from => return Ok(None),
+                // Compaction left nothing at the end of that batch, or it was a control batch.
+                None => from = decoded.next_offset,
+            }
+        }
     }
 }
 
-fn first_message(
+fn first_batch(
     response: FetchResponse,
     at: &TopicPartition,
     offset: i64,
-) -> Result<Option<Message>, Error> {
+) -> Result<Decoded, Error> {
     let context = || {
         format!(
             "topic {} partition {} at offset {offset}",
@@ -73,15 +83,14 @@ fn first_message(
         .responses
         .into_iter()
         .flat_map(|topic| topic.partitions);
-    let Some(partition) = partitions.next() else {
-        return Ok(None);
-    };
+    let partition = partitions
+        .next()
+        .ok_or_else(|| Error::server(context(), unanswered()))?;
     refused(partition.error_code)?;
     let decoded = decode_batches(partition.records.unwrap_or_default(), offset);
-    let decoded = decoded.map_err(|reason| Error::Malformed {
+    decoded.map_err(|reason| Error::Malformed {
         address: format!("the leader of {}", context()),
         what: "record batches",
         reason,
-    })?;
-    Ok(decoded.messages.into_iter().next())
+    })
 }
