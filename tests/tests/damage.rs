@@ -29,8 +29,8 @@ fn impatient() -> ClientOptions {
     }
 }
 
-/// Writes records to both partitions of [`TOPIC`], a batch each.
-async fn fill(address: &str) -> Result<()> {
+/// Writes records to both partitions of [`TOPIC`], a batch each. Answers the topic's id.
+async fn fill(address: &str) -> Result<String> {
     let client = Client::connect(address, ClientOptions::default()).await?;
     let topic = NewTopic {
         name: TOPIC.to_owned(),
@@ -38,16 +38,15 @@ async fn fill(address: &str) -> Result<()> {
         replication_factor: Some(1),
         configs: vec![("segment.bytes".to_owned(), (1 << 20).to_string())],
     };
-    for created in client.create_topics(&[topic], false).await? {
-        created?;
-    }
+    let created = client.create_topics(&[topic], false).await?;
+    let id = created.into_iter().next().context("one result")??.id;
     let producer = Producer::new(client, ProducerOptions::default());
     for number in 0..RECORDS {
         for partition in 0..2 {
             write(&producer, partition, number).await?;
         }
     }
-    Ok(())
+    Ok(id.to_string())
 }
 
 async fn write(producer: &Producer, partition: i32, number: u64) -> Result<i64> {
@@ -66,24 +65,16 @@ fn record(partition: i32, number: u64) -> Vec<u8> {
     value(partition.unsigned_abs(), number, RECORD_BYTES)
 }
 
-/// The first, sealed segment of a partition.
-fn first_segment(data: &Path, partition: i32) -> Result<PathBuf> {
-    let ending = format!("-{partition}");
-    for entry in std::fs::read_dir(data)? {
-        let dir = entry?.path();
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        if !(name.starts_with(TOPIC) && name.ends_with(&ending)) {
-            continue;
-        }
-        let mut segments: Vec<PathBuf> = std::fs::read_dir(&dir)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()?;
-        segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-        segments.sort();
-        ensure!(segments.len() > 2, "nothing was rolled: {segments:?}");
-        return segments.into_iter().next().context("a first segment");
-    }
-    anyhow::bail!("no folder of partition {partition} in {}", data.display())
+/// The first, sealed segment of a partition's folder.
+fn first_segment(folder: &Path) -> Result<PathBuf> {
+    let mut segments: Vec<PathBuf> = std::fs::read_dir(folder)
+        .with_context(|| folder.display().to_string())?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    segments.sort();
+    ensure!(segments.len() > 2, "nothing was rolled: {segments:?}");
+    segments.into_iter().next().context("a first segment")
 }
 
 /// Flips a bit in the middle of a segment; answers which offset it hits.
@@ -155,9 +146,9 @@ async fn damage_in_a_log_costs_what_it_hit_and_nothing_else() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     let broker = Broker::start(&data, 0, &[])?;
-    fill(&broker.address).await?;
+    let id = fill(&broker.address).await?;
     broker.stop()?;
-    let segment = first_segment(&data, 0)?;
+    let segment = first_segment(&data.join(format!("{id}-0")))?;
     let hit = rot(&segment)?;
     ensure!(hit > 2, "the middle of a segment, not offset {hit}");
     let damaged = std::fs::read(&segment)?;

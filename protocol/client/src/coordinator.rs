@@ -76,7 +76,9 @@ impl Client {
             match asked.await {
                 Ok(response) => return Ok(response),
                 Err(error) => {
-                    self.forget_coordinator(group);
+                    if error.is_retriable() {
+                        self.forget_coordinator(group);
+                    }
                     retry.after(error).await?;
                 }
             }
@@ -108,3 +110,7 @@ pub(crate) fn is_about_coordinator(code: i16) -> bool {
             | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
     )
 }
+
+#[cfg(test)]
+#[path = "coordinator_test.rs"]
+mod tests;

@@ -47,14 +47,14 @@ fn settings_are_listed_for_scripts() -> Result<()> {
 
 #[test]
 fn settings_are_found_by_a_part_of_their_name() -> Result<()> {
-    let table = alone(&["config", "list", "segment.b"])?;
+    let table = alone(&["config", "list", "cleanup.policy"])?;
     let names: Vec<&str> = table
         .text()?
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     ensure!(
-        names == ["NAME", "log.segment.bytes", "segment.bytes"],
+        names == ["NAME", "log.cleanup.policy", "cleanup.policy"],
         "{names:?}"
     );
     alone(&["config", "list", "--set", "log.segment.byte=1"])?

@@ -114,7 +114,7 @@ fn topics_are_described_with_offsets_and_configuration() -> Result<()> {
         "{text}"
     );
     ensure!(
-        text.contains("\nCONFIG        VALUE\nretention.ms  3600000\n"),
+        text.contains("\nCONFIG          VALUE\nretention.ms  3600000\n"),
         "only what is set: {text}"
     );
     let row = text
