@@ -4,9 +4,9 @@ use clap::Args;
 use klamm_client::{Client, Error};
 use klamm_protocol::ErrorCode;
 
-use super::super::error::{Failures, UserError};
-use super::super::output::{Cluster, confirm_deletion};
 use super::members_in_words;
+use crate::cli::error::{Failures, UserError};
+use crate::cli::output::{Cluster, confirm_deletion};
 
 /// Arguments of `group delete`.
 #[derive(Args, Clone, Debug)]

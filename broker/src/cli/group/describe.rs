@@ -6,9 +6,9 @@ use futures::stream;
 use klamm_client::{GroupDescription, GroupMember, TopicPartition};
 use serde::Serialize;
 
-use super::super::error::{Failures, UserError};
-use super::super::output::{self, Cluster, Format, Table};
 use super::{CONCURRENCY, or_dash, partitions_in_words};
+use crate::cli::error::{Failures, UserError};
+use crate::cli::output::{self, Cluster, Format, Table};
 
 /// Arguments of `group describe`.
 #[derive(Args, Clone, Debug)]

@@ -13,11 +13,11 @@ use clap::Args;
 use klamm_client::{CommittedOffset, GroupDescription, GroupMember, TopicPartition};
 use serde::Serialize;
 
-use super::super::error::UserError;
-use super::super::output::{Cluster, Table};
-use super::super::time;
 use super::or_dash;
 use super::watch::{Printing, Report};
+use crate::cli::error::UserError;
+use crate::cli::output::{Cluster, Table};
+use crate::cli::time;
 
 /// Arguments of `group lag`.
 #[derive(Args, Clone, Debug)]

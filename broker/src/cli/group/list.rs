@@ -4,9 +4,9 @@ use clap::Args;
 use klamm_client::GroupListing;
 use serde::Serialize;
 
-use super::super::error::{Failures, UserError};
-use super::super::output::{Cluster, Table};
 use super::watch::{Printing, Report};
+use crate::cli::error::{Failures, UserError};
+use crate::cli::output::{Cluster, Table};
 
 /// Arguments of `group list`.
 #[derive(Args, Clone, Debug)]

@@ -11,10 +11,10 @@ use klamm_client::{
 };
 use klamm_protocol::ErrorCode;
 
-use super::super::error::{Failures, UserError};
-use super::super::output::{self, Cluster, Format};
-use super::super::time;
 use super::members_in_words;
+use crate::cli::error::{Failures, UserError};
+use crate::cli::output::{self, Cluster, Format};
+use crate::cli::time;
 use plan::{Move, Place, Plan, Target, Wanted};
 
 /// Arguments of `group reset`.

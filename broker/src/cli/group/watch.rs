@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::super::error::{Failures, UserError};
-use super::super::output::{self, Format, accept_closed_pipe};
+use crate::cli::error::{Failures, UserError};
+use crate::cli::output::{self, Format, accept_closed_pipe};
 
 /// Cursor to the upper left corner.
 const HOME: &str = "\x1b[H";

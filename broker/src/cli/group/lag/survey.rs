@@ -8,11 +8,11 @@ use futures::stream;
 use klamm_client::{Client, Error, OffsetSpec, TopicPartition};
 use klamm_protocol::ErrorCode;
 
-use super::super::super::error::{Failures, UserError};
-use super::super::super::time;
-use super::super::super::topic::offsets;
-use super::super::CONCURRENCY;
 use super::{Facts, LagReport, Places, next_records};
+use crate::cli::error::{Failures, UserError};
+use crate::cli::group::CONCURRENCY;
+use crate::cli::time;
+use crate::cli::topic::offsets;
 
 /// How long the time of one record may be looked for: a report is better without than late.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);

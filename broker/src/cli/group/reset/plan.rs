@@ -5,8 +5,8 @@ use std::str::FromStr;
 use klamm_client::{OffsetToCommit, TopicPartition};
 use serde::Serialize;
 
-use super::super::super::output::Table;
-use super::super::or_dash;
+use crate::cli::group::or_dash;
+use crate::cli::output::Table;
 
 /// Where a group shall go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
