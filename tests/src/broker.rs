@@ -69,6 +69,19 @@ fn all_stopped(pid: u32) -> Result<bool> {
 impl Broker {
     /// Starts `klamm dev` over `data` at `port` (0: a free one) and waits until it is ready.
     pub fn start(data: &Path, port: u16, args: &[&str]) -> Result<Broker> {
+        Broker::start_with(data, port, args, Stdio::inherit())
+    }
+
+    /// As [`Broker::start`], with what it logs appended to a file.
+    pub fn start_logged(data: &Path, port: u16, args: &[&str], log: &Path) -> Result<Broker> {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)?;
+        Broker::start_with(data, port, args, log.into())
+    }
+
+    fn start_with(data: &Path, port: u16, args: &[&str], stderr: Stdio) -> Result<Broker> {
         let began = Instant::now();
         let mut child = Command::new(binary()?)
             .args([
@@ -83,7 +96,7 @@ impl Broker {
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(stderr)
             .spawn()?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let (lines, screen) = std::sync::mpsc::channel();

@@ -12,7 +12,8 @@ use klamm_client::{
 };
 
 use super::error::UserError;
-use super::output::{self, Cluster, accept_closed_pipe, json_record};
+use super::output::{Cluster, accept_closed_pipe, json_record};
+use super::time;
 
 use start::{Bounds, Start};
 
@@ -281,7 +282,7 @@ fn write_message(form: Form, at: &TopicPartition, message: &Message, out: &mut V
         Form::Text => {
             let time = match message.timestamp {
                 ..0 => "-".to_owned(),
-                timestamp => output::rfc3339(timestamp),
+                timestamp => time::rfc3339(timestamp),
             };
             let cell = |bytes: &Option<bytes::Bytes>| {
                 bytes.as_deref().map_or("null".to_owned(), printable)

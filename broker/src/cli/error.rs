@@ -63,11 +63,11 @@ impl UserError {
         }
     }
 
-    /// What the client met while doing `what`. `topic` is the topic it was about, if any.
-    pub fn from_client(what: impl Into<String>, topic: Option<&str>, error: &Error) -> Self {
+    /// What the client met while doing `what`. `name` is the topic or group it was about, if any.
+    pub fn from_client(what: impl Into<String>, name: Option<&str>, error: &Error) -> Self {
         let what = what.into();
         match error.server_error() {
-            Some(refused) => UserError::refused(what, topic, refused),
+            Some(refused) => UserError::refused(what, name, refused),
             None if error.is_unreachable() => UserError {
                 what,
                 cause: format!("{error} (protocol PLAINTEXT)"),
@@ -75,16 +75,21 @@ impl UserError {
                     .to_owned(),
                 exit: Exit::Unreachable,
             },
+            None if matches!(error, Error::UnsupportedVersion { .. }) => UserError::failed(
+                what,
+                error.to_string(),
+                "--bootstrap with a broker that serves it",
+            ),
             None => UserError::failed(what, error.to_string(), "klamm topic list"),
         }
     }
 
-    /// What a broker refused while doing `what`.
-    pub fn refused(what: impl Into<String>, topic: Option<&str>, error: &ServerError) -> Self {
+    /// What a broker refused while doing `what`; `name` as above.
+    pub fn refused(what: impl Into<String>, name: Option<&str>, error: &ServerError) -> Self {
         UserError::failed(
             what,
             error.to_string(),
-            advice(topic.unwrap_or("NAME"), error.code),
+            advice(name.unwrap_or("NAME"), error.code),
         )
     }
 
@@ -94,12 +99,41 @@ impl UserError {
     }
 }
 
-fn advice(topic: &str, code: ErrorCode) -> String {
+/// What failed of several things that were wanted.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Vec<UserError>);
+
+impl Failures {
+    /// Notes one.
+    pub(super) fn add(&mut self, error: UserError) {
+        debug_assert!(
+            error.exit != Exit::Usage,
+            "a broker's answer is no fault of the command line"
+        );
+        self.0.push(error);
+    }
+
+    /// Those noted so far.
+    pub(super) fn errors(&self) -> &[UserError] {
+        &self.0
+    }
+
+    /// Reports all but the last, which is the command's own failure.
+    pub(super) fn end(mut self) -> Result<(), UserError> {
+        let last = self.0.pop();
+        for error in self.0 {
+            eprintln!("{error}");
+        }
+        last.map_or(Ok(()), Err)
+    }
+}
+
+fn advice(name: &str, code: ErrorCode) -> String {
     match code {
         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
-            format!("klamm topic list, or klamm topic create {topic}")
+            format!("klamm topic list, or klamm topic create {name}")
         }
-        ErrorCode::TOPIC_ALREADY_EXISTS => format!("klamm topic describe {topic}"),
+        ErrorCode::TOPIC_ALREADY_EXISTS => format!("klamm topic describe {name}"),
         ErrorCode::INVALID_TOPIC_EXCEPTION => {
             "a name of up to 249 letters, digits, '.', '_' and '-'".to_owned()
         }
@@ -114,11 +148,18 @@ fn advice(topic: &str, code: ErrorCode) -> String {
             "kafka.apache.org/documentation/#topicconfigs lists keys and values".to_owned()
         }
         ErrorCode::OFFSET_OUT_OF_RANGE => "--from beginning, or --from end".to_owned(),
-        ErrorCode::MESSAGE_TOO_LARGE => format!("klamm topic alter {topic} -c max.message.bytes=N"),
+        ErrorCode::MESSAGE_TOO_LARGE => format!("klamm topic alter {name} -c max.message.bytes=N"),
         ErrorCode::NOT_ENOUGH_REPLICAS | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND => {
-            format!("klamm topic describe {topic} shows which replicas are missing")
+            format!("klamm topic describe {name} shows which replicas are missing")
         }
-        ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED => {
+        ErrorCode::GROUP_ID_NOT_FOUND => "klamm group list".to_owned(),
+        ErrorCode::INVALID_GROUP_ID => "a group id that is not empty".to_owned(),
+        ErrorCode::NON_EMPTY_GROUP | ErrorCode::UNKNOWN_MEMBER_ID => {
+            format!("stop the members that klamm group describe {name} shows, then the same again")
+        }
+        ErrorCode::TOPIC_AUTHORIZATION_FAILED
+        | ErrorCode::GROUP_AUTHORIZATION_FAILED
+        | ErrorCode::CLUSTER_AUTHORIZATION_FAILED => {
             "ask whoever runs the cluster for access".to_owned()
         }
         code if code.is_retriable() => "again in a moment; the brokers' logs say more".to_owned(),

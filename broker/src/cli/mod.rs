@@ -4,8 +4,10 @@ mod config;
 mod consume;
 mod dev;
 mod error;
+mod group;
 mod output;
 mod produce;
+mod time;
 mod topic;
 
 use std::future::Future;
@@ -36,6 +38,9 @@ enum Command {
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// List and describe consumer groups, show their lag, reset and delete their offsets.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Send records from stdin to a topic.
     Produce(produce::ProduceArgs),
     /// Print records of a topic.
@@ -53,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Dev(args) => dev::run(args),
         Command::Topic(command) => client_command(topic::run(command)),
+        Command::Group(command) => client_command(group::run(command)),
         Command::Produce(args) => client_command(produce::run(args)),
         Command::Consume(args) => client_command(consume::run(args)),
         Command::Config(command) => config::run(&command),

@@ -5,7 +5,7 @@
 
 pub(super) mod json_record;
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -106,7 +106,7 @@ impl Table {
             .enumerate()
             .map(|(index, heading)| {
                 let cells = column(index).map(|cell| cell.chars().count());
-                let numeric = column(index).all(|cell| cell.parse::<i64>().is_ok() || cell == "-");
+                let numeric = column(index).all(|cell| is_number(cell));
                 (
                     cells.max().unwrap_or(0).max(heading.len()),
                     numeric && !self.rows.is_empty(),
@@ -132,6 +132,14 @@ impl Table {
         }
         text
     }
+}
+
+/// Whether a cell is a number, or stands where one is missing.
+fn is_number(cell: &str) -> bool {
+    let digits = cell.strip_prefix(['-', '+']).unwrap_or(cell);
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// Prints text to stdout.
@@ -174,48 +182,37 @@ pub(super) fn accept_closed_pipe(written: io::Result<()>) -> Result<bool, UserEr
     }
 }
 
-/// Milliseconds since 1970 as RFC 3339 in UTC, such as `2026-11-20T10:00:00.000Z`.
-pub(super) fn rfc3339(timestamp_ms: i64) -> String {
-    let (days, ms) = (
-        timestamp_ms.div_euclid(86_400_000),
-        timestamp_ms.rem_euclid(86_400_000),
-    );
-    let (year, month, day) = civil_from_days(days);
-    let (seconds, ms) = (ms / 1000, ms % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
-}
-
-/// Year, month and day of a number of days since 1970-01-01 in the proleptic Gregorian calendar.
-/// Years are counted from March, so that the leap day is a year's last.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    const DAYS_PER_ERA: i64 = 146_097;
-    let since_era_0 = days + 719_468;
-    let era = since_era_0.div_euclid(DAYS_PER_ERA);
-    let day_of_era = since_era_0.rem_euclid(DAYS_PER_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
-}
-
-/// Days since 1970-01-01 of a date; the counterpart of [`civil_from_days`].
-pub(super) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+/// Asks whether what was named on stderr shall be deleted. Without a terminal there is nobody to
+/// ask.
+///
+/// # Errors
+/// That nobody agreed.
+pub(super) fn confirm_deletion() -> Result<(), UserError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(UserError::usage(
+            "nothing was deleted",
+            "there is no terminal to ask on",
+            "the same with --yes",
+        ));
+    }
+    let mut stderr = std::io::stderr();
+    let asked = write!(stderr, "delete? [y/N] ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    let answered = asked.and_then(|()| std::io::stdin().read_line(&mut answer));
+    let agreed = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    match answered {
+        Ok(_) if agreed => Ok(()),
+        Ok(_) => Err(UserError::failed(
+            "nothing was deleted",
+            "you did not agree",
+            "the same, and y",
+        )),
+        Err(error) => Err(UserError::failed(
+            "nothing was deleted",
+            error.to_string(),
+            "the same with --yes",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -231,25 +228,5 @@ mod tests {
             table.render(),
             "NAME         PARTITIONS\na-long-name           3\nb                    12\n"
         );
-    }
-
-    #[test]
-    fn prints_times_in_utc() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        assert_eq!(rfc3339(1_795_168_799_999), "2026-11-20T09:59:59.999Z");
-        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
-    }
-
-    #[test]
-    fn dates_round_trip() {
-        for days in (-800_000..800_000).step_by(97) {
-            let (year, month, day) = civil_from_days(days);
-            assert_eq!(
-                days_from_civil(year, month, day),
-                days,
-                "{year}-{month}-{day}"
-            );
-        }
     }
 }

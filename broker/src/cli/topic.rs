@@ -1,7 +1,6 @@
 //! `klamm topic`: create, list, describe, alter, delete.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use klamm_client::{
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::error::{Exit, UserError};
-use super::output::{self, Cluster, Format, Table};
+use super::error::{Failures, UserError};
+use super::output::{self, Cluster, Format, Table, confirm_deletion};
 
 /// How long `create` waits for leaders before it says that the topic has none yet.
 const LEADER_WAIT: Duration = Duration::from_secs(5);
@@ -341,7 +340,7 @@ async fn describe_one(client: &Client, name: &str) -> Result<TopicJson, UserErro
 }
 
 /// Offsets by partition, of the partitions whose leader tells.
-async fn offsets(client: &Client, topic: &Topic, spec: OffsetSpec) -> HashMap<i32, i64> {
+pub(super) async fn offsets(client: &Client, topic: &Topic, spec: OffsetSpec) -> HashMap<i32, i64> {
     let led = topic
         .partitions
         .iter()
@@ -516,53 +515,7 @@ async fn confirm(client: &Client, topics: &[Arc<Topic>]) -> Result<(), UserError
             topic.partitions.len()
         );
     }
-    if !std::io::stdin().is_terminal() {
-        return Err(UserError::usage(
-            "nothing was deleted",
-            "there is no terminal to ask on",
-            "the same with --yes",
-        ));
-    }
-    let mut stderr = std::io::stderr();
-    let asked = write!(stderr, "delete? [y/N] ").and_then(|()| stderr.flush());
-    let mut answer = String::new();
-    let answered = asked.and_then(|()| std::io::stdin().read_line(&mut answer));
-    let agreed = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
-    match answered {
-        Ok(_) if agreed => Ok(()),
-        Ok(_) => Err(UserError::failed(
-            "nothing was deleted",
-            "you did not agree",
-            "the same, and y",
-        )),
-        Err(error) => Err(UserError::failed(
-            "nothing was deleted",
-            error.to_string(),
-            "the same with --yes",
-        )),
-    }
-}
-
-/// Collects what failed of several things: all but the last is reported at once.
-#[derive(Default)]
-struct Failures(Option<UserError>);
-
-impl Failures {
-    fn add(&mut self, error: UserError) {
-        if let Some(earlier) = self.0.replace(error) {
-            eprintln!("{earlier}");
-        }
-    }
-
-    fn end(self) -> Result<(), UserError> {
-        self.0.map_or(Ok(()), |error| {
-            debug_assert!(
-                error.exit != Exit::Usage,
-                "a topic's failure is no fault of the command line"
-            );
-            Err(error)
-        })
-    }
+    confirm_deletion()
 }
 
 #[cfg(test)]

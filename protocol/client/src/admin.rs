@@ -458,7 +458,7 @@ fn check(code: i16, message: &Option<StrBytes>) -> Result<(), ServerError> {
     ServerError::check(code, message.as_deref())
 }
 
-fn unanswered() -> ServerError {
+pub(crate) fn unanswered() -> ServerError {
     ServerError {
         code: ErrorCode::UNKNOWN_SERVER_ERROR,
         message: Some("the broker's answer leaves it out".to_owned()),

@@ -59,6 +59,8 @@ struct Inner {
     options: ClientOptions,
     bootstrap: Vec<String>,
     state: Mutex<State>,
+    /// Broker that coordinates a group, by group id; until somebody is told that it is another.
+    coordinators: Mutex<HashMap<String, i32>>,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl Client {
             options,
             bootstrap: bootstrap.map(with_port).collect(),
             state: Mutex::new(State::default()),
+            coordinators: Mutex::default(),
         };
         let client = Client {
             inner: Arc::new(inner),
@@ -273,6 +276,25 @@ impl Client {
         })
     }
 
+    /// The coordinator of a group as it was last found.
+    pub(crate) fn cached_coordinator(&self, group: &str) -> Option<i32> {
+        self.inner.coordinators.lock().get(group).copied()
+    }
+
+    pub(crate) fn remember_coordinator(&self, group: &str, node: i32) {
+        let mut coordinators = self.inner.coordinators.lock();
+        coordinators.insert(group.to_owned(), node);
+    }
+
+    pub(crate) fn forget_coordinator(&self, group: &str) {
+        self.inner.coordinators.lock().remove(group);
+    }
+
+    /// Learns the nodes of the cluster anew.
+    pub(crate) async fn refresh_nodes(&self) -> Result<(), Error> {
+        self.fetch_metadata(Some(&[])).await.map(|_| ())
+    }
+
     /// Sends a request to the controller, repeating it while brokers are away or electing.
     /// `refused` finds the error code that stands for the whole response.
     pub(crate) async fn ask_controller<R: ApiRequest>(
@@ -289,7 +311,7 @@ impl Client {
                     Some(error) => {
                         retry.after(Error::server(R::API.name(), error)).await?;
                         // Another broker may be controller by now.
-                        self.fetch_metadata(Some(&[])).await?;
+                        self.refresh_nodes().await?;
                     }
                 },
                 Err(error) => retry.after(error).await?,

@@ -4,7 +4,10 @@ mod admin;
 mod client;
 mod cluster;
 mod connection;
+mod coordinator;
 mod error;
+mod groups;
+mod lookup;
 mod offsets;
 mod producer;
 mod reader;
@@ -19,6 +22,9 @@ pub use client::{Client, ClientOptions};
 pub use cluster::{Cluster, Node, Partition, Topic};
 pub use connection::{Connection, ConnectionOptions, Reply};
 pub use error::{Error, ServerError};
+pub use groups::{
+    CommittedOffset, GroupDescription, GroupKind, GroupListing, GroupMember, OffsetToCommit,
+};
 pub use klamm_records::Codec;
 pub use offsets::{ListedOffset, OffsetSpec, TopicPartition};
 pub use producer::{

@@ -322,53 +322,8 @@ async fn fetch(
             Some(connection) => connection,
             None => client.connect_to(leader).await?,
         };
-        let version = connection.version_of::<FetchRequest>()?;
-        let mut topics: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
-        for (at, offset) in &asked {
-            let partition = FetchPartition::default()
-                .with_partition(at.partition)
-                .with_current_leader_epoch(-1)
-                .with_fetch_offset(*offset)
-                .with_last_fetched_epoch(-1)
-                .with_log_start_offset(-1)
-                .with_partition_max_bytes(options.partition_max_bytes);
-            topics.entry(&at.topic).or_default().push(partition);
-        }
-        // Without ids on a topic (its cluster is older than the broker asked), names still work.
-        let ids: Vec<Option<Arc<crate::cluster::Topic>>> = topics
-            .keys()
-            .map(|name| client.cached_topic(name))
-            .collect();
-        let by_id = ids
-            .iter()
-            .all(|topic| topic.as_ref().is_some_and(|topic| !topic.id.is_zero()));
-        let version = if by_id {
-            version
-        } else {
-            version.min(FETCH_BY_TOPIC_ID - 1)
-        };
-        let topics = topics
-            .into_iter()
-            .zip(ids)
-            .map(|((name, partitions), known)| {
-                let id = known.map(|topic| topic.id.0).unwrap_or_default();
-                if version >= FETCH_BY_TOPIC_ID {
-                    topics_by_id.insert(id, name.to_owned());
-                }
-                let topic = TopicName(StrBytes::from_string(name.to_owned()));
-                FetchTopic::default()
-                    .with_topic(topic)
-                    .with_topic_id(id)
-                    .with_partitions(partitions)
-            });
-        let request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX))
-            .with_min_bytes(options.min_bytes)
-            .with_max_bytes(options.max_bytes)
-            .with_session_id(0)
-            .with_session_epoch(-1)
-            .with_topics(topics.collect());
+        let (version, request) =
+            fetch_request(&client, &connection, &options, &asked, &mut topics_by_id)?;
         let response = connection.send_version(version, &request).await?;
         Ok((connection, response))
     }
@@ -379,6 +334,65 @@ async fn fetch(
         topics_by_id,
         result,
     }
+}
+
+/// A fetch outside any session, and the version to send it in. Topics that it names by id are
+/// entered into `topics_by_id`.
+pub(crate) fn fetch_request(
+    client: &Client,
+    connection: &Connection,
+    options: &ReaderOptions,
+    asked: &[(TopicPartition, i64)],
+    topics_by_id: &mut HashMap<uuid::Uuid, String>,
+) -> Result<(i16, FetchRequest), Error> {
+    let mut topics: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
+    for (at, offset) in asked {
+        let partition = FetchPartition::default()
+            .with_partition(at.partition)
+            .with_current_leader_epoch(-1)
+            .with_fetch_offset(*offset)
+            .with_last_fetched_epoch(-1)
+            .with_log_start_offset(-1)
+            .with_partition_max_bytes(options.partition_max_bytes);
+        topics.entry(&at.topic).or_default().push(partition);
+    }
+    // Without ids on a topic (its cluster is older than the broker asked), names still work.
+    let ids: Vec<Option<Arc<crate::cluster::Topic>>> = topics
+        .keys()
+        .map(|name| client.cached_topic(name))
+        .collect();
+    let by_id = ids
+        .iter()
+        .all(|topic| topic.as_ref().is_some_and(|topic| !topic.id.is_zero()));
+    let newest = connection.version_of::<FetchRequest>()?;
+    let version = if by_id {
+        newest
+    } else {
+        newest.min(FETCH_BY_TOPIC_ID - 1)
+    };
+    let topics = topics
+        .into_iter()
+        .zip(ids)
+        .map(|((name, partitions), known)| {
+            let id = known.map(|topic| topic.id.0).unwrap_or_default();
+            if version >= FETCH_BY_TOPIC_ID {
+                topics_by_id.insert(id, name.to_owned());
+            }
+            let topic = TopicName(StrBytes::from_string(name.to_owned()));
+            FetchTopic::default()
+                .with_topic(topic)
+                .with_topic_id(id)
+                .with_partitions(partitions)
+        });
+    let request = FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX))
+        .with_min_bytes(options.min_bytes)
+        .with_max_bytes(options.max_bytes)
+        .with_session_id(0)
+        .with_session_epoch(-1)
+        .with_topics(topics.collect());
+    Ok((version, request))
 }
 
 /// Reads one partition.

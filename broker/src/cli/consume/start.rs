@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use klamm_client::{Client, Error, OffsetSpec, TopicPartition};
 
-use super::super::output::days_from_civil;
+use super::super::time::{now_ms, parse_duration_ms, parse_rfc3339};
 
 /// First and last place of a partition that can be read: the first record kept, and the next one
 /// to come.
@@ -71,93 +70,6 @@ impl FromStr for Start {
     }
 }
 
-/// `90s`, `15m`, `2h` or `3d` in milliseconds.
-fn parse_duration_ms(text: &str) -> Option<i64> {
-    let unit = text.chars().last()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let digits = text.strip_suffix(unit)?;
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<i64>().ok()?.checked_mul(seconds * 1000)
-}
-
-/// A date, or a date and time, in milliseconds since 1970. A time without a zone is in UTC.
-fn parse_rfc3339(text: &str) -> Option<i64> {
-    let (date, time) = match text.split_once(['T', 't', ' ']) {
-        Some((date, time)) => (date, Some(time)),
-        None => (text, None),
-    };
-    let days = parse_date(date)?;
-    let ms = time.map_or(Some(0), parse_time_ms)?;
-    days.checked_mul(86_400_000)?.checked_add(ms)
-}
-
-fn parse_date(text: &str) -> Option<i64> {
-    let mut parts = text.split('-');
-    let year = number(parts.next()?, 4)?;
-    let month = number(parts.next()?, 2)?;
-    let day = number(parts.next()?, 2)?;
-    if parts.next().is_some() || !(1..=12).contains(&month) || day == 0 {
-        return None;
-    }
-    let days = days_from_civil(year, month, day);
-    let next_month = match month {
-        12 => days_from_civil(year + 1, 1, 1),
-        _ => days_from_civil(year, month + 1, 1),
-    };
-    (days < next_month).then_some(days)
-}
-
-fn parse_time_ms(text: &str) -> Option<i64> {
-    let (clock, zone) = match text.find(['Z', 'z', '+', '-']) {
-        Some(at) => text.split_at_checked(at)?,
-        None => (text, "Z"),
-    };
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut parts = clock.split(':');
-    let hour = number(parts.next()?, 2).filter(|hour| *hour < 24)?;
-    let minute = number(parts.next()?, 2).filter(|minute| *minute < 60)?;
-    let second = match parts.next() {
-        Some(second) => number(second, 2).filter(|second| *second <= 60)?,
-        None => 0,
-    };
-    if parts.next().is_some()
-        || fraction.is_empty()
-        || !fraction.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return None;
-    }
-    let ms: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let local = ((hour * 60 + minute) * 60 + second) * 1000 + ms;
-    Some(local - parse_zone_ms(zone)?)
-}
-
-/// How far a zone is ahead of UTC.
-fn parse_zone_ms(zone: &str) -> Option<i64> {
-    if matches!(zone, "Z" | "z") {
-        return Some(0);
-    }
-    let (sign, offset) = match zone.strip_prefix('-') {
-        Some(offset) => (-1, offset),
-        None => (1, zone.strip_prefix('+')?),
-    };
-    let (hours, minutes) = offset.split_once(':')?;
-    let minutes = number(hours, 2)? * 60 + number(minutes, 2)?;
-    Some(sign * minutes * 60_000)
-}
-
-fn number(text: &str, digits: usize) -> Option<i64> {
-    let sound = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
-    sound.then(|| text.parse().ok())?
-}
-
 impl Start {
     /// The offset to begin with in each partition, whose bounds are given.
     ///
@@ -202,13 +114,6 @@ async fn at_time(
     Ok(found
         .map(|((at, bounds), listed)| (at.clone(), listed.offset.unwrap_or(bounds.end)))
         .collect())
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
