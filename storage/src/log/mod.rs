@@ -13,11 +13,13 @@
 //! - `tail.rs`: newest entries in memory;
 //! - `append.rs`: operations that change the log;
 //! - `read.rs`: Kafka's reads; `entries.rs`: Raft's reads; `times.rs`: lookups by timestamp;
+//! - `compact/`: log compaction;
 //! - `walk.rs`: going through batches, in files and in memory.
 //!
 //! Deliberately absent: what is committed. A reader brings its own bound.
 
 mod append;
+mod compact;
 mod entries;
 mod read;
 pub(crate) mod row;
@@ -42,6 +44,7 @@ use crate::producers::ProducerStates;
 use crate::segment::{SegmentFile, SegmentInfo};
 use crate::store::{Handle, Shared};
 
+pub use compact::{Compaction, CompactionError, CompactionRules, Pace};
 pub(crate) use read::ReadHints;
 pub(crate) use state::{FileAction, LogState};
 pub use times::TimestampOffset;
