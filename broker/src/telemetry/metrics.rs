@@ -7,7 +7,8 @@ use std::time::Duration;
 use klamm_protocol::{Api, ErrorCode};
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
 /// A metric as documented: name, kind, labels, help.
@@ -69,6 +70,11 @@ metric_docs! {
     MEMORY: "klamm_memory_resident_bytes", "gauge", [], "Resident memory of the process";
     CPU: "klamm_cpu_seconds_total", "counter", [], "CPU time of the process, user and system";
     FILES: "klamm_open_file_descriptors", "gauge", [], "File descriptors open";
+    COMPACTIONS: "klamm_compaction_passes_total", "counter", [], "Passes of log compaction that came to their end";
+    COMPACTION_BEFORE: "klamm_compaction_bytes_before_total", "counter", [], "Bytes of segments before they were compacted";
+    COMPACTION_AFTER: "klamm_compaction_bytes_after_total", "counter", [], "Bytes that compaction left of them";
+    COMPACTION_SECONDS: "klamm_compaction_last_seconds", "gauge", [], "How long the last pass of log compaction took";
+    UNCLEANABLE: "klamm_compaction_uncleanable_partitions", "gauge", [], "Partitions that are not compacted because their log is damaged";
     PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
     PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
 }
@@ -101,6 +107,11 @@ pub struct Metrics {
     batches: IntCounter,
     produced_bytes: IntCounter,
     fetched_bytes: IntCounter,
+    compactions: IntCounter,
+    compaction_before: IntCounter,
+    compaction_after: IntCounter,
+    compaction_seconds: Gauge,
+    uncleanable: IntGauge,
 }
 
 fn opts(doc: &MetricDoc) -> Opts {
@@ -157,6 +168,14 @@ impl Metrics {
             batches: counter(doc::BATCHES_IN),
             produced_bytes: counter(doc::PRODUCED_BYTES),
             fetched_bytes: counter(doc::FETCHED_BYTES),
+            compactions: counter(doc::COMPACTIONS),
+            compaction_before: counter(doc::COMPACTION_BEFORE),
+            compaction_after: counter(doc::COMPACTION_AFTER),
+            compaction_seconds: register(
+                &registry,
+                Gauge::with_opts(opts(&doc::COMPACTION_SECONDS)),
+            ),
+            uncleanable: register(&registry, IntGauge::with_opts(opts(&doc::UNCLEANABLE))),
             registry,
         }
     }
@@ -224,6 +243,20 @@ impl Metrics {
     /// Records were answered to a consumer.
     pub fn bytes_fetched(&self, bytes: usize) {
         self.fetched_bytes.inc_by(bytes as u64);
+    }
+
+    /// A pass of log compaction came to its end.
+    pub fn compacted(&self, bytes_before: u64, bytes_after: u64, took: Duration) {
+        self.compactions.inc();
+        self.compaction_before.inc_by(bytes_before);
+        self.compaction_after.inc_by(bytes_after);
+        self.compaction_seconds.set(took.as_secs_f64());
+    }
+
+    /// So many partitions are not compacted because their log is damaged.
+    pub fn uncleanable(&self, partitions: usize) {
+        self.uncleanable
+            .set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 }
 
