@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod cleaner;
 pub mod cli;
 pub mod context;
 pub mod controller;

@@ -36,6 +36,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::partition::{Partitions, log_settings};
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
+use crate::cleaner;
 use crate::retention;
 use crate::server::{BindError, Bound, MemoryBudget, bind};
 use crate::telemetry::{LogControl, Metrics};
@@ -348,6 +349,10 @@ impl Node {
         self.tasks
             .push(tokio::spawn(reconciler::run(self.shared.clone())));
         self.tasks.push(tokio::spawn(retention::run(
+            self.shared.clone(),
+            self.stopping.subscribe(),
+        )));
+        self.tasks.push(tokio::spawn(cleaner::run(
             self.shared.clone(),
             self.stopping.subscribe(),
         )));

@@ -220,6 +220,7 @@ mod tests {
                 next_offset: at as i64 * 10 + 10,
                 size_bytes,
                 max_timestamp,
+                first_timestamp: max_timestamp,
                 active: at == last,
                 path: PathBuf::new(),
             })

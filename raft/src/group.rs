@@ -68,8 +68,9 @@ impl Group {
         }
     }
 
-    /// Purges entries up to `upto` on this replica, but none that is not applied yet: drops the
-    /// whole segments below. Returns when they are gone. On a leader that waits for a follower
+    /// Purges entries up to `upto` on this replica, but none that is not applied yet. Their records
+    /// stay in the log; whole segments go once the log start has passed them too. Returns when the
+    /// entries are gone. On a leader that waits for a follower
     /// which still reads them; giving up the wait does not take the purge back.
     ///
     /// # Errors

@@ -21,7 +21,9 @@ use crate::types::{LogId, Payload, TypeConfig, entry_id, io_error, log_id};
 pub trait StateMachine: Send + Sync + 'static {
     /// Whether `apply` wants the bytes of batches (metadata, coordinators) or only their headers.
     /// Also decides what comes again after a restart: with data, all that is left in the log and
-    /// committed; without, what was committed after the last checkpoint.
+    /// committed; without, what was committed after the last checkpoint. Records whose entries were
+    /// purged (compaction does that) do not come: such a machine reads them from the log, from its
+    /// start to `GroupLog::entries_start_offset`, before it opens its group.
     fn wants_data(&self) -> bool;
     /// Everything below Kafka offset `end_offset` is committed. On the leader this comes at
     /// commit, before apply; on followers with apply; and once at open. Never goes back.
@@ -188,7 +190,7 @@ fn committed_end(log: &GroupLog, applied: Option<EntryId>) -> io::Result<i64> {
         }
         end = start;
     }
-    Ok(log.start_offset())
+    Ok(log.entries_start_offset())
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {

@@ -25,6 +25,7 @@ use crate::index::IndexBatch;
 use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
 use crate::log::{Log, row};
+use crate::segment::SegmentFile;
 use crate::store::{Shared, encode_producers};
 
 /// Written entries kept in memory of a log at a checkpoint: idle logs shall cost little.
@@ -108,7 +109,7 @@ struct Copied {
     log: Arc<Log>,
     op: u64,
     /// Index entries in the commit, by segment.
-    indexed: Vec<(i64, usize)>,
+    indexed: Vec<(SegmentFile, usize)>,
 }
 
 /// The checkpoint thread.
@@ -264,14 +265,18 @@ fn copy(log: &Arc<Log>, batch: &mut IndexBatch, now_ms: i64) -> Option<Copied> {
     }
     state.stale_committing = stale;
     let mut indexed = Vec::new();
+    let purged = state.purged.map(|purged| purged.index);
     for segment in state.segments.iter_mut().filter(|s| s.dirty) {
         segment.dirty = false;
         batch.put_segment(group, segment.base_offset, segment.encode());
-        segment
-            .fresh
-            .iter()
-            .for_each(|entry| batch.put_sparse(group, entry));
-        indexed.push((segment.base_offset, segment.fresh.len()));
+        for entry in &segment.fresh {
+            if Some(entry.raft_index) > purged {
+                batch.put_sparse(group, entry);
+            } else {
+                batch.put_offset(group, entry);
+            }
+        }
+        indexed.push((segment.file(), segment.fresh.len()));
     }
     for (index, entry) in state.plain.iter_mut().filter(|(_, entry)| !entry.saved) {
         entry.saved = true;
@@ -293,14 +298,17 @@ fn release(copied: &Copied) {
     state.stale_committing = Default::default();
     // After a cut the counts do not fit any more; the entries are then committed once more.
     if state.stale.cut.is_none() {
-        for (base_offset, count) in &copied.indexed {
+        for (file, count) in &copied.indexed {
             if let Ok(at) = state
                 .segments
-                .binary_search_by_key(base_offset, |s| s.base_offset)
+                .binary_search_by_key(&file.base_offset, |s| s.base_offset)
                 && let Some(segment) = state.segments.get_mut(at)
+                // Or it was compacted since, and these are not its entries.
+                && segment.file() == *file
             {
                 segment.fresh.drain(..*count);
                 segment.fresh.shrink_to_fit();
+                segment.rows_stale = false;
             }
         }
     } else {

@@ -254,6 +254,19 @@ impl ProducerStates {
         }
     }
 
+    /// Of each producer the last offset of its last batch below `committed`: what compaction must
+    /// leave for the sequence to go on from. `None` where that batch is not remembered any more.
+    pub(crate) fn last_batches(
+        &self,
+        committed: i64,
+    ) -> impl Iterator<Item = (i64, Option<i64>)> + '_ {
+        self.producers.iter().map(move |(&producer_id, producer)| {
+            let below = |batch: &&SequencedBatch| batch.last_offset < committed;
+            let last = producer.batches().iter().rfind(below);
+            (producer_id, last.map(|batch| batch.last_offset))
+        })
+    }
+
     /// Forgets producers that were silent for `ttl_ms` or longer; returns how many.
     pub fn expire(&mut self, now_ms: i64, ttl_ms: u64) -> usize {
         let before = self.producers.len();

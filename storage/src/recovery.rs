@@ -25,7 +25,7 @@ use crate::journal::{
 };
 use crate::layout::{DELETED, journal_dir, missing_index};
 use crate::log::{FileAction, Log, LogState, row};
-use crate::segment::{self, Segment};
+use crate::segment::{Segment, SegmentFile};
 use crate::store::{Shared, decode_producers};
 
 /// What a start found and did.
@@ -340,16 +340,10 @@ impl Replay<'_> {
                     });
                 }
             }
-            FrameBody::Purge { .. } => {
-                let state = log.state.lock();
-                if let Some(kept) = self.references.get_mut(&group) {
-                    kept.retain(|b| {
-                        state
-                            .segments
-                            .iter()
-                            .any(|s| s.base_offset == b.segment_base)
-                    });
-                }
+            FrameBody::Replace(replacement) => {
+                // Its length is looked at in the end.
+                let touched = self.touched.entry(group).or_default();
+                touched.insert(replacement.first_base);
             }
             FrameBody::DeleteGroup => {
                 self.references.remove(&group);
@@ -361,14 +355,18 @@ impl Replay<'_> {
         }
         for action in &actions {
             let emptied = match action {
-                FileAction::Unlink { segment_base }
-                | FileAction::Cut {
+                FileAction::Unlink(file) if !file.is_compacted() => file.base_offset,
+                FileAction::Cut {
                     segment_base,
                     len: 0,
-                } => (group, *segment_base),
+                } => *segment_base,
                 _ => continue,
             };
-            self.recreated.retain(|segment| *segment != emptied);
+            self.recreated
+                .retain(|segment| *segment != (group, emptied));
+            if let Some(references) = self.references.get_mut(&group) {
+                references.retain(|batch| batch.segment_base != emptied);
+            }
         }
         actions
             .into_iter()
@@ -420,7 +418,8 @@ impl Replay<'_> {
             };
             for batch in batches {
                 if let Err(what) = check_reference(self.shared, &log, &batch) {
-                    let error = log.damage(self.shared, batch.segment_base, batch.position, &what);
+                    let file = SegmentFile::appended(batch.segment_base);
+                    let error = log.damage(self.shared, file, batch.position, &what);
                     self.report.corrupt.push(error.to_string());
                 }
             }
@@ -429,14 +428,10 @@ impl Replay<'_> {
             let Some(log) = self.shared.groups.read().get(&group).cloned() else {
                 continue;
             };
-            let still = log
-                .state
-                .lock()
-                .segments
-                .iter()
-                .any(|s| s.base_offset == segment_base);
+            let file = SegmentFile::appended(segment_base);
+            let still = log.state.lock().segments.iter().any(|s| s.file() == file);
             if still {
-                let error = log.damage(self.shared, segment_base, 0, "the file was missing");
+                let error = log.damage(self.shared, file, 0, "the file was missing");
                 self.report.corrupt.push(error.to_string());
             }
         }
@@ -474,33 +469,28 @@ impl Replay<'_> {
     fn clear_leftovers(&mut self) -> io::Result<()> {
         let logs: Vec<Arc<Log>> = self.shared.groups.read().values().cloned().collect();
         for log in logs {
-            let sizes: BTreeMap<i64, u64> = {
+            let sizes: BTreeMap<SegmentFile, u64> = {
                 let state = log.state.lock();
                 if state.quarantine.is_some() {
                     continue;
                 }
                 let used = state.segments.iter().filter(|s| s.size > 0);
-                used.map(|s| (s.base_offset, s.size)).collect()
+                used.map(|s| (s.file(), s.size)).collect()
             };
             let entries = match self.shared.disk.list(&log.path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
                 other => other?,
             };
             let names = entries.iter().map(|entry| entry.name.as_str());
-            let files: BTreeSet<i64> = names.filter_map(segment::base_of).collect();
-            for segment_base in files
-                .iter()
-                .copied()
-                .filter(|base| !sizes.contains_key(base))
-            {
-                act(self.shared, &log, FileAction::Unlink { segment_base })?;
+            let files: BTreeSet<SegmentFile> = names.filter_map(SegmentFile::of_name).collect();
+            for file in files.difference(&sizes.keys().copied().collect()) {
+                act(self.shared, &log, FileAction::Unlink(*file))?;
             }
-            let mut suspects = self.touched.remove(&log.group).unwrap_or_default();
-            suspects.extend(sizes.last_key_value().map(|(base, _)| *base));
-            for segment_base in suspects {
-                if let Some(size) = sizes.get(&segment_base) {
-                    let there = files.contains(&segment_base);
-                    self.fit_segment(&log, segment_base, *size, there)?;
+            let touched = self.touched.remove(&log.group).unwrap_or_default();
+            let last = sizes.last_key_value().map(|(file, _)| *file);
+            for (file, size) in &sizes {
+                if touched.contains(&file.base_offset) || Some(*file) == last {
+                    self.fit_segment(&log, *file, *size, files.contains(file))?;
                 }
             }
         }
@@ -511,26 +501,26 @@ impl Replay<'_> {
     fn fit_segment(
         &mut self,
         log: &Log,
-        segment_base: i64,
+        file: SegmentFile,
         size: u64,
         there: bool,
     ) -> io::Result<()> {
         let len = match there {
-            true => log.file(self.shared, segment_base)?.len()?,
+            true => log.file(self.shared, file)?.len()?,
             false => 0,
         };
-        if len > size {
+        if len > size && !file.is_compacted() {
             let cut = FileAction::Cut {
-                segment_base,
+                segment_base: file.base_offset,
                 len: size,
             };
             act(self.shared, log, cut)?;
             // The segment may be sealed before the next checkpoint syncs it, and is then not
             // looked at any more.
-            log.sync_segment(self.shared, segment_base)?;
-        } else if len < size {
+            log.sync_segment(self.shared, file.base_offset)?;
+        } else if len != size {
             let what = format!("the file ends at {len} and should at {size}");
-            let error = log.damage(self.shared, segment_base, len, &what);
+            let error = log.damage(self.shared, file, len, &what);
             self.report.corrupt.push(error.to_string());
         }
         Ok(())
@@ -541,7 +531,7 @@ fn check_reference(shared: &Shared, log: &Log, batch: &BatchFrame) -> Result<(),
     let len = batch.header.total_len().unwrap_or(BATCH_HEADER_LEN);
     let mut bytes = vec![0; len];
     let file = log
-        .file(shared, batch.segment_base)
+        .file(shared, SegmentFile::appended(batch.segment_base))
         .map_err(|e| e.to_string())?;
     file.read_exact_at(&mut bytes, batch.position)
         .map_err(|e| e.to_string())?;

@@ -4,11 +4,13 @@ use bytes::{Buf, BufMut, TryGetError};
 use klamm_records::BatchHeader;
 
 use crate::index::SparseEntry;
+use crate::journal::{CompactedEntry, Replacement};
 
 /// Timestamp of a batch or segment that has none.
 pub const NO_TIMESTAMP: i64 = -1;
 
-const ROW_VERSION: u8 = 1;
+/// Version 2 added the generation.
+const ROW_VERSION: u8 = 2;
 
 /// What retention and DescribeLogDirs want to know of a segment.
 #[derive(Clone, Debug)]
@@ -21,28 +23,70 @@ pub struct SegmentInfo {
     pub size_bytes: u64,
     /// Largest timestamp in ms; -1 if it holds none.
     pub max_timestamp: i64,
+    /// Largest timestamp of its first batch in ms; -1 if it has none.
+    pub first_timestamp: i64,
     /// Whether appends go to it.
     pub active: bool,
     /// Its file. It need not exist while the segment is empty.
     pub path: std::path::PathBuf,
 }
 
-/// File name of a segment: its base offset in 20 digits, as Kafka names it.
-pub(crate) fn file_name(base_offset: i64) -> String {
-    format!("{base_offset:020}.log")
+/// The file of a segment. Appends go to generation 0; compaction writes the next generation to a
+/// new file, so that no file ever holds two different contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SegmentFile {
+    pub(crate) base_offset: i64,
+    pub(crate) generation: u32,
 }
 
-/// Base offset of a segment file's name.
-pub(crate) fn base_of(file_name: &str) -> Option<i64> {
-    let digits = file_name.strip_suffix(".log")?;
-    let plain = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|_| plain)
+impl SegmentFile {
+    /// The file that appends go to.
+    pub(crate) fn appended(base_offset: i64) -> SegmentFile {
+        SegmentFile {
+            base_offset,
+            generation: 0,
+        }
+    }
+
+    /// Whether compaction wrote it: batches may be missing from it.
+    pub(crate) fn is_compacted(self) -> bool {
+        self.generation > 0
+    }
+
+    /// Its name: the base offset in 20 digits as Kafka names it, then the generation if there is
+    /// one. Kafka's tools read the offset up to the first dot.
+    pub(crate) fn name(self) -> String {
+        match self.generation {
+            0 => format!("{:020}.log", self.base_offset),
+            generation => format!("{:020}.{generation}.log", self.base_offset),
+        }
+    }
+
+    /// The segment file of that name, if it is one.
+    pub(crate) fn of_name(name: &str) -> Option<SegmentFile> {
+        let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit());
+        let stem = name.strip_suffix(".log")?;
+        let (digits, generation) = match stem.split_once('.') {
+            Some((digits, generation)) => (digits, Some(generation)),
+            None => (stem, None),
+        };
+        let file = SegmentFile {
+            base_offset: digits.parse().ok().filter(|_| number(digits))?,
+            generation: match generation {
+                Some(text) => text.parse().ok().filter(|g| number(text) && *g > 0)?,
+                None => 0,
+            },
+        };
+        (file.name() == name).then_some(file)
+    }
 }
 
 /// State of a segment. The last one of a log takes appends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) base_offset: i64,
+    /// How often it was compacted.
+    pub(crate) generation: u32,
     /// Raft index of its first batch; meaningless while it is empty.
     pub(crate) first_index: u64,
     /// Raft index of its last batch; meaningless while it is empty.
@@ -56,6 +100,8 @@ pub(crate) struct Segment {
     unindexed_bytes: u64,
     /// Index entries since the last checkpoint.
     pub(crate) fresh: Vec<SparseEntry>,
+    /// The index still has rows of what was here before compaction: only `fresh` counts.
+    pub(crate) rows_stale: bool,
     /// Changed since the last checkpoint.
     pub(crate) dirty: bool,
 }
@@ -64,6 +110,7 @@ impl Segment {
     pub(crate) fn empty(base_offset: i64) -> Segment {
         Segment {
             base_offset,
+            generation: 0,
             first_index: 0,
             last_index: 0,
             size: 0,
@@ -72,8 +119,45 @@ impl Segment {
             first_timestamp: NO_TIMESTAMP,
             unindexed_bytes: 0,
             fresh: Vec::new(),
+            rows_stale: false,
             dirty: true,
         }
+    }
+
+    /// Where its batches are.
+    pub(crate) fn file(&self) -> SegmentFile {
+        SegmentFile {
+            base_offset: self.base_offset,
+            generation: self.generation,
+        }
+    }
+
+    /// What takes the place of `sources`, which follow each other: one file of the next
+    /// generation.
+    pub(crate) fn compacted(sources: &[Segment], with: &Replacement) -> Option<Segment> {
+        let (first, last) = (sources.first()?, sources.last()?);
+        let entry = |e: &CompactedEntry| SparseEntry {
+            segment_base: first.base_offset,
+            base_offset: e.base_offset,
+            position: e.position,
+            // Indexes in a compacted segment are purged, and not known any more.
+            raft_index: first.first_index,
+            max_timestamp: e.max_timestamp,
+        };
+        Some(Segment {
+            base_offset: first.base_offset,
+            generation: with.generation,
+            first_index: first.first_index,
+            last_index: last.last_index,
+            size: with.size,
+            next_offset: last.next_offset,
+            max_timestamp: with.max_timestamp,
+            first_timestamp: first.first_timestamp,
+            unindexed_bytes: 0,
+            fresh: with.entries.iter().map(entry).collect(),
+            rows_stale: true,
+            dirty: true,
+        })
     }
 
     /// A batch of `len` bytes was placed at the end.
@@ -128,16 +212,19 @@ impl Segment {
         out.put_i64_le(self.max_timestamp);
         out.put_i64_le(self.first_timestamp);
         out.put_u64_le(self.unindexed_bytes);
+        out.put_u32_le(self.generation);
         out
     }
 
     /// `None`: a version this program does not know.
     pub(crate) fn decode(base_offset: i64, mut row: &[u8]) -> Result<Option<Segment>, TryGetError> {
-        if row.try_get_u8()? != ROW_VERSION {
+        let version = row.try_get_u8()?;
+        if !(1..=ROW_VERSION).contains(&version) {
             return Ok(None);
         }
-        Ok(Some(Segment {
+        let mut segment = Segment {
             base_offset,
+            generation: 0,
             first_index: row.try_get_u64_le()?,
             last_index: row.try_get_u64_le()?,
             size: row.try_get_u64_le()?,
@@ -146,8 +233,13 @@ impl Segment {
             first_timestamp: row.try_get_i64_le()?,
             unindexed_bytes: row.try_get_u64_le()?,
             fresh: Vec::new(),
+            rows_stale: false,
             dirty: false,
-        }))
+        };
+        if version >= 2 {
+            segment.generation = row.try_get_u32_le()?;
+        }
+        Ok(Some(segment))
     }
 }
 
@@ -157,17 +249,29 @@ mod tests {
 
     #[test]
     fn file_names_sort_like_their_offsets_and_read_back() {
-        assert_eq!(file_name(368_769), "00000000000000368769.log");
-        for offset in [0, 1, 9_999_999_999, i64::MAX] {
-            assert_eq!(base_of(&file_name(offset)), Some(offset));
+        let appended = SegmentFile::appended(368_769);
+        assert_eq!(appended.name(), "00000000000000368769.log");
+        for base_offset in [0, 1, 9_999_999_999, i64::MAX] {
+            for generation in [0, 1, 77, u32::MAX] {
+                let file = SegmentFile {
+                    base_offset,
+                    generation,
+                };
+                assert_eq!(SegmentFile::of_name(&file.name()), Some(file));
+            }
         }
         for other in [
             "1.log",
             "00000000000000000001.index",
             "0000000000000000000x.log",
+            "00000000000000000001.0.log",
+            "00000000000000000001.07.log",
+            "00000000000000000001.x.log",
+            "00000000000000000001.1.1.log",
+            "+0000000000000000001.log",
             ".log",
         ] {
-            assert_eq!(base_of(other), None, "{other}");
+            assert_eq!(SegmentFile::of_name(other), None, "{other}");
         }
     }
 
@@ -178,6 +282,12 @@ mod tests {
         segment.max_timestamp = 12;
         segment.dirty = false;
         let mut row = segment.encode();
+        let mut first_version = row[..row.len() - 4].to_vec();
+        first_version[0] = 1;
+        let read = Segment::decode(77, &first_version).expect("whole");
+        assert_eq!(read.as_ref(), Some(&segment));
+        segment.generation = 3;
+        row = segment.encode();
         assert_eq!(Segment::decode(77, &row).expect("whole"), Some(segment));
         assert!(Segment::decode(77, &row[..20]).is_err());
         row[0] = 9;

@@ -234,9 +234,15 @@ impl Partition {
         matches!(rolled.await, Ok(Ok(())))
     }
 
-    /// Drops whole segments below the log start from this replica.
+    /// Lets Raft forget what lies below the log start on this replica, so that its files go.
     pub async fn purge(&self) -> Result<(), ProposeError> {
-        let below = self.log().last_entry_below(self.start_offset())?;
+        self.purge_entries_below(self.start_offset()).await
+    }
+
+    /// Lets Raft forget the entries wholly below `offset` on this replica, as far as they are
+    /// applied. Their records stay to be read, from the log start on.
+    pub async fn purge_entries_below(&self, offset: i64) -> Result<(), ProposeError> {
+        let below = self.log().last_entry_below(offset)?;
         let purged = self.log().raft_state().purged;
         match below {
             Some(upto) if purged.is_none_or(|purged| purged.index < upto.index) => {

@@ -8,7 +8,8 @@ use klamm_coordinator::records::GroupRecord;
 use klamm_protocol::{Api, ErrorCode};
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
 /// A metric as documented: name, kind, labels, help.
@@ -79,6 +80,11 @@ metric_docs! {
     GROUPS: "klamm_groups", "gauge", ["state", "type"], "Groups coordinated by this broker";
     GROUP_LAG_RECORDS: "klamm_group_lag_records", "gauge", ["group", "topic", "partition"], "Records between a group's committed offset and the high watermark; at most klamm.metrics.group.partitions series";
     GROUP_LAG_SECONDS: "klamm_group_lag_seconds", "gauge", ["group", "topic", "partition"], "Seconds since the time of the record at a group's committed offset, 0 at the end; at most klamm.metrics.group.partitions series";
+    COMPACTIONS: "klamm_compaction_passes_total", "counter", [], "Passes of log compaction that came to their end";
+    COMPACTION_BEFORE: "klamm_compaction_bytes_before_total", "counter", [], "Bytes of segments before they were compacted";
+    COMPACTION_AFTER: "klamm_compaction_bytes_after_total", "counter", [], "Bytes that compaction left of them";
+    COMPACTION_SECONDS: "klamm_compaction_last_seconds", "gauge", [], "How long the last pass of log compaction took";
+    UNCLEANABLE: "klamm_compaction_uncleanable_partitions", "gauge", [], "Partitions that are not compacted because their log is damaged";
     PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
     PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
 }
@@ -118,6 +124,11 @@ pub struct Metrics {
     shard_loads: Histogram,
     shard_records: IntCounter,
     shard_drops: IntCounterVec,
+    compactions: IntCounter,
+    compaction_before: IntCounter,
+    compaction_after: IntCounter,
+    compaction_seconds: Gauge,
+    uncleanable: IntGauge,
 }
 
 fn opts(doc: &MetricDoc) -> Opts {
@@ -184,6 +195,14 @@ impl Metrics {
             shard_loads: register(&registry, Histogram::with_opts(load_opts)),
             shard_records: counter(doc::SHARD_RECORDS),
             shard_drops: counters(doc::SHARD_DROPS),
+            compactions: counter(doc::COMPACTIONS),
+            compaction_before: counter(doc::COMPACTION_BEFORE),
+            compaction_after: counter(doc::COMPACTION_AFTER),
+            compaction_seconds: register(
+                &registry,
+                Gauge::with_opts(opts(&doc::COMPACTION_SECONDS)),
+            ),
+            uncleanable: register(&registry, IntGauge::with_opts(opts(&doc::UNCLEANABLE))),
             registry,
         }
     }
@@ -281,6 +300,20 @@ impl Metrics {
     /// Records were answered to a consumer.
     pub fn bytes_fetched(&self, bytes: usize) {
         self.fetched_bytes.inc_by(bytes as u64);
+    }
+
+    /// A pass of log compaction came to its end.
+    pub fn compacted(&self, bytes_before: u64, bytes_after: u64, took: Duration) {
+        self.compactions.inc();
+        self.compaction_before.inc_by(bytes_before);
+        self.compaction_after.inc_by(bytes_after);
+        self.compaction_seconds.set(took.as_secs_f64());
+    }
+
+    /// So many partitions are not compacted because their log is damaged.
+    pub fn uncleanable(&self, partitions: usize) {
+        self.uncleanable
+            .set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 }
 

@@ -20,13 +20,15 @@ use parking_lot::Mutex;
 
 use super::{Disk, DiskFile, OpenMode};
 
-/// A segment file: its group and base offset.
+/// A segment file: its group, base offset and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileKey {
     /// The group whose log it belongs to.
     pub group: GroupId,
     /// Offset of the first record, which also is the file's name.
     pub base_offset: i64,
+    /// How often the segment was compacted: each time it got a file of its own.
+    pub generation: u32,
 }
 
 /// Least-recently-used cache of open files, shared by readers and the journal thread.

@@ -11,6 +11,7 @@ fn key(group: u64, base_offset: i64) -> FileKey {
     FileKey {
         group: GroupId(group),
         base_offset,
+        generation: 0,
     }
 }
 

@@ -176,11 +176,17 @@ impl IndexBatch {
         );
     }
 
-    /// Indexes a batch, by offset and by Raft index.
-    pub fn put_sparse(&mut self, group: GroupId, entry: &SparseEntry) {
+    /// Indexes a batch by offset only: its Raft index is purged.
+    pub fn put_offset(&mut self, group: GroupId, entry: &SparseEntry) {
         let row = keys::encode_sparse(entry);
         let by_offset = offset_key(group, entry.segment_base, entry.base_offset);
-        self.put(Table::Offsets, by_offset, row.clone());
+        self.put(Table::Offsets, by_offset, row);
+    }
+
+    /// Indexes a batch, by offset and by Raft index.
+    pub fn put_sparse(&mut self, group: GroupId, entry: &SparseEntry) {
+        self.put_offset(group, entry);
+        let row = keys::encode_sparse(entry);
         self.put(
             Table::RaftPositions,
             numbered_key(group, entry.raft_index),

@@ -125,6 +125,33 @@ pub(crate) struct Anchor {
     pub(crate) raft_index: u64,
 }
 
+/// Compaction of one run of segments, which is complete and durable in its new file. Everything
+/// replay needs, so that it reads no segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replacement {
+    /// First segment replaced, also the new one's base offset.
+    pub(crate) first_base: i64,
+    /// Last segment replaced.
+    pub(crate) last_base: i64,
+    /// Generation of the new file.
+    pub(crate) generation: u32,
+    /// Its bytes.
+    pub(crate) size: u64,
+    /// Largest timestamp of a record in it.
+    pub(crate) max_timestamp: i64,
+    /// Some of its batches, ascending.
+    pub(crate) entries: Vec<CompactedEntry>,
+}
+
+/// Place of a batch in a compacted segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CompactedEntry {
+    pub(crate) base_offset: i64,
+    pub(crate) position: u64,
+    /// Largest timestamp of a record in the segment up to and including this batch.
+    pub(crate) max_timestamp: i64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FrameBody {
     Batch(BatchFrame),
@@ -137,13 +164,16 @@ pub(crate) enum FrameBody {
         last: Option<EntryId>,
         cut: Option<Cut>,
     },
-    /// Entries up to `upto` are gone; the first batch behind them is `first_kept`.
+    /// Raft forgets the entries up to `upto`, whose records end at `end_offset`; the first batch
+    /// behind them is `first_kept`.
     Purge {
         upto: EntryId,
-        start_offset: i64,
+        end_offset: i64,
         first_kept: Option<Anchor>,
     },
     StartOffset(i64),
+    /// Compaction put one new file in the place of some segments.
+    Replace(Replacement),
     /// A new, empty segment begins at this offset.
     Roll(i64),
     CreateGroup {
@@ -179,6 +209,7 @@ mod kind {
     pub(super) const ROLL: u8 = 10;
     pub(super) const CREATE_GROUP: u8 = 11;
     pub(super) const DELETE_GROUP: u8 = 12;
+    pub(super) const REPLACE: u8 = 13;
 }
 
 /// The part of a payload that is copied, and the part that is written from where it is.
@@ -249,10 +280,10 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
         }
         FrameBody::Purge {
             upto,
-            start_offset,
+            end_offset,
             first_kept,
         } => {
-            copied.put_i64_le(*start_offset);
+            copied.put_i64_le(*end_offset);
             copied.put_u8(u8::from(first_kept.is_some()));
             if let Some(anchor) = first_kept {
                 anchor.encode(&mut copied);
@@ -262,6 +293,10 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
         FrameBody::StartOffset(offset) => {
             copied.put_i64_le(*offset);
             (kind::START_OFFSET, NO_ENTRY)
+        }
+        FrameBody::Replace(replacement) => {
+            replacement.encode(&mut copied);
+            (kind::REPLACE, NO_ENTRY)
         }
         FrameBody::Roll(offset) => {
             copied.put_i64_le(*offset);
@@ -535,13 +570,14 @@ impl FrameHeader {
             }
             kind::PURGE => FrameBody::Purge {
                 upto: self.id,
-                start_offset: p.try_get_i64_le()?,
+                end_offset: p.try_get_i64_le()?,
                 first_kept: match p.try_get_u8()? {
                     0 => None,
                     _ => Some(Anchor::decode(&mut p)?),
                 },
             },
             kind::START_OFFSET => FrameBody::StartOffset(p.try_get_i64_le()?),
+            kind::REPLACE => FrameBody::Replace(Replacement::decode(&mut p)?),
             kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
             kind::CREATE_GROUP => {
                 let settings = LogSettings::decode(&mut p)?;
@@ -571,6 +607,40 @@ impl Anchor {
             base_offset: p.try_get_i64_le()?,
             raft_index: p.try_get_u64_le()?,
         })
+    }
+}
+
+impl Replacement {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64_le(self.first_base);
+        out.put_i64_le(self.last_base);
+        out.put_u32_le(self.generation);
+        out.put_u64_le(self.size);
+        out.put_i64_le(self.max_timestamp);
+        for entry in &self.entries {
+            out.put_i64_le(entry.base_offset);
+            out.put_u64_le(entry.position);
+            out.put_i64_le(entry.max_timestamp);
+        }
+    }
+
+    fn decode(p: &mut &[u8]) -> Result<Replacement, TryGetError> {
+        let mut replacement = Replacement {
+            first_base: p.try_get_i64_le()?,
+            last_base: p.try_get_i64_le()?,
+            generation: p.try_get_u32_le()?,
+            size: p.try_get_u64_le()?,
+            max_timestamp: p.try_get_i64_le()?,
+            entries: Vec::new(),
+        };
+        while p.has_remaining() {
+            replacement.entries.push(CompactedEntry {
+                base_offset: p.try_get_i64_le()?,
+                position: p.try_get_u64_le()?,
+                max_timestamp: p.try_get_i64_le()?,
+            });
+        }
+        Ok(replacement)
     }
 }
 

@@ -50,6 +50,20 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn any_replacement()(
+        (first_base, last_base, generation) in (any::<i64>(), any::<i64>(), any::<u32>()),
+        (size, max_timestamp) in (any::<u64>(), any::<i64>()),
+        entries in prop::collection::vec((any::<i64>(), any::<u64>(), any::<i64>()), 0..9),
+    ) -> Replacement {
+        let entry = |(base_offset, position, max_timestamp)| {
+            CompactedEntry { base_offset, position, max_timestamp }
+        };
+        let entries = entries.into_iter().map(entry).collect();
+        Replacement { first_base, last_base, generation, size, max_timestamp, entries }
+    }
+}
+
 fn any_body() -> impl Strategy<Value = FrameBody> {
     let settings = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
     let settings =
@@ -71,9 +85,10 @@ fn any_body() -> impl Strategy<Value = FrameBody> {
         1 => (prop::option::of(any_id()), prop::option::of(any_cut()))
             .prop_map(|(last, cut)| FrameBody::Truncate { last, cut }),
         1 => (any_id(), any::<i64>(), prop::option::of(any_anchor())).prop_map(
-            |(upto, start_offset, first_kept)| FrameBody::Purge { upto, start_offset, first_kept }
+            |(upto, end_offset, first_kept)| FrameBody::Purge { upto, end_offset, first_kept }
         ),
         1 => any::<i64>().prop_map(FrameBody::StartOffset),
+        1 => any_replacement().prop_map(FrameBody::Replace),
         1 => any::<i64>().prop_map(FrameBody::Roll),
         1 => ("[a-z0-9-]{0,40}", settings)
             .prop_map(|(dir, settings)| FrameBody::CreateGroup { dir, settings }),

@@ -21,6 +21,7 @@ use super::format::{BatchFrame, Frame, FrameBody};
 use crate::error::StorageError;
 use crate::layout::DELETED;
 use crate::log::{FileAction, Log};
+use crate::segment::SegmentFile;
 use crate::store::Shared;
 
 /// Batches of one vectored write to a segment: two slices each.
@@ -203,7 +204,8 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
     };
     match action {
         FileAction::Cut { segment_base, len } => {
-            missing_is_fine(log.file(shared, segment_base).and_then(|file| {
+            let file = SegmentFile::appended(segment_base);
+            missing_is_fine(log.file(shared, file).and_then(|file| {
                 if file.len()? > len {
                     file.set_len(len)?;
                 }
@@ -212,13 +214,15 @@ pub(crate) fn act(shared: &Shared, log: &Log, action: FileAction) -> io::Result<
                 Ok(())
             }))
         }
-        FileAction::Unlink { segment_base } => {
-            log.unsynced.lock().segments.remove(&segment_base);
-            missing_is_fine(shared.disk.remove_file(&log.segment_path(segment_base)))?;
+        FileAction::Unlink(file) => {
+            if !file.is_compacted() {
+                log.unsynced.lock().segments.remove(&file.base_offset);
+            }
+            missing_is_fine(shared.disk.remove_file(&log.segment_path(file)))?;
             log.unsynced.lock().dir = true;
             // Not before: a reader or the checkpoint might open it once more, and a segment that
             // is created under the same name would be written to the file that is gone.
-            shared.files.remove(log.key(segment_base));
+            shared.files.remove(log.key(file));
             Ok(())
         }
         FileAction::RemoveGroup => {

@@ -75,8 +75,8 @@ impl GroupLog {
         });
     }
 
-    /// Removes entries with index <= `upto`: segments wholly below are unlinked, the log start
-    /// offset moves to the first kept record (never back).
+    /// Forgets entries with index <= `upto` as Raft's. Their records stay to be read by offset
+    /// until the log start has passed them: a segment's file goes when both have.
     pub fn purge(&self, upto: EntryId, done: Completion) {
         self.change(done, |log| {
             if log
@@ -91,25 +91,26 @@ impl GroupLog {
             let first_kept = log.stable(shared, || {
                 log.walk(shared, Begin::Index(upto.index + 1))?.next()
             })?;
-            let first_kept = first_kept.map(|(raft_index, place)| Anchor {
-                segment_base: place.segment_base,
-                position: place.position,
-                base_offset: place.header.base_offset,
-                raft_index,
-            });
-            let start_offset = match first_kept {
-                Some(anchor) => anchor.base_offset,
-                None => log.state.lock().end_offset,
+            let first_kept = match first_kept {
+                Some((raft_index, place)) => Anchor {
+                    segment_base: place.segment_base,
+                    position: place.position,
+                    base_offset: place.header.base_offset,
+                    raft_index,
+                },
+                // The next batch to come, with any index from here on.
+                None => log.state.lock().end_anchor(upto.index + 1),
             };
             Ok(Some(FrameBody::Purge {
                 upto,
-                start_offset,
-                first_kept,
+                end_offset: first_kept.base_offset,
+                first_kept: Some(first_kept),
             }))
         });
     }
 
-    /// Moves the log start inside the log (DeleteRecords), never back; files go with `purge`.
+    /// Moves the log start inside the log (DeleteRecords, retention), never back. Files go when
+    /// their entries are purged as well.
     pub fn set_start_offset(&self, offset: i64, done: Completion) {
         self.change(done, |log| {
             let state = log.state.lock();
@@ -145,7 +146,7 @@ impl GroupLog {
 
     /// Runs one operation: `decide` makes its frame, or says that nothing is left to do; then
     /// `done` still waits for what was queued before.
-    fn change(
+    pub(crate) fn change(
         &self,
         done: Completion,
         decide: impl FnOnce(&Log) -> Result<Option<FrameBody>, StorageError>,
@@ -263,6 +264,9 @@ impl Log {
             let below = fresh.partition_point(|entry| entry.base_offset < offset);
             if let Some(entry) = below.checked_sub(1).and_then(|at| fresh.get(at)) {
                 return Ok(Some(*entry));
+            }
+            if !state.has_rows(segment_base) {
+                return Ok(None);
             }
             state.index_bounds().0
         };

@@ -10,6 +10,7 @@ use super::walk::{Begin, DATA_WINDOW, ReadFault, SegmentReader, Walk};
 use super::{GroupLog, Log};
 use crate::entry::{Batch, Entry, Payload, RaftState};
 use crate::error::StorageError;
+use crate::segment::SegmentFile;
 use crate::store::Shared;
 
 /// Entries looked up under one lock.
@@ -141,7 +142,7 @@ impl Log {
                 };
                 if u64::try_from(place.header.partition_leader_epoch) != Ok(id.term) {
                     return Err(ReadFault::Damage {
-                        segment_base: place.segment_base,
+                        file: place.file(),
                         position: place.position,
                         what: "a batch of another term than its entry",
                     });
@@ -216,7 +217,7 @@ struct Source<'a> {
     log: &'a Log,
     shared: &'a Shared,
     walk: Option<Walk<'a>>,
-    reader: Option<(i64, SegmentReader)>,
+    reader: Option<(SegmentFile, SegmentReader)>,
 }
 
 impl Source<'_> {
@@ -232,10 +233,11 @@ impl Source<'_> {
                 Ok(place)
             }
             found => {
-                let at = found.map_or((0, 0), |(_, p)| (p.segment_base, p.position));
+                let nowhere = (SegmentFile::appended(0), 0);
+                let at = found.map_or(nowhere, |(_, p)| (p.file(), p.position));
                 let what = "the segment does not hold the entries the log has";
                 Err(ReadFault::Damage {
-                    segment_base: at.0,
+                    file: at.0,
                     position: at.1,
                     what,
                 })
@@ -268,23 +270,23 @@ impl Source<'_> {
         let usable = self
             .reader
             .take()
-            .filter(|(base, reader)| *base == place.segment_base && reader.end() >= end);
-        let (base, mut reader) = match usable {
+            .filter(|(file, reader)| *file == place.file() && reader.end() >= end);
+        let (file, mut reader) = match usable {
             Some(usable) => usable,
             None => {
                 let segment_end = self.log.written_end(place.segment_base).max(end);
                 let reader = SegmentReader::open(
                     self.log,
                     self.shared,
-                    place.segment_base,
+                    place.file(),
                     segment_end,
                     DATA_WINDOW,
                 )?;
-                (place.segment_base, reader)
+                (place.file(), reader)
             }
         };
         let bytes = reader.batch_at(place.position, &place.header)?;
-        self.reader = Some((base, reader));
+        self.reader = Some((file, reader));
         Ok(bytes)
     }
 }

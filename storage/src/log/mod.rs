@@ -13,11 +13,13 @@
 //! - `tail.rs`: newest entries in memory;
 //! - `append.rs`: operations that change the log;
 //! - `read.rs`: Kafka's reads; `entries.rs`: Raft's reads; `times.rs`: lookups by timestamp;
+//! - `compact/`: log compaction;
 //! - `walk.rs`: going through batches, in files and in memory.
 //!
 //! Deliberately absent: what is committed. A reader brings its own bound.
 
 mod append;
+mod compact;
 mod entries;
 mod read;
 pub(crate) mod row;
@@ -39,9 +41,10 @@ use crate::disk::{DiskFile, FileKey};
 use crate::error::StorageError;
 use crate::options::LogSettings;
 use crate::producers::ProducerStates;
-use crate::segment::{SegmentInfo, file_name};
+use crate::segment::{SegmentFile, SegmentInfo};
 use crate::store::{Handle, Shared};
 
+pub use compact::{Compaction, CompactionError, CompactionRules, Pace};
 pub(crate) use read::ReadHints;
 pub(crate) use state::{FileAction, LogState};
 pub use times::TimestampOffset;
@@ -65,12 +68,14 @@ pub(crate) struct Log {
     pub(crate) unsynced: Mutex<Unsynced>,
     /// Held while a segment is synced.
     syncing: Mutex<()>,
+    /// Held while the log is compacted.
+    pub(crate) compacting: Mutex<()>,
     /// Last operation that truncated.
     truncated_op: AtomicU64,
     /// Last operation that a checkpoint covers.
     pub(crate) checkpointed_op: AtomicU64,
     /// Places known to be damaged: (segment, position).
-    damaged: Mutex<BTreeSet<(i64, u64)>>,
+    damaged: Mutex<BTreeSet<(SegmentFile, u64)>>,
     hints: Mutex<ReadHints>,
 }
 
@@ -85,6 +90,7 @@ impl Log {
             state: Mutex::new(state),
             unsynced: Mutex::default(),
             syncing: Mutex::default(),
+            compacting: Mutex::default(),
             truncated_op: AtomicU64::new(0),
             checkpointed_op: AtomicU64::new(op),
             damaged: Mutex::default(),
@@ -105,22 +111,23 @@ impl Log {
         self.truncated_op.store(op, Ordering::SeqCst);
     }
 
-    pub(crate) fn key(&self, base_offset: i64) -> FileKey {
+    pub(crate) fn key(&self, file: SegmentFile) -> FileKey {
         FileKey {
             group: self.group,
-            base_offset,
+            base_offset: file.base_offset,
+            generation: file.generation,
         }
     }
 
-    pub(crate) fn segment_path(&self, base_offset: i64) -> PathBuf {
-        self.path.join(file_name(base_offset))
+    pub(crate) fn segment_path(&self, file: SegmentFile) -> PathBuf {
+        self.path.join(file.name())
     }
 
     /// The file of a segment that holds data.
-    pub(crate) fn file(&self, shared: &Shared, base_offset: i64) -> io::Result<Arc<dyn DiskFile>> {
+    pub(crate) fn file(&self, shared: &Shared, file: SegmentFile) -> io::Result<Arc<dyn DiskFile>> {
         shared
             .files
-            .get(self.key(base_offset), || self.segment_path(base_offset))
+            .get(self.key(file), || self.segment_path(file))
     }
 
     /// The file of a segment that is written to at `position`; created with the first batch.
@@ -130,12 +137,13 @@ impl Log {
         base_offset: i64,
         position: u64,
     ) -> io::Result<Arc<dyn DiskFile>> {
+        let segment = SegmentFile::appended(base_offset);
         if position > 0 {
-            return self.file(shared, base_offset);
+            return self.file(shared, segment);
         }
         shared.disk.create_dir_all(&self.path)?;
-        let path = || self.segment_path(base_offset);
-        let file = shared.files.get_or_create(self.key(base_offset), path)?;
+        let path = || self.segment_path(segment);
+        let file = shared.files.get_or_create(self.key(segment), path)?;
         self.unsynced.lock().dir = true;
         shared.root_unsynced.store(true, Ordering::SeqCst);
         Ok(file)
@@ -158,9 +166,9 @@ impl Log {
         // A failed sync is reported once, to one of two threads; the other one must find the
         // store poisoned by the time it gets its false success.
         let _syncing = self.syncing.lock();
-        let synced = match self.file(shared, base_offset) {
+        let synced = match self.file(shared, SegmentFile::appended(base_offset)) {
             Ok(file) => file.sync_data(),
-            // Purged or truncated since; the journal has the operation that did it.
+            // Purged, truncated or compacted since; the journal has the operation that did it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
         };
@@ -197,12 +205,12 @@ impl Log {
     pub(crate) fn damage(
         &self,
         shared: &Shared,
-        segment_base: i64,
+        segment: SegmentFile,
         position: u64,
         what: &str,
     ) -> StorageError {
-        let file = self.segment_path(segment_base);
-        if self.damaged.lock().insert((segment_base, position)) {
+        let file = self.segment_path(segment);
+        if self.damaged.lock().insert((segment, position)) {
             shared.counters.corruptions.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
                 group = self.group.0, file = %file.display(), position, what,
@@ -258,6 +266,20 @@ impl GroupLog {
         self.log.state.lock().start_offset
     }
 
+    /// Kafka offset at which the entries begin that Raft still has. What lies before it, from the
+    /// log start on, is committed and only there to be read.
+    pub fn entries_start_offset(&self) -> i64 {
+        let state = self.log.state.lock();
+        state.purged_end.max(state.start_offset)
+    }
+
+    /// Offset below which compaction has been: each key has one record at most there, but for
+    /// those that later ones supersede.
+    pub fn compacted_offset(&self) -> i64 {
+        let state = self.log.state.lock();
+        state.compacted_upto.clamp(state.start_offset, state.end_offset)
+    }
+
     /// Log end offset: what the next record gets.
     pub fn end_offset(&self) -> i64 {
         self.log.state.lock().end_offset
@@ -302,8 +324,9 @@ impl GroupLog {
             next_offset: s.next_offset,
             size_bytes: s.size,
             max_timestamp: s.max_timestamp,
+            first_timestamp: s.first_timestamp,
             active: s.base_offset == active,
-            path: self.log.segment_path(s.base_offset),
+            path: self.log.segment_path(s.file()),
         };
         state.segments.iter().map(info).collect()
     }

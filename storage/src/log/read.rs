@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, STAMP_LEN, batch_crc_ok};
 
-use super::tail::BatchPlace;
-use super::walk::{HEADER_WINDOW, ReadFault, SegmentReader};
+use super::walk::{HEADER_WINDOW, ReadFault, SegmentReader, Spot};
 use super::{GroupLog, Log, LogState};
 use crate::error::StorageError;
+use crate::segment::SegmentFile;
 use crate::store::Shared;
 
 /// Ends of the last reads that are remembered: consumers continue where they stopped.
@@ -54,15 +54,15 @@ enum Plan {
 }
 
 struct FilePlan {
-    segment_base: i64,
+    file: SegmentFile,
     /// Bytes of the segment that are in the file.
     end: u64,
     /// Offsets from here on are not to be returned.
     limit: i64,
     /// Nearest batch at or before the wanted offset that is known without the index.
-    near: (u64, i64),
-    /// Up to where the index may be asked.
-    index_bound: i64,
+    near: Spot,
+    /// Up to where the index may be asked; not at all if `None`.
+    index_bound: Option<i64>,
     rearranged: u64,
 }
 
@@ -143,15 +143,14 @@ impl Log {
             Plan::File(plan) => plan,
         };
         let FilePlan {
-            segment_base,
-            rearranged,
-            ..
+            file, rearranged, ..
         } = plan;
+        let segment_base = file.base_offset;
         let hint = self
             .hints
             .lock()
             .take(wanted.from, segment_base, rearranged);
-        let mut reader = SegmentReader::open(self, shared, segment_base, plan.end, HEADER_WINDOW)?;
+        let mut reader = SegmentReader::open(self, shared, file, plan.end, HEADER_WINDOW)?;
         let start = match hint {
             Some(hint) => hint.position,
             None => self.position_of(shared, &mut reader, wanted.from, &plan)?,
@@ -197,11 +196,11 @@ impl Log {
         let at = fresh.partition_point(|e| e.base_offset <= from);
         let near = at.checked_sub(1).and_then(|at| fresh.get(at));
         Ok(Plan::File(FilePlan {
-            segment_base: segment.base_offset,
+            file: segment.file(),
             end,
             limit,
-            near: near.map_or((0, segment.base_offset), |e| (e.position, e.base_offset)),
-            index_bound: state.index_bounds().0,
+            near: near.map_or_else(|| Spot::start_of(segment.base_offset), Spot::of),
+            index_bound: (!segment.rows_stale).then(|| state.index_bounds().0),
             rearranged: state.rearranged,
         }))
     }
@@ -214,29 +213,26 @@ impl Log {
         from: i64,
         plan: &FilePlan,
     ) -> Result<u64, ReadFault> {
-        let (mut position, mut base_offset) = plan.near;
-        if position == 0 && base_offset < from {
-            let bound = from.min(plan.index_bound.saturating_sub(1));
+        let mut spot = plan.near;
+        if spot.position == 0
+            && spot.base_offset < from
+            && let Some(bound) = plan.index_bound
+        {
+            let bound = from.min(bound.saturating_sub(1));
+            let segment_base = plan.file.base_offset;
             let entry = shared
                 .index
-                .at_or_below_offset(self.group, base_offset, bound)?;
+                .at_or_below_offset(self.group, segment_base, bound)?;
             if let Some(entry) = entry.filter(|e| e.position < reader.end()) {
-                (position, base_offset) = (entry.position, entry.base_offset);
+                spot = Spot::of(&entry);
             }
         }
         loop {
-            let header = reader.header_at(position, base_offset)?;
+            let header = reader.header_at(&spot)?;
             if header.last_offset() >= from {
-                return Ok(position);
+                return Ok(spot.position);
             }
-            let place = BatchPlace {
-                segment_base: 0,
-                position,
-                header,
-                bytes: None,
-            };
-            position += place.len();
-            base_offset = header.next_offset();
+            spot = spot.after(&header);
         }
     }
 }
@@ -260,7 +256,12 @@ fn read_batches(
     let mut next_offset = None;
     while let Some(header) = buffer.get(taken..).and_then(BatchHeader::parse) {
         let first = taken == 0;
-        let (len, mut damage) = check_header(&header, next_offset, wanted.from);
+        let follows = Follows {
+            next_offset,
+            from: wanted.from,
+            gaps: reader.has_gaps(),
+        };
+        let (len, mut damage) = follows.check(&header);
         let forced = first && wanted.at_least_one;
         if damage.is_none() {
             if header.next_offset() > limit || (taken + len > wanted.max_bytes && !forced) {
@@ -294,18 +295,32 @@ fn read_batches(
     })
 }
 
-/// Length of a batch, and what is wrong with its header: it has to follow `next_offset`, and the
-/// first one has to hold `from`.
-fn check_header(
-    header: &BatchHeader,
+/// What the next batch of a read has to be.
+struct Follows {
+    /// Where the batch before ends.
     next_offset: Option<i64>,
+    /// What the first one has to hold.
     from: i64,
-) -> (usize, Option<&'static str>) {
-    let holds = header.base_offset <= from && from <= header.last_offset();
-    match header.total_len() {
-        None => (0, Some("no batch header")),
-        Some(len) if next_offset.map_or(holds, |next| next == header.base_offset) => (len, None),
-        Some(len) => (len, Some("a batch with another base offset")),
+    /// Batches may be missing in between.
+    gaps: bool,
+}
+
+impl Follows {
+    /// Length of a batch, and what is wrong with its header.
+    fn check(&self, header: &BatchHeader) -> (usize, Option<&'static str>) {
+        let follows = match self.next_offset {
+            Some(next) if self.gaps => next <= header.base_offset,
+            Some(next) => next == header.base_offset,
+            None => {
+                (self.gaps || header.base_offset <= self.from)
+                    && self.from <= header.last_offset()
+            }
+        };
+        match header.total_len() {
+            None => (0, Some("no batch header")),
+            Some(len) if follows => (len, None),
+            Some(len) => (len, Some("a batch with another base offset")),
+        }
     }
 }
 

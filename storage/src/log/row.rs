@@ -9,7 +9,8 @@ use crate::entry::Vote;
 use crate::journal::Anchor;
 use crate::options::LogSettings;
 
-const VERSION: u8 = 1;
+/// Version 2 added where purged entries end and where compaction was.
+const VERSION: u8 = 2;
 
 /// Why a row could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +104,8 @@ pub(crate) fn encode(dir: &str, state: &LogState) -> Vec<u8> {
         &mut out,
         state.quarantine.as_deref().unwrap_or_default().as_bytes(),
     );
+    out.put_i64_le(state.purged_end);
+    out.put_i64_le(state.compacted_upto);
     out
 }
 
@@ -146,6 +149,10 @@ pub(crate) fn decode(row: &[u8]) -> Result<(String, LogState), RowError> {
         _ => Some(Anchor::decode(row)?),
     };
     state.quarantine = Some(get_text(row)?).filter(|reason| !reason.is_empty());
+    if version >= 2 {
+        state.purged_end = row.try_get_i64_le()?;
+        state.compacted_upto = row.try_get_i64_le()?;
+    }
     state.dirty = false;
     state.segments.clear();
     Ok((dir, state))
@@ -209,6 +216,7 @@ mod tests {
             membership in (any_id(), prop::collection::vec(any::<u8>(), 0..9)),
             anchor in prop::option::of((any::<i64>(), any::<u64>(), any::<i64>(), any::<u64>())),
             quarantine in prop::option::of("[a-z]{1,9}"),
+            (purged_end, compacted_upto) in (any::<i64>(), any::<i64>()),
         ) -> LogState {
             let mut state = LogState::new(LogSettings::default());
             state.op = op;
@@ -221,6 +229,7 @@ mod tests {
                 Anchor { segment_base, position, base_offset, raft_index }
             });
             state.quarantine = quarantine;
+            (state.purged_end, state.compacted_upto) = (purged_end, compacted_upto);
             (state.dirty, state.segments) = (false, Vec::new());
             state
         }
@@ -255,8 +264,17 @@ mod tests {
     #[test]
     fn a_newer_version_is_refused() {
         let mut row = encode("d", &LogState::new(LogSettings::default()));
-        row[0] = 2;
-        assert_eq!(decode(&row).err(), Some(RowError::NewerVersion(2)));
-        assert_eq!(decode_plain(&row), Err(RowError::NewerVersion(2)));
+        row[0] = 9;
+        assert_eq!(decode(&row).err(), Some(RowError::NewerVersion(9)));
+        assert_eq!(decode_plain(&row), Err(RowError::NewerVersion(9)));
+    }
+
+    #[test]
+    fn a_row_of_the_first_version_was_never_compacted() {
+        let mut row = encode("d", &LogState::new(LogSettings::default()));
+        row.truncate(row.len() - 16);
+        row[0] = 1;
+        let (_, state) = decode(&row).expect("whole");
+        assert_eq!((state.purged_end, state.compacted_upto), (0, 0));
     }
 }

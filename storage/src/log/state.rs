@@ -4,7 +4,10 @@
 //! Invariants:
 //! - entries are contiguous: `purged.index < first <= ... <= last.index`, terms never fall;
 //! - offsets are contiguous: the segments' `[base_offset, next_offset)` join, the last one ends at
-//!   `end_offset`, and there always is a last one;
+//!   `end_offset`, and there always is a last one; inside a compacted segment offsets are missing;
+//! - a compacted segment holds purged entries only, and is never the last one;
+//! - a file goes when its entries are purged and the log start has passed its records: Raft's
+//!   prefix and Kafka's prefix are forgotten each on its own;
 //! - operations count up by one; a frame with any other number is refused (something was lost).
 
 use std::collections::BTreeMap;
@@ -15,10 +18,10 @@ use klamm_records::{BatchHeader, EntryId, GroupId};
 use super::tail::{BatchPlace, Tail};
 use crate::entry::{Entry, Payload, Vote};
 use crate::index::SparseEntry;
-use crate::journal::{Anchor, BatchFrame, Cut, Frame, FrameBody};
+use crate::journal::{Anchor, BatchFrame, Cut, Frame, FrameBody, Replacement};
 use crate::options::LogSettings;
 use crate::producers::ProducerStates;
-use crate::segment::{NO_TIMESTAMP, Segment};
+use crate::segment::{NO_TIMESTAMP, Segment, SegmentFile};
 
 /// Kafka's tools read positions in a segment as 32-bit numbers.
 const MAX_SEGMENT_BYTES: u64 = i32::MAX as u64;
@@ -28,8 +31,8 @@ const MAX_SEGMENT_BYTES: u64 = i32::MAX as u64;
 pub(crate) enum FileAction {
     /// Cut the segment to this length.
     Cut { segment_base: i64, len: u64 },
-    /// Remove the segment.
-    Unlink { segment_base: i64 },
+    /// Remove a segment's file.
+    Unlink(SegmentFile),
     /// Remove the whole directory.
     RemoveGroup,
 }
@@ -70,7 +73,7 @@ pub(crate) struct Stale {
     /// Lowest Raft index that was truncated.
     pub(crate) truncated_from: Option<u64>,
     pub(crate) purged_upto: Option<u64>,
-    /// Segments that were purged.
+    /// Segments that were dropped or compacted.
     pub(crate) dropped: Vec<i64>,
 }
 
@@ -83,10 +86,14 @@ pub(crate) struct LogState {
     pub(crate) op: u64,
     pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<EntryId>,
+    /// Offset after the records of `purged` and before.
+    pub(crate) purged_end: i64,
     pub(crate) last: Option<EntryId>,
     pub(crate) committed: Option<EntryId>,
     pub(crate) start_offset: i64,
     pub(crate) end_offset: i64,
+    /// Compaction has seen the records below; durable lazily, for doing it again changes nothing.
+    pub(crate) compacted_upto: i64,
     /// (term, index of its first entry), ascending; covers every entry behind `purged`.
     pub(crate) terms: Vec<(u64, u64)>,
     /// (leader epoch, its first offset), ascending.
@@ -96,8 +103,9 @@ pub(crate) struct LogState {
     /// The last membership at or before `purged`.
     pub(crate) base_membership: Option<(EntryId, Bytes)>,
     pub(crate) segments: Vec<Segment>,
-    /// The first batch behind `purged`. Entries before it may be in the same segment, but which of
-    /// their indexes had records is not known any more: counting begins here.
+    /// The first batch behind `purged`, be it there or still to come. Batches before it may be in
+    /// the same segment, but which of their indexes had records is not known any more: counting
+    /// begins here.
     pub(crate) first_kept: Option<Anchor>,
     pub(crate) producers: ProducerStates,
     /// Replay met a truncation: `producers` is to be rebuilt from the log.
@@ -110,7 +118,7 @@ pub(crate) struct LogState {
     /// Changed since the last checkpoint.
     pub(crate) dirty: bool,
     pub(crate) deleted: bool,
-    /// Counts truncations and dropped segments: a read that fails looks whether one came between.
+    /// Counts truncations, purges and segments dropped or compacted: a read that fails looks whether one came between.
     pub(crate) rearranged: u64,
     /// Why this log takes nothing more: the journal lost operations of it.
     pub(crate) quarantine: Option<String>,
@@ -124,10 +132,12 @@ impl LogState {
             op: 0,
             vote: None,
             purged: None,
+            purged_end: 0,
             last: None,
             committed: None,
             start_offset: 0,
             end_offset: 0,
+            compacted_upto: 0,
             terms: Vec::new(),
             epochs: Vec::new(),
             plain: BTreeMap::new(),
@@ -166,15 +176,22 @@ impl LogState {
             .expect("a log always has an active segment")
     }
 
-    /// Number of the segment whose batches have Raft indexes around `index`: the last one that
-    /// begins at or below it.
-    pub(crate) fn segment_at_index(&self, index: u64) -> Option<usize> {
-        let used = self.segments.len() - usize::from(self.active().size == 0);
-        let after = self
-            .segments
-            .get(..used)?
-            .partition_point(|s| s.first_index <= index);
-        after.checked_sub(1)
+    /// Number of the first segment that has a batch with Raft index `index` or above; of none,
+    /// the number of segments.
+    pub(crate) fn segment_from_index(&self, index: u64) -> usize {
+        self.segments
+            .partition_point(|s| s.size > 0 && s.last_index < index)
+    }
+
+    /// Where the next batch goes unless it begins a segment; its index is at least `raft_index`.
+    pub(crate) fn end_anchor(&self, raft_index: u64) -> Anchor {
+        let active = self.active();
+        Anchor {
+            segment_base: active.base_offset,
+            position: active.size,
+            base_offset: self.end_offset,
+            raft_index,
+        }
     }
 
     /// Term of an entry that is in the log.
@@ -286,16 +303,17 @@ impl LogState {
             FrameBody::Truncate { last, cut } => self.truncate(*last, *cut)?,
             FrameBody::Purge {
                 upto,
-                start_offset,
+                end_offset,
                 first_kept,
             } => {
                 self.first_kept = *first_kept;
-                self.purge(*upto, *start_offset)
+                self.purge(*upto, *end_offset)
             }
             FrameBody::StartOffset(offset) => {
                 self.advance_start(*offset);
-                Vec::new()
+                self.drop_passed()
             }
+            FrameBody::Replace(replacement) => self.replace(replacement)?,
             FrameBody::Roll(offset) => self.roll(*offset)?,
             FrameBody::CreateGroup { settings, .. } => {
                 self.settings = settings.clone();
@@ -400,6 +418,7 @@ impl LogState {
         let bytes = batch.bytes.clone();
         let place = BatchPlace {
             segment_base,
+            generation: 0,
             position,
             header: *header,
             bytes,
@@ -418,7 +437,7 @@ impl LogState {
             if !self
                 .segments
                 .iter()
-                .any(|s| s.base_offset == cut.segment_base)
+                .any(|s| s.file() == SegmentFile::appended(cut.segment_base))
             {
                 return Err(format!(
                     "truncation to segment {} which is not there",
@@ -426,9 +445,9 @@ impl LogState {
                 ));
             }
             while self.active().base_offset > cut.segment_base {
-                let segment_base = self.active().base_offset;
+                let file = self.active().file();
                 self.segments.pop();
-                actions.push(FileAction::Unlink { segment_base });
+                actions.push(FileAction::Unlink(file));
             }
             self.active_mut().cut(&cut);
             actions.push(FileAction::Cut {
@@ -467,20 +486,7 @@ impl LogState {
         Ok(actions)
     }
 
-    fn purge(&mut self, upto: EntryId, start_offset: i64) -> Vec<FileAction> {
-        let mut actions = Vec::new();
-        while self
-            .segments
-            .first()
-            .is_some_and(|s| s.size > 0 && s.last_index <= upto.index)
-        {
-            let segment_base = self.segments.remove(0).base_offset;
-            self.stale.dropped.push(segment_base);
-            actions.push(FileAction::Unlink { segment_base });
-        }
-        if self.segments.is_empty() {
-            self.segments.push(Segment::empty(self.end_offset));
-        }
+    fn purge(&mut self, upto: EntryId, end_offset: i64) -> Vec<FileAction> {
         let kept = self.plain.split_off(&(upto.index + 1));
         let purged = std::mem::replace(&mut self.plain, kept);
         let is_membership = |(_, e): &(&u64, &PlainEntry)| e.kind == PlainKind::Membership;
@@ -496,21 +502,79 @@ impl LogState {
             .partition_point(|(_, first)| *first <= upto.index + 1);
         self.terms.drain(..obsolete.saturating_sub(1));
         self.purged = Some(upto);
-        if self.last.is_none_or(|last| last.index <= upto.index) {
-            self.last = Some(upto);
-            self.terms.clear();
-            self.tail.clear();
-        } else {
-            self.tail.purge(upto.index);
+        self.purged_end = end_offset;
+        match self.last.map_or(0, |last| last.index) {
+            last if last > upto.index => self.tail.purge(upto.index),
+            last => {
+                self.last = Some(upto);
+                self.terms.clear();
+                self.tail.purge(upto.index);
+                if last < upto.index {
+                    // What comes next does not follow: there are no records to go on from.
+                    self.tail.clear();
+                    self.advance_start(self.end_offset);
+                }
+            }
         }
         self.committed = self
             .committed
             .filter(|c| c.index >= upto.index)
             .or(Some(upto));
         self.stale.purged_upto = Some(upto.index);
-        self.advance_start(start_offset);
         self.rearranged += 1;
-        actions
+        self.drop_passed()
+    }
+
+    /// Drops the segments that neither Raft nor a consumer can reach any more.
+    fn drop_passed(&mut self) -> Vec<FileAction> {
+        let purged = self.purged.map(|purged| purged.index);
+        let passed = self.segments.partition_point(|s| {
+            s.size > 0 && s.next_offset <= self.start_offset && Some(s.last_index) <= purged
+        });
+        let gone: Vec<Segment> = self.segments.drain(..passed).collect();
+        if self.segments.is_empty() {
+            self.segments.push(Segment::empty(self.end_offset));
+        }
+        if passed > 0 {
+            self.rearranged += 1;
+        }
+        self.stale.dropped.extend(gone.iter().map(|s| s.base_offset));
+        let unlink = |s: &Segment| FileAction::Unlink(s.file());
+        gone.iter().map(unlink).collect()
+    }
+
+    /// Puts a compacted file in the place of the segments it was made of.
+    fn replace(&mut self, with: &Replacement) -> Result<Vec<FileAction>, String> {
+        let find = |base: i64| self.segments.binary_search_by_key(&base, |s| s.base_offset);
+        let sources = match (find(with.first_base), find(with.last_base)) {
+            (Ok(first), Ok(last)) if first <= last && last + 1 < self.segments.len() => {
+                first..last + 1
+            }
+            _ => {
+                return Err(format!(
+                    "segments {} to {} are not there to be compacted",
+                    with.first_base, with.last_base
+                ));
+            }
+        };
+        let old = self.segments.get(sources.clone()).unwrap_or_default();
+        let purged = self.purged.map(|purged| purged.index);
+        let newer = old.iter().all(|s| s.generation < with.generation);
+        let committed = old.last().is_some_and(|s| Some(s.last_index) <= purged);
+        let Some(new) = Segment::compacted(old, with).filter(|_| newer && committed) else {
+            return Err(format!(
+                "segments {} to {} cannot be replaced by generation {}",
+                with.first_base, with.last_base, with.generation
+            ));
+        };
+        let unlink = |s: &Segment| FileAction::Unlink(s.file());
+        let actions = old.iter().map(unlink).collect();
+        self.stale.dropped.extend(old.iter().map(|s| s.base_offset));
+        self.segments.splice(sources, [new]);
+        // Descriptors of what is in the old files. All of it is written: it was read.
+        self.tail.purge(purged.unwrap_or(0));
+        self.rearranged += 1;
+        Ok(actions)
     }
 
     fn advance_start(&mut self, offset: i64) {
@@ -560,13 +624,22 @@ impl LogState {
         })
     }
 
-    /// Index entries since the last checkpoint of a segment.
-    pub(crate) fn fresh_of(&self, segment_base: i64) -> &[SparseEntry] {
+    /// The segment that begins at `base_offset`.
+    pub(crate) fn segment(&self, base_offset: i64) -> Option<&Segment> {
         let at = self
             .segments
-            .binary_search_by_key(&segment_base, |s| s.base_offset);
-        at.ok()
-            .and_then(|at| self.segments.get(at))
+            .binary_search_by_key(&base_offset, |s| s.base_offset);
+        at.ok().and_then(|at| self.segments.get(at))
+    }
+
+    /// Index entries since the last checkpoint of a segment.
+    pub(crate) fn fresh_of(&self, segment_base: i64) -> &[SparseEntry] {
+        self.segment(segment_base)
             .map_or(&[], |s| s.fresh.as_slice())
+    }
+
+    /// Whether the index may be asked about a segment.
+    pub(crate) fn has_rows(&self, segment_base: i64) -> bool {
+        self.segment(segment_base).is_none_or(|s| !s.rows_stale)
     }
 }

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use klamm_records::{BatchHeader, EntryId};
 
+use crate::segment::SegmentFile;
+
 /// Written entries kept. An entry is asked for once more when it is applied, soon after.
 const KEEP_WRITTEN: usize = 1024;
 
@@ -13,6 +15,8 @@ const KEEP_WRITTEN: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct BatchPlace {
     pub(crate) segment_base: i64,
+    /// Of the segment's file; 0 for all that may still be appended to.
+    pub(crate) generation: u32,
     pub(crate) position: u64,
     pub(crate) header: BatchHeader,
     /// The batch, first bytes not stamped; `None` once the segment file holds it.
@@ -20,6 +24,14 @@ pub(crate) struct BatchPlace {
 }
 
 impl BatchPlace {
+    /// The file it is in.
+    pub(crate) fn file(&self) -> SegmentFile {
+        SegmentFile {
+            base_offset: self.segment_base,
+            generation: self.generation,
+        }
+    }
+
     /// Length of the batch in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.header.total_len().map_or(0, |len| len as u64)

@@ -112,6 +112,9 @@ impl Log {
             if let Some(entry) = earlier.checked_sub(1).and_then(|at| fresh.get(at)) {
                 return Ok(entry.base_offset);
             }
+            if !state.has_rows(segment_base) {
+                return Ok(segment_base);
+            }
             state.index_bounds().0
         };
         let entry = shared
@@ -195,7 +198,10 @@ impl Log {
             (max, begin) = (before.max_timestamp, before.base_offset);
         }
         self.search(shared, segment, begin, (start, end_offset), |_, place| {
-            max = max.max(place.header.max_timestamp);
+            // A batch that compaction emptied has a time but no record of it.
+            if place.header.record_count > 0 {
+                max = max.max(place.header.max_timestamp);
+            }
             Ok(None::<()>)
         })?;
         Ok(max)
@@ -236,7 +242,7 @@ impl Log {
 
 fn unreadable(place: &BatchPlace) -> ReadFault {
     ReadFault::Damage {
-        segment_base: place.segment_base,
+        file: place.file(),
         position: place.position,
         what: "the batch's records cannot be read",
     }

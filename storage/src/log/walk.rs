@@ -17,6 +17,8 @@ use super::{Log, LogState};
 use crate::disk::DiskFile;
 use crate::error::StorageError;
 use crate::index::{IndexError, SparseEntry};
+use crate::journal::Anchor;
+use crate::segment::SegmentFile;
 use crate::store::Shared;
 
 /// Bytes read at once when only headers are wanted.
@@ -31,12 +33,12 @@ const ATTEMPTS: usize = 16;
 pub(super) enum ReadFault {
     /// Stored bytes are not what they should be, unless the log was rearranged meanwhile.
     Damage {
-        segment_base: i64,
+        file: SegmentFile,
         position: u64,
         what: &'static str,
     },
     /// The file is not there, unless the log was rearranged meanwhile.
-    Missing { segment_base: i64, error: io::Error },
+    Missing { file: SegmentFile, error: io::Error },
     /// Anything that stays.
     Storage(StorageError),
 }
@@ -53,9 +55,49 @@ impl From<IndexError> for ReadFault {
     }
 }
 
-/// Reads one segment through a window.
+/// A place in a segment where a batch is to begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) position: u64,
+    /// Its base offset; in a compacted segment the first that it may have, unless `exact`.
+    pub(super) base_offset: i64,
+    /// An index entry says so.
+    exact: bool,
+}
+
+impl Spot {
+    /// The start of a segment.
+    pub(super) fn start_of(segment_base: i64) -> Spot {
+        Spot {
+            position: 0,
+            base_offset: segment_base,
+            exact: false,
+        }
+    }
+
+    /// An indexed batch.
+    pub(super) fn of(entry: &SparseEntry) -> Spot {
+        Spot {
+            position: entry.position,
+            base_offset: entry.base_offset,
+            exact: true,
+        }
+    }
+
+    /// Behind the batch that is here.
+    pub(super) fn after(self, header: &BatchHeader) -> Spot {
+        Spot {
+            position: self.position + header.total_len().map_or(0, |len| len as u64),
+            base_offset: header.next_offset(),
+            exact: false,
+        }
+    }
+}
+
+/// Reads one segment through a window. Works on one file from open to end, whatever becomes of
+/// the segment.
 pub(super) struct SegmentReader {
-    segment_base: i64,
+    segment: SegmentFile,
     file: Arc<dyn DiskFile>,
     /// Bytes of the segment that may be read.
     end: u64,
@@ -68,21 +110,21 @@ impl SegmentReader {
     pub(super) fn open(
         log: &Log,
         shared: &Shared,
-        segment_base: i64,
+        segment: SegmentFile,
         end: u64,
         window: usize,
     ) -> Result<SegmentReader, ReadFault> {
         let file = log
-            .file(shared, segment_base)
+            .file(shared, segment)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => ReadFault::Missing {
-                    segment_base,
+                    file: segment,
                     error,
                 },
                 _ => ReadFault::Storage(error.into()),
             })?;
         Ok(SegmentReader {
-            segment_base,
+            segment,
             file,
             end,
             window,
@@ -95,9 +137,14 @@ impl SegmentReader {
         self.end
     }
 
+    /// Whether batches may be missing between two others.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.segment.is_compacted()
+    }
+
     pub(super) fn damage(&self, position: u64, what: &'static str) -> ReadFault {
         ReadFault::Damage {
-            segment_base: self.segment_base,
+            file: self.segment,
             position,
             what,
         }
@@ -136,17 +183,17 @@ impl SegmentReader {
         (to <= self.chunk.len()).then(|| self.chunk.slice(from..to))
     }
 
-    /// The header of the batch at `position`, which begins at `base_offset`.
-    pub(super) fn header_at(
-        &mut self,
-        position: u64,
-        base_offset: i64,
-    ) -> Result<BatchHeader, ReadFault> {
+    /// The header of the batch at a place.
+    pub(super) fn header_at(&mut self, spot: &Spot) -> Result<BatchHeader, ReadFault> {
+        let position = spot.position;
         let bytes = self.bytes_at(position, BATCH_HEADER_LEN)?;
         let header = BatchHeader::parse(&bytes).filter(|h| h.total_len().is_some() && h.magic == 2);
         match header {
             None => Err(self.damage(position, "no batch header")),
-            Some(h) if h.base_offset != base_offset => {
+            Some(h)
+                if h.base_offset < spot.base_offset
+                    || (h.base_offset > spot.base_offset && (spot.exact || !self.has_gaps())) =>
+            {
                 Err(self.damage(position, "a batch with another base offset"))
             }
             Some(h) if h.last_offset_delta < 0 => {
@@ -194,14 +241,26 @@ impl Begin {
     }
 }
 
+/// A segment as far as its file holds it.
+#[derive(Clone, Copy)]
+struct ColdSegment {
+    file: SegmentFile,
+    len: u64,
+    first_index: u64,
+}
+
 /// The part of the log that only files have.
 struct Cold {
-    /// (base offset, bytes, first index), the current one in front.
-    segments: VecDeque<(i64, u64, u64)>,
-    /// Where the walk begins in the first of them.
-    position: u64,
-    base_offset: i64,
+    /// The current one in front.
+    segments: VecDeque<ColdSegment>,
+    /// Where the walk is in the first of them.
+    spot: Spot,
+    /// Raft index of the next batch. In front of `first_kept`, where nothing counts any more, a
+    /// lower bound.
     index: u64,
+    first_kept: Option<Anchor>,
+    /// Whether the index may be asked about the first segment.
+    has_rows: bool,
     /// Indexes of entries without records.
     plain: BTreeSet<u64>,
     reader: Option<SegmentReader>,
@@ -248,9 +307,13 @@ impl Log {
         from: Begin,
         (offset_bound, index_bound): (i64, u64),
     ) -> Result<(), ReadFault> {
-        let Some((segment_base, len, _)) = cold.segments.front().copied() else {
+        let Some(front) = cold.segments.front().copied() else {
             return Ok(());
         };
+        let segment_base = front.file.base_offset;
+        if !cold.has_rows {
+            return Ok(());
+        }
         let entry = match from {
             Begin::Offset(offset) => {
                 let offset = offset.min(offset_bound.saturating_sub(1));
@@ -266,10 +329,10 @@ impl Log {
         };
         if let Some(entry) = entry
             && entry.segment_base == segment_base
-            && entry.position > cold.position
-            && entry.position < len
+            && entry.position > cold.spot.position
+            && entry.position < front.len
         {
-            cold.start_at(entry.position, entry.base_offset, entry.raft_index);
+            cold.start_at(Spot::of(&entry), entry.raft_index);
         }
         Ok(())
     }
@@ -292,22 +355,29 @@ impl Log {
                 continue;
             }
             return Err(match fault {
-                ReadFault::Damage {
-                    segment_base,
-                    position,
-                    what,
-                } => self.damage(shared, segment_base, position, what),
-                ReadFault::Missing {
-                    segment_base,
-                    error,
-                } => self.damage(shared, segment_base, 0, &error.to_string()),
-                ReadFault::Storage(error) => error,
+                fault => self.verdict(shared, fault),
             });
         }
         unreachable!("the loop returns")
     }
 
-    fn rearranged(&self) -> Result<u64, StorageError> {
+    /// What a fault is that no rearrangement explains.
+    pub(super) fn verdict(&self, shared: &Shared, fault: ReadFault) -> StorageError {
+        match fault {
+            ReadFault::Damage {
+                file,
+                position,
+                what,
+            } => self.damage(shared, file, position, what),
+            ReadFault::Missing { file, error } => {
+                self.damage(shared, file, 0, &error.to_string())
+            }
+            ReadFault::Storage(error) => error,
+        }
+    }
+
+    /// How often the log was rearranged so far.
+    pub(super) fn rearranged(&self) -> Result<u64, StorageError> {
         let state = self.state.lock();
         self.check(&state)?;
         Ok(state.rearranged)
@@ -342,22 +412,25 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
     };
     let first = match from {
         Begin::Offset(offset) => state.segments.partition_point(|s| s.next_offset <= offset),
-        Begin::Index(index) => state.segment_at_index(index).unwrap_or(0),
+        Begin::Index(index) => state.segment_from_index(index),
     };
-    let segments: VecDeque<(i64, u64, u64)> = state
+    let segments: VecDeque<ColdSegment> = state
         .segments
         .iter()
         .skip(first)
-        .map(|s| {
-            (
-                s.base_offset,
-                cold_len(s.base_offset, s.size),
-                s.first_index,
-            )
+        .map(|s| ColdSegment {
+            file: s.file(),
+            len: cold_len(s.base_offset, s.size),
+            first_index: s.first_index,
         })
-        .filter(|(_, len, _)| *len > 0)
+        .filter(|segment| segment.len > 0)
         .collect();
-    let (base, len, index) = *segments.front()?;
+    let ColdSegment {
+        file,
+        len,
+        first_index,
+    } = *segments.front()?;
+    let base = file.base_offset;
     let known = |entry: &SparseEntry| match from {
         Begin::Offset(offset) => entry.base_offset <= offset && entry.position < len,
         Begin::Index(wanted) => entry.raft_index <= wanted && entry.position < len,
@@ -368,62 +441,80 @@ fn cold_part(state: &LogState, from: Begin) -> Option<Cold> {
         .and_then(<[_]>::last);
     let mut cold = Cold {
         segments,
-        position: 0,
-        base_offset: base,
-        index,
+        spot: Spot::start_of(base),
+        index: first_index,
+        first_kept: state.first_kept,
+        has_rows: state.has_rows(base),
         plain: BTreeSet::new(),
         reader: None,
     };
-    if let Some(kept) = state.first_kept.filter(|kept| kept.segment_base == base) {
-        cold.start_at(kept.position, kept.base_offset, kept.raft_index);
+    let kept = state.first_kept.filter(|kept| kept.segment_base == base);
+    if let Some(kept) = kept
+        && match from {
+            Begin::Offset(offset) => kept.base_offset <= offset,
+            Begin::Index(_) => true,
+        }
+    {
+        let spot = Spot {
+            position: kept.position,
+            base_offset: kept.base_offset,
+            exact: false,
+        };
+        cold.start_at(spot, kept.raft_index);
     }
     // Before the start is moved any further: an index entry knows its index, the places above
     // only from where on it is to be sought.
     let plain = state.plain.range(cold.index..);
     cold.plain = plain.map(|(index, _)| *index).collect();
-    if let Some(entry) = fresh.filter(|entry| entry.position > cold.position) {
-        cold.start_at(entry.position, entry.base_offset, entry.raft_index);
+    if let Some(entry) = fresh.filter(|entry| entry.position > cold.spot.position) {
+        cold.start_at(Spot::of(entry), entry.raft_index);
     }
     Some(cold)
 }
 
 impl Cold {
-    fn start_at(&mut self, position: u64, base_offset: i64, index: u64) {
-        (self.position, self.base_offset, self.index) = (position, base_offset, index);
+    fn start_at(&mut self, spot: Spot, index: u64) {
+        (self.spot, self.index) = (spot, index);
     }
 
     fn next(&mut self, log: &Log, shared: &Shared) -> Result<Option<(u64, BatchPlace)>, ReadFault> {
-        while let Some((_, len, _)) = self.segments.front() {
-            if self.position < *len {
+        while let Some(front) = self.segments.front() {
+            if self.spot.position < front.len {
                 break;
             }
             self.segments.pop_front();
             self.reader = None;
-            if let Some((base, _, index)) = self.segments.front() {
-                (self.position, self.base_offset, self.index) = (0, *base, *index);
+            if let Some(next) = self.segments.front() {
+                self.spot = Spot::start_of(next.file.base_offset);
+                self.index = next.first_index;
             }
         }
-        let Some((segment_base, len, _)) = self.segments.front().copied() else {
+        let Some(ColdSegment { file, len, .. }) = self.segments.front().copied() else {
             return Ok(None);
         };
+        if let Some(kept) = self.first_kept
+            && (kept.segment_base, kept.position) == (file.base_offset, self.spot.position)
+        {
+            self.index = kept.raft_index;
+        }
         while self.plain.contains(&self.index) {
             self.index += 1;
         }
         if self.reader.is_none() {
-            let reader = SegmentReader::open(log, shared, segment_base, len, HEADER_WINDOW)?;
+            let reader = SegmentReader::open(log, shared, file, len, HEADER_WINDOW)?;
             self.reader = Some(reader);
         }
         let reader = self.reader.as_mut().expect("set above");
-        let header = reader.header_at(self.position, self.base_offset)?;
+        let header = reader.header_at(&self.spot)?;
         let place = BatchPlace {
-            segment_base,
-            position: self.position,
+            segment_base: file.base_offset,
+            generation: file.generation,
+            position: self.spot.position,
             header,
             bytes: None,
         };
         let found = (self.index, place);
-        self.position += found.1.len();
-        self.base_offset = header.next_offset();
+        self.spot = self.spot.after(&header);
         self.index += 1;
         Ok(Some(found))
     }
@@ -458,6 +549,6 @@ pub(super) fn read_place(
     place: &BatchPlace,
 ) -> Result<Bytes, ReadFault> {
     let end = place.position + place.len();
-    let mut reader = SegmentReader::open(log, shared, place.segment_base, end, 0)?;
+    let mut reader = SegmentReader::open(log, shared, place.file(), end, 0)?;
     reader.batch_at(place.position, &place.header)
 }

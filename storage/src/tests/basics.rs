@@ -151,7 +151,7 @@ fn truncation_takes_back_offsets_epochs_and_votes_stay() {
 }
 
 #[test]
-fn purge_unlinks_whole_segments_and_moves_the_start() {
+fn what_is_purged_and_below_the_start_is_unlinked() {
     let machine = Machine::new();
     let (store, _) = machine.open();
     let log = group(&store, 1);
@@ -166,7 +166,11 @@ fn purge_unlinks_whole_segments_and_moves_the_start() {
     let last = log.last_entry_below(third).unwrap().unwrap();
     assert_eq!(last, id(1, third as u64 / 2));
     let middle = id(1, last.index + 1);
+    let before = read_all(&log);
     wait(|done| log.purge(middle, done)).unwrap();
+    assert_eq!((log.start_offset(), log.entries_start_offset()), (0, third + 2));
+    assert!(read_all(&log) == before, "records outlive their entries");
+    wait(|done| log.set_start_offset(third + 2, done)).unwrap();
     assert_eq!(log.start_offset(), third + 2);
     assert_eq!(log.segments().first().unwrap().base_offset, third);
     settle(&log);
@@ -177,6 +181,8 @@ fn purge_unlinks_whole_segments_and_moves_the_start() {
         log.read(third, 200, 100, true),
         Err(StorageError::OutOfRange { .. })
     ));
+    wait(|done| log.set_start_offset(120, done)).unwrap();
+    assert_eq!(log.segments().first().unwrap().base_offset, third, "Raft needs it");
     wait(|done| log.purge(id(1, 60), done)).unwrap();
     assert_eq!(
         (log.start_offset(), log.end_offset(), log.size_bytes()),

@@ -92,6 +92,10 @@ fn write(log: &GroupLog) {
         if round % 11 == 5 {
             let upto = log.entry_id(last - 4).unwrap().unwrap();
             wait(|done| log.purge(upto, done)).unwrap();
+            if round % 3 == 0 {
+                let passed = log.entries_start_offset();
+                wait(|done| log.set_start_offset(passed, done)).unwrap();
+            }
         }
         if round % 13 == 0 {
             wait(|done| log.roll(done)).unwrap();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod basics;
+mod compact;
 mod concurrent;
 mod crash;
 mod damage;

@@ -22,6 +22,8 @@ pub(super) struct Model {
     pub(super) start: i64,
     pub(super) end: i64,
     pub(super) entries: BTreeMap<u64, (u64, Kept)>,
+    /// Batches that end behind the log start, whether or not their entries are purged.
+    pub(super) readable: Vec<Bytes>,
     pub(super) epochs: Vec<(i32, i64)>,
     /// The last membership, purged or not.
     pub(super) membership: Option<(EntryId, Bytes)>,
@@ -39,6 +41,17 @@ fn membership_at(log: &GroupLog, index: u64) -> Option<(EntryId, Bytes)> {
         panic!("{entry:?}")
     };
     Some((entry.id, data))
+}
+
+/// Batches one by one.
+pub(super) fn split(mut bytes: &[u8]) -> Vec<Bytes> {
+    let mut batches = Vec::new();
+    while let Some(header) = BatchHeader::parse(bytes) {
+        let (batch, rest) = bytes.split_at(header.total_len().unwrap());
+        batches.push(Bytes::copy_from_slice(batch));
+        bytes = rest;
+    }
+    batches
 }
 
 impl Model {
@@ -59,6 +72,7 @@ impl Model {
                     self.epochs.push((epoch, self.end));
                 }
                 self.end += i64::from(batch.header.last_offset_delta) + 1;
+                self.readable.push(Bytes::from(bytes.clone()));
                 Kept::Batch(Bytes::from(bytes))
             }
         };
@@ -81,6 +95,7 @@ impl Model {
             self.end = cut;
             self.start = self.start.min(cut);
             self.epochs.retain(|(_, first)| *first < cut);
+            self.readable.retain(|b| header(b).base_offset < cut);
         }
         self.last = last.or(self.purged);
         if gone
@@ -114,12 +129,11 @@ impl Model {
         if self.last.is_none_or(|last| last.index <= upto.index) {
             self.last = Some(upto);
         }
-        let first = self.batches().next().map(|bytes| header(bytes).base_offset);
-        self.advance(first.unwrap_or(self.end));
     }
 
     pub(super) fn advance(&mut self, offset: i64) {
         self.start = self.start.max(offset);
+        self.readable.retain(|b| header(b).last_offset() >= offset);
         let obsolete = self
             .epochs
             .partition_point(|(_, first)| *first <= self.start);
@@ -134,14 +148,6 @@ impl Model {
             Kept::Batch(bytes) => Some(bytes),
             _ => None,
         })
-    }
-
-    /// What a consumer reads from the log start on.
-    pub(super) fn readable(&self) -> Vec<u8> {
-        let readable = self
-            .batches()
-            .filter(|bytes| header(bytes).last_offset() >= self.start);
-        readable.flat_map(|bytes| bytes.to_vec()).collect()
     }
 
     /// The same, read from a real log, which must agree with itself.
@@ -173,8 +179,13 @@ impl Model {
             assert_eq!(log.entry_id(entry.id.index).unwrap(), Some(entry.id));
             model.entries.insert(entry.id.index, (entry.id.term, kept));
         }
+        model.readable = split(&read_all(log));
+        let entries = model.batches();
+        let both: Vec<&Bytes> = entries
+            .filter(|bytes| header(bytes).last_offset() >= model.start)
+            .collect();
         assert!(
-            read_all(log) == model.readable(),
+            model.readable.iter().rev().take(both.len()).rev().eq(both),
             "reads by offset and by index agree"
         );
         model.check_producers(log);
@@ -185,7 +196,8 @@ impl Model {
     fn check_producers(&self, log: &GroupLog) {
         let producers = log.producers();
         let mut last = BTreeMap::new();
-        for h in self.batches().map(header).filter(|h| h.producer_id >= 0) {
+        let known = self.batches().chain(&self.readable).map(header);
+        for h in known.filter(|h| h.producer_id >= 0) {
             last.insert(h.producer_id, h);
         }
         for h in last.values() {

@@ -384,7 +384,7 @@ mod tests {
                 ErrorCode::InvalidConfig,
             ),
             (
-                configured(&[("cleanup.policy", Some("compact"))]),
+                configured(&[("cleanup.policy", Some("compacted"))]),
                 ErrorCode::InvalidConfig,
             ),
             (

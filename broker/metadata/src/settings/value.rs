@@ -287,10 +287,8 @@ mod tests {
             ),
             (
                 "cleanup.policy",
-                &["delete", "", " delete "],
+                &["delete", "", " delete ", "compact", "compact,delete"],
                 &[
-                    "compact",
-                    "compact,delete",
                     "delete,delete",
                     "keep",
                     "delete,",
@@ -381,10 +379,11 @@ mod tests {
         ] {
             assert_eq!(check(Scope::Topic, name, value), Err(message.to_owned()));
         }
+        let refused = check(Scope::Topic, "remote.storage.enable", "true");
         assert_eq!(
-            check(Scope::Broker, "log.cleanup.policy", "delete,compact"),
-            Err("Value compact for configuration log.cleanup.policy is not supported: log compaction is not supported yet; \
-                 use cleanup.policy=delete"
+            refused,
+            Err("Value true for configuration remote.storage.enable is not supported: there is no remote (tiered) \
+                 storage yet"
                 .to_owned())
         );
     }

@@ -74,11 +74,11 @@ fn behaviour_111_refusals() {
             ErrorCode::InvalidRequest,
         ),
         (
-            topic(&[("cleanup.policy", SET, Some("compact"))]),
+            topic(&[("cleanup.policy", SET, Some("compacted"))]),
             ErrorCode::InvalidConfig,
         ),
         (
-            topic(&[("cleanup.policy", APPEND, Some("compact"))]),
+            topic(&[("cleanup.policy", APPEND, Some("compacted"))]),
             ErrorCode::InvalidConfig,
         ),
         (
@@ -244,7 +244,7 @@ fn an_override_of_a_newer_program_does_not_stand_in_the_way() {
     let mut cluster = Cluster::single().with_topic(
         "t",
         1,
-        &[("key.of.the.future", "1"), ("cleanup.policy", "compact")],
+        &[("key.of.the.future", "1"), ("cleanup.policy", "forget")],
     );
     let verdict = one(&cluster, topic(&[("retention.ms", SET, Some("1"))]));
     cluster.carry_out(verdict);

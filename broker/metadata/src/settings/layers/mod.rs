@@ -297,6 +297,17 @@ impl Settings {
             .expect("values are checked when they enter a layer")
     }
 
+    /// A `DOUBLE` broker key.
+    ///
+    /// # Panics
+    /// As [`Settings::boolean`].
+    pub fn double(&self, name: &'static str) -> f64 {
+        self.known(name, &[Kind::Double])
+            .trim()
+            .parse()
+            .expect("values are checked when they enter a layer")
+    }
+
     /// A `STRING`, `CLASS` or `PASSWORD` broker key; `None` when it is null.
     ///
     /// # Panics

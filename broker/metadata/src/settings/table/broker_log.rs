@@ -3,8 +3,7 @@
 use super::super::key::Kind::{Boolean, Double, Int, List, Long, String};
 use super::super::key::{Accepts, Key, broker, broker_null};
 use super::reasons::{
-    COMPACTION_ONLY, COMPRESSION_TYPES, LZ4_LEVEL, METADATA_LOG, NO_COMPACTION, NO_TIERS,
-    SYNC_ALWAYS,
+    COMPRESSION_TYPES, LZ4_LEVEL, METADATA_LOG, NO_TIERS, ONE_CLEANER, SYNC_ALWAYS,
 };
 
 const MAX_LONG: &str = "9223372036854775807";
@@ -13,7 +12,6 @@ const CHECKPOINTS: &str = "checkpoints of the journal cover all logs at once";
 pub(super) const KEYS: &[Key] = &[
     broker(List, "log.cleanup.policy", "delete")
         .one_of(&["compact", "delete"])
-        .refuses(&[("compact", NO_COMPACTION)])
         .cluster()
         .doc("Default of the topic setting cleanup.policy: what happens to old records."),
     broker(String, "compression.type", "producer")
@@ -80,17 +78,17 @@ pub(super) const KEYS: &[Key] = &[
         .at_least(1)
         .inert("there is one data directory, and when it fails the process ends at once")
         .doc("Time in milliseconds after which a broker ends that cannot report a failed data directory."),
-    broker(Boolean, "log.cleaner.enable", "true").inert(COMPACTION_ONLY).doc("Whether logs are compacted at all."),
-    broker(Int, "log.cleaner.threads", "1").at_least(0).cluster().inert(COMPACTION_ONLY).doc("Threads that compact logs."),
-    broker(Long, "log.cleaner.backoff.ms", "15000").at_least(0).cluster().inert(COMPACTION_ONLY).doc("Pause in milliseconds of compaction when there is nothing to do."),
-    broker(Long, "log.cleaner.dedupe.buffer.size", "134217728").cluster().inert(COMPACTION_ONLY).doc("Memory in bytes for the keys of a log under compaction."),
-    broker(Int, "log.cleaner.io.buffer.size", "524288").at_least(0).cluster().inert(COMPACTION_ONLY).doc("Memory in bytes for reading and writing in compaction."),
-    broker(Double, "log.cleaner.io.buffer.load.factor", "0.9").cluster().inert(COMPACTION_ONLY).doc("How full the buffer of keys may become in compaction."),
-    broker(Double, "log.cleaner.io.max.bytes.per.second", "1.7976931348623157E308").cluster().inert(COMPACTION_ONLY).doc("Bytes per second that compaction may read and write."),
-    broker(Double, "log.cleaner.min.cleanable.ratio", "0.5").accepts(Accepts::Ratio).cluster().inert(COMPACTION_ONLY).doc("Default of the topic setting min.cleanable.dirty.ratio."),
-    broker(Long, "log.cleaner.delete.retention.ms", "86400000").at_least(0).cluster().inert(COMPACTION_ONLY).doc("Default of the topic setting delete.retention.ms."),
-    broker(Long, "log.cleaner.min.compaction.lag.ms", "0").at_least(0).cluster().inert(COMPACTION_ONLY).doc("Default of the topic setting min.compaction.lag.ms."),
-    broker(Long, "log.cleaner.max.compaction.lag.ms", MAX_LONG).at_least(1).cluster().inert(COMPACTION_ONLY).doc("Default of the topic setting max.compaction.lag.ms."),
+    broker(Boolean, "log.cleaner.enable", "true").doc("Whether logs are compacted at all."),
+    broker(Int, "log.cleaner.threads", "1").at_least(0).cluster().inert(ONE_CLEANER).doc("Threads that compact logs."),
+    broker(Long, "log.cleaner.backoff.ms", "15000").at_least(0).cluster().doc("Pause in milliseconds of compaction when there is nothing to do."),
+    broker(Long, "log.cleaner.dedupe.buffer.size", "134217728").cluster().doc("Memory in bytes for the keys of a log under compaction."),
+    broker(Int, "log.cleaner.io.buffer.size", "524288").at_least(0).cluster().doc("Memory in bytes for reading and writing in compaction."),
+    broker(Double, "log.cleaner.io.buffer.load.factor", "0.9").cluster().doc("How full the buffer of keys may become in compaction."),
+    broker(Double, "log.cleaner.io.max.bytes.per.second", "1.7976931348623157E308").cluster().doc("Bytes per second that compaction may read and write."),
+    broker(Double, "log.cleaner.min.cleanable.ratio", "0.5").accepts(Accepts::Ratio).cluster().doc("Default of the topic setting min.cleanable.dirty.ratio."),
+    broker(Long, "log.cleaner.delete.retention.ms", "86400000").at_least(0).cluster().doc("Default of the topic setting delete.retention.ms."),
+    broker(Long, "log.cleaner.min.compaction.lag.ms", "0").at_least(0).cluster().doc("Default of the topic setting min.compaction.lag.ms."),
+    broker(Long, "log.cleaner.max.compaction.lag.ms", MAX_LONG).at_least(1).cluster().doc("Default of the topic setting max.compaction.lag.ms."),
     broker(Long, "log.local.retention.ms", "-2").at_least(-2).cluster().inert(NO_TIERS).doc("Default of the topic setting local.retention.ms."),
     broker(Long, "log.local.retention.bytes", "-2").at_least(-2).cluster().inert(NO_TIERS).doc("Default of the topic setting local.retention.bytes."),
     broker(Long, "log.remote.copy.lag.ms", "0").at_least(-2).cluster().inert(NO_TIERS).doc("Default of the topic setting remote.copy.lag.ms."),

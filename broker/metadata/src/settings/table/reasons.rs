@@ -4,10 +4,7 @@
 pub(super) const COMPRESSION_TYPES: &[&str] =
     &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 
-pub(super) const NO_COMPACTION: &str =
-    "log compaction is not supported yet; use cleanup.policy=delete";
-pub(super) const COMPACTION_ONLY: &str =
-    "it only matters to log compaction, which is not supported yet";
+pub(super) const ONE_CLEANER: &str = "logs are compacted one after the other, on one thread";
 pub(super) const NO_TIERS: &str = "there is no remote (tiered) storage yet";
 pub(super) const NO_UNCLEAN_ELECTION: &str = "a partition is a Raft group, and Raft never elects a replica that misses acknowledged records; leave it false";
 pub(super) const NO_THROTTLE: &str = "replication is not throttled yet";

@@ -3,8 +3,8 @@
 use super::super::key::Kind::{Boolean, Double, Int, List, Long, String};
 use super::super::key::{Accepts, Key, Unit, same, topic, unit};
 use super::reasons::{
-    COMPACTION_ONLY, COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS, NO_UNCLEAN_ELECTION,
-    SYNC_ALWAYS,
+    COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS,
+    NO_UNCLEAN_ELECTION, SYNC_ALWAYS,
 };
 
 const MAX_LONG: &str = "9223372036854775807";
@@ -35,7 +35,6 @@ pub(super) const KEYS: &[Key] = &[
     topic(Long, "delete.retention.ms", "86400000")
         .at_least(0)
         .from(&[same("log.cleaner.delete.retention.ms")])
-        .inert(COMPACTION_ONLY)
         .doc("How long, in milliseconds, delete markers stay in a compacted topic."),
     topic(Long, "file.delete.delay.ms", "60000")
         .at_least(0)
@@ -59,7 +58,6 @@ pub(super) const KEYS: &[Key] = &[
     topic(Long, "max.compaction.lag.ms", MAX_LONG)
         .at_least(1)
         .from(&[same("log.cleaner.max.compaction.lag.ms")])
-        .inert(COMPACTION_ONLY)
         .doc("Longest time in milliseconds that a record may wait for compaction."),
     topic(Int, "max.message.bytes", "1048588")
         .at_least(0)
@@ -80,12 +78,10 @@ pub(super) const KEYS: &[Key] = &[
     topic(Double, "min.cleanable.dirty.ratio", "0.5")
         .accepts(Accepts::Ratio)
         .from(&[same("log.cleaner.min.cleanable.ratio")])
-        .inert(COMPACTION_ONLY)
         .doc("Share of a log that must be uncompacted before it is compacted again."),
     topic(Long, "min.compaction.lag.ms", "0")
         .at_least(0)
         .from(&[same("log.cleaner.min.compaction.lag.ms")])
-        .inert(COMPACTION_ONLY)
         .doc("Shortest time in milliseconds that a record stays uncompacted."),
     topic(Int, "min.insync.replicas", "1")
         .at_least(1)
