@@ -17,6 +17,7 @@ mod configs;
 mod fetch;
 mod fetch_sessions;
 mod framing;
+mod groups;
 mod idempotence;
 mod long_poll;
 mod metadata;
