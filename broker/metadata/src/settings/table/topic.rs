@@ -13,7 +13,6 @@ const REMOVED_FORMAT: &str = "Apache Kafka 4.0 removed it: every batch has forma
 pub(super) const KEYS: &[Key] = &[
     topic(List, "cleanup.policy", "delete")
         .one_of(&["compact", "delete"])
-        .refuses(&[("compact", NO_COMPACTION)])
         .from(&[same("log.cleanup.policy")])
         .doc("What happens to old records: 'delete' removes whole segments by age and size, 'compact' keeps the last record of each key. Empty keeps everything."),
     topic(String, "compression.type", "producer")
