@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use klamm_client::Connection;
-use klamm_protocol::ErrorCode;
+use klamm_protocol::{ApiRequest, ErrorCode};
 use klamm_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use klamm_protocol::messages::describe_groups_response::DescribedGroup;
 use klamm_protocol::messages::find_coordinator_response::Coordinator;
@@ -63,12 +63,18 @@ impl Age {
     }
 
     pub(crate) fn commit(self) -> i16 {
-        self.of([2, 7, 10])
+        self.of([2, 7, newest::<OffsetCommitRequest>()])
     }
+}
 
-    pub(crate) fn fetch(self) -> i16 {
-        self.of([1, 5, 10])
-    }
+/// The versions of a request.
+pub(crate) fn versions<R: ApiRequest>() -> std::ops::RangeInclusive<i16> {
+    R::API.versions()
+}
+
+/// The newest version of a request.
+pub(crate) fn newest<R: ApiRequest>() -> i16 {
+    *versions::<R>().end()
 }
 
 /// The id of a group.
@@ -315,7 +321,7 @@ pub(crate) async fn offsets(
 
 /// The committed offset of partition 0, without errors; -1 when there is none.
 pub(crate) async fn offset_of(connection: &Connection, group: &str, topic: &Topic) -> Result<i64> {
-    let (error, found) = offsets(connection, 10, group, Some(&[(topic, &[0])])).await?;
+    let (error, found) = offsets(connection, 9, group, Some(&[(topic, &[0])])).await?;
     ensure!(error.is_none(), "{error}");
     ensure!(found.len() == 1 && found[0].error.is_none(), "{found:?}");
     Ok(found[0].offset)
@@ -338,18 +344,6 @@ pub(crate) async fn state(connection: &Connection, group: &str) -> Result<String
     let described = describe_group(connection, 5, group).await?;
     ensure!(described.error_code == 0, "{described:?}");
     Ok(described.group_state.to_string())
-}
-
-/// Waits until a group is in a state.
-pub(crate) async fn wait_for_state(
-    connection: &Connection,
-    group: &str,
-    expected: &str,
-) -> Result<()> {
-    eventually(&format!("state {expected}"), || async {
-        Ok((state(connection, group).await? == expected).then_some(()))
-    })
-    .await
 }
 
 /// The row of a group in ListGroups under filters, if it is listed.

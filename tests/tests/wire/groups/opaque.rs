@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use klamm_protocol::ErrorCode;
 
+use crate::rig::ours;
+
 use super::calls::{Age, describe_group, new_group};
 use super::member::{Member, form, grow};
 
@@ -14,7 +16,9 @@ async fn behaviour_94_any_protocol_type_works_and_any_bytes_come_through() -> Re
         for protocol_type in ["connect", "sr", "consumer", "\u{1d11e}"] {
             let group = new_group().await?;
             let mut members = Vec::new();
-            for blob in BLOBS {
+            // Kafka does not get over some that it takes for subscriptions.
+            let is_safe = ours() || protocol_type != "consumer";
+            for blob in &BLOBS[..if is_safe { 4 } else { 2 }] {
                 let mut newcomer = Member::new(&group).await?.aged(age);
                 newcomer = newcomer.with_protocols(&[("v0", blob)]);
                 newcomer.protocol_type = protocol_type.to_owned();

@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use klamm_protocol::ErrorCode;
 
 use crate::calls::{code, connect_and_create};
-use crate::rig::unique;
+use crate::rig::{connect, unique};
 
-use super::calls::{Age, commit, new_group};
-use super::member::{Member, form, rejoin, settle, share_of};
+use super::calls::{Age, commit, describe_group, new_group};
+use super::member::{Member, form, rejoin, settle, share_of, subscription};
 
 const AGES: [Age; 2] = [Age::Middle, Age::New];
 
@@ -82,18 +82,48 @@ async fn behaviour_92_a_restarted_leader_is_told_not_to_assign() -> Result<()> {
     Ok(())
 }
 
+/// Only what decides the protocol is looked at: a consumer with another subscription asks for a
+/// rebalance by joining once more.
 #[tokio::test]
-async fn behaviour_92_other_metadata_after_a_restart_is_a_rebalance() -> Result<()> {
+async fn behaviour_92_other_metadata_after_a_restart_is_stored() -> Result<()> {
+    for age in AGES {
+        let group = new_group().await?;
+        let members = pair(&group, age).await?;
+        let mut next = reborn(&members[1]).await?.subscribed(&["another"]);
+        let answer = next.join().await?;
+        assert_eq!(answer.generation_id, 2);
+        assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE);
+        assert_eq!(next.assignment().await?, share_of(&members[1].id));
+        let described = describe_group(&next.connection, 5, &group).await?;
+        let own = described.members.iter().find(|listed| *listed.member_id == *next.id);
+        let metadata = own.map(|listed| listed.member_metadata.clone());
+        assert_eq!(metadata, Some(subscription(&["another"])));
+    }
+    Ok(())
+}
+
+/// A pair that could speak two protocols and speaks the first.
+async fn choosy_pair(group: &str, age: Age) -> Result<Vec<Member>> {
+    let mut newcomers = Vec::new();
+    for instance in ["one", "two"] {
+        let member = Member::new(group).await?.aged(age).with_instance(instance);
+        newcomers.push(member.with_protocols(&[("a", b"1"), ("b", b"2")]));
+    }
+    form(newcomers).await
+}
+
+#[tokio::test]
+async fn behaviour_92_another_protocol_after_a_restart_is_a_rebalance() -> Result<()> {
     let (_, topic) = connect_and_create().await?;
     for age in AGES {
         let group = new_group().await?;
-        let mut members = pair(&group, age).await?;
-        let next = reborn(&members[1]).await?.subscribed(&["another"]);
+        let mut members = choosy_pair(&group, age).await?;
+        let next = reborn(&members[1]).await?.with_protocols(&[("b", b"2")]);
         let joining = next.joining();
         members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
         expect_fenced(&members[1], &topic).await?;
         let answer = members[0].join().await?;
-        assert_eq!(answer.members.len(), 2);
+        assert_eq!((answer.members.len(), answer.protocol_name.as_deref()), (2, Some("b")));
         members[1] = joining.await??.0;
         assert_eq!(members[1].generation, 3);
         settle(&members, &answer.leader).await?;
@@ -106,11 +136,14 @@ async fn behaviour_92_other_metadata_after_a_restart_is_a_rebalance() -> Result<
 async fn behaviour_92_of_two_incarnations_that_join_the_later_wins() -> Result<()> {
     for age in AGES {
         let group = new_group().await?;
-        let mut members = pair(&group, age).await?;
-        let changed = reborn(&members[1]).await?.subscribed(&["another"]);
-        let first = tokio::spawn(async move { changed.ask_join().await });
+        let mut members = choosy_pair(&group, age).await?;
+        let changed = reborn(&members[1]).await?.with_protocols(&[("b", b"2")]);
+        let first = changed.clone();
+        let first = tokio::spawn(async move { first.ask_join().await });
         members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
-        let second = reborn(&members[1]).await?.joining();
+        let mut second = changed;
+        second.connection = connect().await?;
+        let second = second.joining();
         let told = first.await??;
         assert_eq!(code(told.error_code), ErrorCode::FENCED_INSTANCE_ID);
         let answer = rejoin(&mut members[..1]).await?;
