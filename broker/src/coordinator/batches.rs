@@ -37,7 +37,8 @@ impl Batches {
     /// # Errors
     /// [`BuildError`] for a record that no batch can hold.
     pub fn add(&mut self, records: &[GroupRecord]) -> Result<(), BuildError> {
-        let encoded: Vec<(Bytes, Option<Bytes>)> = records.iter().map(GroupRecord::encode).collect();
+        let encoded: Vec<(Bytes, Option<Bytes>)> =
+            records.iter().map(GroupRecord::encode).collect();
         let size = |(key, value): &(Bytes, Option<Bytes>)| {
             RECORD_OVERHEAD + key.len() + value.as_ref().map_or(0, Bytes::len)
         };
@@ -139,7 +140,9 @@ mod tests {
     fn a_record_above_the_limit_has_a_batch_of_its_own() {
         let mut batches = Batches::new(300, Codec::None, 7);
         batches.add(&tombstones("a", 1)).expect("fits");
-        batches.add(&tombstones(&"g".repeat(1000), 1)).expect("fits");
+        batches
+            .add(&tombstones(&"g".repeat(1000), 1))
+            .expect("fits");
         batches.add(&tombstones("b", 1)).expect("fits");
         assert_eq!(counts(&batches.finish().expect("fits")), [1, 1, 1]);
     }
@@ -158,7 +161,9 @@ mod tests {
             .map(|record| {
                 let record = record.expect("a record");
                 let key = record.key.expect("a key");
-                GroupRecord::decode(key, record.value).expect("readable").expect("known")
+                GroupRecord::decode(key, record.value)
+                    .expect("readable")
+                    .expect("known")
             })
             .collect();
         assert_eq!(back, records);

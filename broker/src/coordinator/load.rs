@@ -2,7 +2,6 @@
 
 use klamm_coordinator::Shard;
 use klamm_coordinator::records::{GroupRecord, RecordError};
-use klamm_protocol::ErrorCode;
 use klamm_records::{BatchHeader, ReadError, RecordFormatError, RecordSet};
 use klamm_storage::StorageError;
 use tracing::debug;
@@ -30,8 +29,6 @@ pub enum LoadError {
     Record { offset: i64, cause: RecordError },
     #[error("the log has no whole batch at offset {0}")]
     Gap(i64),
-    #[error("the partition answered {}", .0.name())]
-    Partition(ErrorCode),
 }
 
 /// What was read.
@@ -49,7 +46,11 @@ pub struct Loaded {
 ///
 /// # Errors
 /// [`LoadError`]; a record that cannot be read is not skipped, since the state would lack it.
-pub fn load(partition: &Partition, end_offset: i64, shard: &mut Shard) -> Result<Loaded, LoadError> {
+pub fn load(
+    partition: &Partition,
+    end_offset: i64,
+    shard: &mut Shard,
+) -> Result<Loaded, LoadError> {
     let mut loaded = Loaded::default();
     let mut from = partition.start_offset();
     while from < end_offset {

@@ -35,7 +35,9 @@ pub fn of(broker: &BrokerSettings, image: &Image) -> Settings {
         consumer_assignors: broker.list("group.consumer.assignors"),
         migration_policy: migration_policy(broker),
         regex_refresh_interval_ms: broker.long("group.consumer.regex.refresh.interval.ms"),
-        offsets_retention_ms: broker.long("offsets.retention.minutes").saturating_mul(60_000),
+        offsets_retention_ms: broker
+            .long("offsets.retention.minutes")
+            .saturating_mul(60_000),
         offsets_retention_check_interval_ms: broker.long("offsets.retention.check.interval.ms"),
         offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
         consumer_protocol: speaks_consumer && image.feature(GROUP_VERSION) >= 1,

@@ -20,7 +20,6 @@ use klamm_storage::Clock;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use super::batches::Batches;
 use super::release::Releases;
@@ -343,7 +342,12 @@ impl<'a> Active<'a> {
 
     fn batches(&self) -> Batches {
         let settings = self.task.partition.settings();
-        let codec = match self.task.shared.settings().int("offsets.topic.compression.codec") {
+        let codec = match self
+            .task
+            .shared
+            .settings()
+            .int("offsets.topic.compression.codec")
+        {
             1 => Codec::Gzip,
             2 => Codec::Snappy,
             3 => Codec::Lz4,
@@ -369,7 +373,9 @@ impl<'a> Active<'a> {
         let Outcome { records, answers } = outcome;
         if !records.is_empty() {
             self.task.shared.metrics.group_records(&records);
-            batches.add(&records).map_err(|cause| self.unwritten(&cause))?;
+            batches
+                .add(&records)
+                .map_err(|cause| self.unwritten(&cause))?;
         }
         if answers.is_empty() {
             return Ok(());
@@ -400,14 +406,13 @@ impl<'a> Active<'a> {
         for bytes in batches {
             let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
             let (batch, completed) = (self.releases.proposed(), self.completed.clone());
-            let handed = self.task.partition.append(
-                Validated { header, bytes },
-                now_ms,
-                move |result| {
-                    // The shard may be gone; the batch stands.
-                    let _ = completed.send((batch, result.map(|_| ())));
-                },
-            );
+            let handed =
+                self.task
+                    .partition
+                    .append(Validated { header, bytes }, now_ms, move |result| {
+                        // The shard may be gone; the batch stands.
+                        let _ = completed.send((batch, result.map(|_| ())));
+                    });
             if let Err(error) = handed {
                 // No completion will come for it.
                 let _ = self.completed.send((batch, Err(error)));
@@ -466,10 +471,14 @@ impl<'a> Active<'a> {
         }
         let until = Instant::now() + RETRY;
         while self.releases.in_flight() > 0 {
-            match tokio::time::timeout_at(until, self.completions.recv()).await {
-                Ok(Some(completion)) if self.complete(completion).is_ok() => self.release(),
-                _ => break,
+            let completion = tokio::time::timeout_at(until, self.completions.recv()).await;
+            let Ok(Some(completion)) = completion else {
+                break;
+            };
+            if self.complete(completion).is_err() {
+                break;
             }
+            self.release();
         }
     }
 

@@ -205,6 +205,11 @@ mod tests {
         cluster.apply(&set(0));
         assert_eq!(cluster.image.feature(GROUP_VERSION), 0);
         assert!(!initial_features(&cluster.image).contains(&set(1)));
-        assert!(cluster.image.features().all(|(name, _)| name != GROUP_VERSION));
+        assert!(
+            cluster
+                .image
+                .features()
+                .all(|(name, _)| name != GROUP_VERSION)
+        );
     }
 }

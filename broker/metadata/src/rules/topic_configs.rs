@@ -82,7 +82,10 @@ pub(super) fn check_group_bounds(
             )));
         }
     }
-    let [session, heartbeat] = ["consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"];
+    let [session, heartbeat] = [
+        "consumer.session.timeout.ms",
+        "consumer.heartbeat.interval.ms",
+    ];
     if value(session) <= value(heartbeat) {
         return Err(Problem::invalid_config(format!(
             "{session} must be greater than {heartbeat}"
