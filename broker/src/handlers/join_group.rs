@@ -13,11 +13,7 @@ use super::groups::{GroupCall, content, count};
 use crate::context::RequestContext;
 
 /// Takes a JoinGroup request apart.
-pub fn ask(ctx: &RequestContext, mut request: JoinGroupRequest) -> GroupCall<JoinGroupResponse> {
-    if ctx.version == 0 {
-        // It has no field of its own yet.
-        request.rebalance_timeout_ms = request.session_timeout_ms;
-    }
+pub fn ask(ctx: &RequestContext, request: JoinGroupRequest) -> GroupCall<JoinGroupResponse> {
     let group = request.group_id.clone();
     let ctx = ctx.clone();
     GroupCall::one(&group, Request::JoinGroup(request), move |answer| {

@@ -77,7 +77,8 @@ pub(crate) const OFFSET_COMMIT: Shape = Shape::flexible_from(
         structure(
             "Topics",
             &[
-                string("Name"),
+                string("Name").until(9),
+                uuid("TopicId").since(10),
                 structure(
                     "Partitions",
                     &[
@@ -117,7 +118,8 @@ pub(crate) const OFFSET_FETCH: Shape = Shape::flexible_from(
                 structure(
                     "Topics",
                     &[
-                        string("Name").since(8),
+                        string("Name").since(8).until(9),
+                        uuid("TopicId").since(10),
                         int32("PartitionIndexes").array().since(8),
                     ],
                 )

@@ -89,7 +89,8 @@ pub(crate) const OFFSET_COMMIT: Shape = Shape::flexible_from(
         structure(
             "Topics",
             &[
-                string("Name"),
+                string("Name").until(9),
+                uuid("TopicId").since(10),
                 structure("Partitions", &[int32("PartitionIndex"), int16("ErrorCode")]).array(),
             ],
         )
@@ -129,7 +130,8 @@ pub(crate) const OFFSET_FETCH: Shape = Shape::flexible_from(
                 structure(
                     "Topics",
                     &[
-                        string("Name").since(8),
+                        string("Name").since(8).until(9),
+                        uuid("TopicId").since(10),
                         structure(
                             "Partitions",
                             &[
