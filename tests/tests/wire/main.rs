@@ -18,6 +18,7 @@ mod fetch;
 mod fetch_sessions;
 mod framing;
 mod groups;
+mod groups_hostile;
 mod idempotence;
 mod long_poll;
 mod metadata;
