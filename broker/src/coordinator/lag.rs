@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_coordinator::{Answer, Caller, Request};
-use klamm_protocol::messages::GroupId;
-use klamm_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use klamm_protocol::messages::list_groups_response::ListedGroup;
 use klamm_records::{BatchHeader, RecordSet, TopicId};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Ask;
+use super::{Ask, CommittedOffset, Door};
 use crate::node::Shared;
 use crate::partition::Partition;
 
@@ -103,9 +102,9 @@ impl Lags {
 async fn look(shared: &Arc<Shared>, series: usize, timestamps: &mut Timestamps) -> Overview {
     let mut overview = Overview::default();
     let mut committed = Vec::new();
-    // A shard that is being read has nothing to tell yet.
-    for queue in shared.coordinators.queues().unwrap_or_default() {
-        let Some(Answer::ListGroups(groups)) = ask(&queue, Request::ListGroups).await else {
+    // A shard that is being read, or is busy, is left out.
+    for door in shared.coordinators.doors().into_iter().flatten() {
+        let Some(groups) = groups(&door).await else {
             continue;
         };
         for group in groups {
@@ -114,9 +113,9 @@ async fn look(shared: &Arc<Shared>, series: usize, timestamps: &mut Timestamps) 
                 group_type: group.group_type.to_string(),
             };
             *overview.groups.entry(kind).or_default() += 1;
-            if series > 0 {
-                committed.extend(offsets(shared, &queue, &group.group_id).await);
-            }
+        }
+        if series > 0 {
+            committed.extend(offsets(shared, &door).await);
         }
     }
     let lag = |found: &Committed| (found.partition.high_watermark() - found.offset).max(0);
@@ -126,41 +125,31 @@ async fn look(shared: &Arc<Shared>, series: usize, timestamps: &mut Timestamps) 
     overview
 }
 
-/// Committed offsets of a group in partitions that this node leads.
-async fn offsets(
-    shared: &Arc<Shared>,
-    queue: &mpsc::Sender<Ask>,
-    group: &GroupId,
-) -> Vec<Committed> {
-    let request = OffsetFetchRequestGroup::default()
-        .with_group_id(group.clone())
-        .with_member_epoch(-1)
-        .with_topics(None);
-    let Some(Answer::OffsetFetch(answer)) = ask(queue, Request::OffsetFetch(request)).await else {
+/// Committed offsets of a shard in partitions that this node leads.
+async fn offsets(shared: &Arc<Shared>, door: &Door) -> Vec<Committed> {
+    let (look, committed) = oneshot::channel();
+    let looked = async {
+        door.looks.send(look).await.ok()?;
+        committed.await.ok()
+    };
+    let Ok(Some(committed)) = tokio::time::timeout(PATIENCE, looked).await else {
         return Vec::new();
     };
-    let name: Arc<str> = Arc::from(&*group.0);
     let image = shared.controller.image();
-    let mut found = Vec::new();
-    for topic in &answer.topics {
-        let Some(known) = image.topic(&topic.name) else {
-            continue;
-        };
-        for part in &topic.partitions {
-            let open = shared.partitions.get(known.id, part.partition_index);
-            if let Some(partition) = open.filter(|open| open.serving_epoch().is_some()) {
-                found.push(Committed {
-                    group: name.clone(),
-                    partition,
-                    offset: part.committed_offset,
-                });
-            }
-        }
-    }
-    found
+    let here = |found: CommittedOffset| {
+        let topic = image.topic(&found.topic)?;
+        let partition = shared.partitions.get(topic.id, found.partition)?;
+        partition.serving_epoch()?;
+        Some(Committed {
+            group: found.group,
+            partition,
+            offset: found.offset,
+        })
+    };
+    committed.into_iter().filter_map(here).collect()
 }
 
-async fn ask(queue: &mpsc::Sender<Ask>, request: Request) -> Option<Answer> {
+async fn groups(door: &Door) -> Option<Vec<ListedGroup>> {
     let (reply, answer) = oneshot::channel();
     let caller = Caller {
         client_id: Arc::from("metrics"),
@@ -169,12 +158,15 @@ async fn ask(queue: &mpsc::Sender<Ask>, request: Request) -> Option<Answer> {
     };
     let ask = Ask {
         caller,
-        request,
+        request: Request::ListGroups,
         reply,
     };
     let asked = async {
-        queue.send(ask).await.ok()?;
-        answer.await.ok()?.ok()
+        door.asks.send(ask).await.ok()?;
+        match answer.await {
+            Ok(Ok(Answer::ListGroups(groups))) => Some(groups),
+            _ => None,
+        }
     };
     tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
 }
@@ -242,16 +234,4 @@ fn timestamp_at(partition: &Partition, offset: i64) -> Option<i64> {
         (record.offset(&header) >= from).then(|| record.timestamp(&header))
     });
     first.filter(|timestamp| *timestamp >= 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_queue_without_a_shard_has_no_answer() {
-        let (queue, shard) = mpsc::channel(1);
-        drop(shard);
-        assert!(ask(&queue, Request::ListGroups).await.is_none());
-    }
 }

@@ -67,7 +67,25 @@ enum Phase {
     /// It reads the log.
     Loading,
     /// It coordinates.
-    Active(mpsc::Sender<Ask>),
+    Active(Door),
+}
+
+/// Ways into a shard.
+#[derive(Clone)]
+struct Door {
+    asks: mpsc::Sender<Ask>,
+    looks: mpsc::Sender<Look>,
+}
+
+/// Takes all committed offsets of a shard.
+type Look = oneshot::Sender<Vec<CommittedOffset>>;
+
+/// A committed offset of a group.
+struct CommittedOffset {
+    group: Arc<str>,
+    topic: Arc<str>,
+    partition: i32,
+    offset: i64,
 }
 
 /// What others see of a shard's task.
@@ -98,11 +116,11 @@ impl Slot {
         *self.phase.write() = phase;
     }
 
-    fn queue(&self) -> Result<mpsc::Sender<Ask>, ErrorCode> {
+    fn door(&self) -> Result<Door, ErrorCode> {
         match &*self.phase.read() {
             Phase::NotLeading => Err(ErrorCode::NOT_COORDINATOR),
             Phase::Loading => Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
-            Phase::Active(queue) => Ok(queue.clone()),
+            Phase::Active(door) => Ok(door.clone()),
         }
     }
 }
@@ -139,10 +157,8 @@ impl Coordinators {
     pub fn queue_of(&self, image: &Image, group: &str) -> Result<mpsc::Sender<Ask>, ErrorCode> {
         let partition = Self::partition_of(image, group).ok_or(ErrorCode::NOT_COORDINATOR)?;
         let slots = self.slots.read();
-        slots
-            .get(&partition)
-            .ok_or(ErrorCode::NOT_COORDINATOR)?
-            .queue()
+        let slot = slots.get(&partition).ok_or(ErrorCode::NOT_COORDINATOR)?;
+        slot.door().map(|door| door.asks)
     }
 
     /// The queues of all shards that this node leads.
@@ -150,11 +166,16 @@ impl Coordinators {
     /// # Errors
     /// `COORDINATOR_LOAD_IN_PROGRESS` while one of them is being read.
     pub fn queues(&self) -> Result<Vec<mpsc::Sender<Ask>>, ErrorCode> {
+        let doors = self.doors().into_iter();
+        doors.map(|door| door.map(|door| door.asks)).collect()
+    }
+
+    /// The shards that this node leads; an error for each that is being read.
+    fn doors(&self) -> Vec<Result<Door, ErrorCode>> {
         let slots = self.slots.read();
-        slots
-            .values()
-            .map(|slot| slot.queue())
-            .filter(|queue| !matches!(queue, Err(ErrorCode::NOT_COORDINATOR)))
+        let doors = slots.values().map(|slot| slot.door());
+        doors
+            .filter(|door| !matches!(door, Err(ErrorCode::NOT_COORDINATOR)))
             .collect()
     }
 
@@ -163,7 +184,7 @@ impl Coordinators {
         let slots = self.slots.read();
         slots
             .get(&partition)
-            .is_some_and(|slot| slot.queue().is_ok())
+            .is_some_and(|slot| slot.door().is_ok())
     }
 
     /// Lag of groups, as last looked at.

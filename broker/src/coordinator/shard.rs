@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use super::batches::Batches;
 use super::release::Releases;
-use super::{Ask, Phase, Reply, Slot, load};
+use super::{Ask, CommittedOffset, Door, Look, Phase, Reply, Slot, load};
 use crate::node::{Shared, stopped};
 use crate::partition::{AppendError, Partition};
 
@@ -39,6 +39,10 @@ const MAX_IN_FLIGHT: u64 = 8;
 const RETRY: Duration = Duration::from_millis(500);
 /// How long batches in flight are waited for before the log is read again.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Shortest pause between two ticks.
+const TICK_PAUSE: Duration = Duration::from_millis(1);
+/// Pause of ticks while the disk is full.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a deadline far away costs no precision.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -206,7 +210,9 @@ struct Active<'a> {
     term: i32,
     shard: Shard,
     steady: Steady,
+    last_tick: Instant,
     queue: mpsc::Receiver<Ask>,
+    looks: mpsc::Receiver<Look>,
     /// Requests without an answer yet.
     waiting: HashMap<Ticket, Reply>,
     next_ticket: u64,
@@ -217,17 +223,20 @@ struct Active<'a> {
 
 impl<'a> Active<'a> {
     fn new(task: &'a Task, term: i32, shard: Shard, steady: Steady) -> Active<'a> {
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (asks, queue) = mpsc::channel(QUEUE);
+        let (look, looks) = mpsc::channel(1);
         let (completed, completions) = mpsc::unbounded_channel();
         // From now on; what changed before is in the image that the shard is given.
         *task.slot.topics.lock() = super::TopicChanges::default();
-        task.slot.set(Phase::Active(sender));
+        task.slot.set(Phase::Active(Door { asks, looks: look }));
         Active {
             task,
             term,
             shard,
             steady,
+            last_tick: Instant::now(),
             queue,
+            looks,
             waiting: HashMap::new(),
             next_ticket: 0,
             releases: Releases::new(),
@@ -252,7 +261,16 @@ impl<'a> Active<'a> {
         let mut asks = Vec::with_capacity(MAX_DRAIN);
         loop {
             let has_room = self.releases.in_flight() < MAX_IN_FLIGHT;
-            let wake = self.wake();
+            // Nothing is decided that could not be written: sessions that end wait for the disk, too.
+            let writable = task.shared.store.writable();
+            let may_decide = has_room && writable;
+            if may_decide && self.is_due() {
+                self.last_tick = Instant::now();
+                self.decide(Vec::new(), |shard, env| shard.tick(env))?;
+                self.release();
+                continue;
+            }
+            let wake = self.wake(writable);
             tokio::select! {
                 biased;
                 () = stopped(stopping) => return Err(End::Stopping),
@@ -262,13 +280,17 @@ impl<'a> Active<'a> {
                     }
                 }
                 Some(completion) = self.completions.recv() => self.complete(completion)?,
-                () = task.slot.topics_changed.notified(), if has_room => {
+                Some(look) = self.looks.recv() => {
+                    // Who looks may have lost patience.
+                    let _ = look.send(self.committed());
+                }
+                () = task.slot.topics_changed.notified(), if may_decide => {
                     let changes = std::mem::take(&mut *task.slot.topics.lock());
                     if changes.any {
                         self.decide(Vec::new(), |shard, env| shard.topics_changed(env, &changes.deleted))?;
                     }
                 }
-                () = wake, if has_room => self.decide(Vec::new(), |shard, env| shard.tick(env))?,
+                () = wake => {}
                 _ = self.queue.recv_many(&mut asks, MAX_DRAIN), if has_room => {
                     let asked = std::mem::replace(&mut asks, Vec::with_capacity(MAX_DRAIN));
                     self.decide(asked, |_, _| Outcome::new())?;
@@ -278,12 +300,35 @@ impl<'a> Active<'a> {
         }
     }
 
-    /// Sleeps until the shard has something to do.
-    fn wake(&self) -> impl Future<Output = ()> + use<> {
+    fn committed(&self) -> Vec<CommittedOffset> {
+        let committed = self.shard.committed();
+        committed
+            .map(|(group, topic, partition, value)| CommittedOffset {
+                group: group.clone(),
+                topic: topic.clone(),
+                partition,
+                offset: value.offset,
+            })
+            .collect()
+    }
+
+    /// Whether the shard has something to do by itself. What it leaves for the next time waits a little,
+    /// so that requests have their turn.
+    fn is_due(&self) -> bool {
+        let now_ms = self.steady.now_ms();
+        self.shard
+            .deadline()
+            .is_some_and(|deadline| deadline <= now_ms)
+            && self.last_tick.elapsed() >= TICK_PAUSE
+    }
+
+    /// Sleeps until the shard has something to do, or the disk has to be asked again.
+    fn wake(&self, writable: bool) -> impl Future<Output = ()> + use<> {
         let after = self.shard.deadline().map(|deadline| {
-            let wait_ms = deadline.saturating_sub(self.steady.now_ms()).max(1);
-            Duration::from_millis(wait_ms.unsigned_abs()).min(LONGEST_SLEEP)
+            let wait_ms = deadline.saturating_sub(self.steady.now_ms()).max(0);
+            Duration::from_millis(wait_ms.unsigned_abs()).clamp(TICK_PAUSE, LONGEST_SLEEP)
         });
+        let after = if writable { after } else { Some(DISK_PAUSE) };
         async move {
             match after {
                 Some(after) => tokio::time::sleep(after).await,
@@ -303,12 +348,9 @@ impl<'a> Active<'a> {
         let settings = shared.coordinators.settings();
         let writable = shared.store.writable();
         let mut batches = self.batches();
-        // Nothing is decided that could not be written: sessions that end wait for the disk, too.
-        if writable || asks.is_empty() {
-            let env = environment(self.steady.now_ms(), &image, &settings);
-            let outcome = self.guarded(|shard| first(shard, &env))?;
-            self.take(outcome, &mut batches)?;
-        }
+        let env = environment(self.steady.now_ms(), &image, &settings);
+        let outcome = self.guarded(|shard| first(shard, &env))?;
+        self.take(outcome, &mut batches)?;
         for ask in asks {
             if !writable && writes(&ask.request) {
                 let _ = ask.reply.send(Err(ErrorCode::COORDINATOR_NOT_AVAILABLE));

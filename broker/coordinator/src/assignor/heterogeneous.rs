@@ -6,7 +6,7 @@
 //! Kafka: a balance that needs two moves at once is not looked for.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::plan::Plan;
 
@@ -19,12 +19,7 @@ const MAX_TIES: usize = 16;
 
 pub(super) fn assign(plan: &mut Plan<'_>) {
     plan.keep_assigned();
-    let mut subscribers: Vec<Vec<usize>> = vec![Vec::new(); plan.spec.topics.len()];
-    for (index, member) in plan.spec.members.iter().enumerate() {
-        for topic in member.topics.iter() {
-            subscribers[*topic].push(index);
-        }
-    }
+    let subscribers = plan.subscribers(0..plan.spec.members.len());
     // Those with the least choice first.
     let mut order: Vec<usize> = (0..subscribers.len()).collect();
     order.sort_by_key(|topic| subscribers[*topic].len());
@@ -108,31 +103,30 @@ fn balance(plan: &mut Plan<'_>, topic: usize, subscribers: &[usize]) -> bool {
             owned.entry(owner).or_default().push(partition);
         }
     }
-    let mut receivers: BTreeSet<(usize, usize)> =
-        subscribers.iter().map(|it| (plan.load(*it), *it)).collect();
-    let mut givers: BTreeSet<(usize, usize)> =
+    // An entry whose load is not the member's any more is stale, and another stands in its place.
+    let receivers = subscribers.iter().map(|it| Reverse((plan.load(*it), *it)));
+    let mut receivers: BinaryHeap<Reverse<(usize, usize)>> = receivers.collect();
+    let mut givers: BinaryHeap<(usize, usize)> =
         owned.keys().map(|it| (plan.load(*it), *it)).collect();
     let mut moved = false;
-    while let (Some(&(most, from)), Some(&(least, to))) = (givers.last(), receivers.first()) {
-        if most < least + 2 {
-            break;
-        }
-        givers.remove(&(most, from));
-        receivers.remove(&(most, from));
-        givers.remove(&(least, to));
-        receivers.remove(&(least, to));
+    while let (Some(&(most, from)), Some(&Reverse((least, to)))) = (givers.peek(), receivers.peek())
+    {
         let given = owned.entry(from).or_default();
-        if let Some(partition) = choose(plan, given, to) {
+        if given.is_empty() || most != plan.load(from) {
+            givers.pop();
+        } else if least != plan.load(to) {
+            receivers.pop();
+        } else if most < least + 2 {
+            break;
+        } else if let Some(partition) = choose(plan, given, to) {
             plan.give(partition, to);
             owned.entry(to).or_default().push(partition);
+            for member in [from, to] {
+                givers.push((plan.load(member), member));
+                receivers.push(Reverse((plan.load(member), member)));
+            }
             moved = true;
         }
-        if owned.get(&from).is_some_and(|rest| !rest.is_empty()) {
-            givers.insert((plan.load(from), from));
-        }
-        receivers.insert((plan.load(from), from));
-        givers.insert((plan.load(to), to));
-        receivers.insert((plan.load(to), to));
     }
     moved
 }

@@ -14,6 +14,8 @@ mod heterogeneous;
 mod homogeneous;
 mod plan;
 mod range;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -97,12 +99,13 @@ impl Assignor {
 }
 
 impl GroupSpec<'_> {
-    /// Whether all members subscribe to the same topics.
+    /// Whether all members subscribe to all topics.
     fn is_homogeneous(&self) -> bool {
-        let mut topics = self.members.iter().map(|member| &member.topics);
-        let Some(first) = topics.next() else {
+        let Some(first) = self.members.first().map(|member| &member.topics) else {
             return true;
         };
-        topics.all(|other| Arc::ptr_eq(first, other) || first == other)
+        let mut topics = self.members.iter().map(|member| &member.topics);
+        first.len() == self.topics.len()
+            && topics.all(|other| Arc::ptr_eq(first, other) || first == other)
     }
 }

@@ -85,6 +85,28 @@ impl<'a> Plan<'a> {
         &self.spec.topics[topic].racks[partition - self.first[topic]]
     }
 
+    /// The members that subscribe to each topic, in the order given.
+    pub(super) fn subscribers(
+        &self,
+        order: impl Iterator<Item = usize> + Clone,
+    ) -> Vec<Vec<usize>> {
+        let members = &self.spec.members;
+        let mut counts = vec![0; self.spec.topics.len()];
+        for topic in order
+            .clone()
+            .flat_map(|member| members[member].topics.iter())
+        {
+            counts[*topic] += 1;
+        }
+        let mut subscribers: Vec<Vec<usize>> = counts.into_iter().map(Vec::with_capacity).collect();
+        for member in order {
+            for topic in members[member].topics.iter() {
+                subscribers[*topic].push(member);
+            }
+        }
+        subscribers
+    }
+
     /// Leaves to the members what they have and may keep: partitions that exist, of topics they
     /// subscribe to, that no member before them has.
     pub(super) fn keep_assigned(&mut self) {

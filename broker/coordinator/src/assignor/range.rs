@@ -12,12 +12,7 @@ pub(super) fn assign(plan: &mut Plan<'_>) {
         let member = &members[*index];
         (member.instance.is_none(), member.instance, member.id)
     });
-    let mut subscribers: Vec<Vec<usize>> = vec![Vec::new(); plan.spec.topics.len()];
-    for index in order {
-        for topic in members[index].topics.iter() {
-            subscribers[*topic].push(index);
-        }
-    }
+    let subscribers = plan.subscribers(order.into_iter());
     for (topic, subscribers) in subscribers.iter().enumerate() {
         cut(plan, topic, subscribers);
     }
@@ -31,7 +26,12 @@ fn cut(plan: &mut Plan<'_>, topic: usize, subscribers: &[usize]) {
     let share = partitions.len() / subscribers.len();
     let larger = partitions.len() % subscribers.len();
     let mut next = partitions.start;
-    for (position, member) in subscribers.iter().enumerate() {
+    let receivers = if share == 0 {
+        larger
+    } else {
+        subscribers.len()
+    };
+    for (position, member) in subscribers.iter().take(receivers).enumerate() {
         let end = next + share + usize::from(position < larger);
         for partition in next..end {
             plan.give(partition, *member);

@@ -10,7 +10,7 @@ use klamm_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 
 use super::answers::{self, text, text_or_null};
 use super::member::{Member, ParkedJoin, Protocol};
-use super::{ClassicGroup, Phase};
+use super::{ClassicGroup, MAX_GROUP_BYTES, MAX_MEMBER_BYTES, Phase};
 use crate::outcome::Outcome;
 use crate::request::{Answer, Caller, Environment, Ticket};
 
@@ -111,6 +111,9 @@ impl ClassicGroup {
         {
             return Err(ErrorCode::INVALID_SESSION_TIMEOUT);
         }
+        if protocol_bytes(request) > MAX_MEMBER_BYTES {
+            return Err(ErrorCode::MESSAGE_TOO_LARGE);
+        }
         Ok(())
     }
 
@@ -158,6 +161,11 @@ impl ClassicGroup {
     fn has_room_for(&self, join: &Joining<'_>) -> bool {
         let max_size = join.env.settings.max_size;
         let id = join.member_id();
+        let own = self.members.get(id).map_or(0, Member::protocol_bytes);
+        let others = self.members.protocol_bytes() - own;
+        if others + protocol_bytes(&join.request) > MAX_GROUP_BYTES {
+            return false;
+        }
         if let Some(member) = self.members.get(id) {
             !matches!(self.phase, Phase::Joining { .. })
                 || member.join.is_some()
@@ -174,9 +182,12 @@ impl ClassicGroup {
 
     fn turn_away(&mut self, join: &Joining<'_>, out: &mut Outcome) {
         let id = join.member_id();
-        self.remove_pending(id);
-        self.remove_member(id, out);
-        self.maybe_complete_join(join.env, out);
+        if self.members.get(id).is_some() {
+            self.remove_member(id, out);
+            self.rebalance_or_complete(join.env, "a member was turned away", out);
+        } else if self.remove_pending(id) {
+            self.maybe_complete_join(join.env, out);
+        }
     }
 
     fn supports(&self, join: &Joining<'_>) -> bool {
@@ -316,7 +327,7 @@ impl ClassicGroup {
         self.subscribed.take();
         let stable = matches!(self.phase, Phase::Stable { .. });
         let leader = self.leader.clone().unwrap_or_default();
-        if stable && self.members.vote(&leader) == self.protocol {
+        if stable && self.members.vote(&leader) == self.protocol && self.fits_a_record() {
             self.admit_replacement(&new_id, old_id, out);
         } else {
             self.rebalance_or_complete(join.env, join.reason(), out);
@@ -367,4 +378,12 @@ impl ClassicGroup {
             .with_member_id(text(member_id))
             .with_members(members)
     }
+}
+
+fn protocol_bytes(request: &JoinGroupRequest) -> usize {
+    let sizes = request
+        .protocols
+        .iter()
+        .map(|protocol| protocol.name.len() + protocol.metadata.len());
+    sizes.sum()
 }

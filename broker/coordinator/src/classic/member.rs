@@ -18,6 +18,13 @@ pub struct Protocol {
     pub metadata: Bytes,
 }
 
+impl Protocol {
+    /// Bytes held for it.
+    pub(super) fn size(&self) -> usize {
+        self.name.len() + self.metadata.len()
+    }
+}
+
 /// A join that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ParkedJoin {
@@ -25,6 +32,9 @@ pub(super) struct ParkedJoin {
     /// Version of the request.
     pub version: i16,
 }
+
+/// Lengths and timeouts of a member in the group's record.
+const RECORD_OVERHEAD_BYTES: usize = 32;
 
 /// A member of a classic group.
 #[derive(Debug)]
@@ -138,6 +148,22 @@ impl Member {
     /// The sync that waits for the leader.
     pub fn sync_ticket(&self) -> Option<Ticket> {
         self.sync
+    }
+
+    /// Bytes held for its protocols.
+    pub(super) fn protocol_bytes(&self) -> usize {
+        self.protocols.iter().map(Protocol::size).sum()
+    }
+
+    /// About what its part of the group's record takes.
+    pub(super) fn record_size(&self, protocol: &str) -> usize {
+        let strings = self.id.len() + self.client_id.len() + self.client_host.len();
+        let instance_id = self.instance_id.as_ref().map_or(0, |id| id.len());
+        strings
+            + instance_id
+            + self.metadata(protocol).len()
+            + self.assignment.len()
+            + RECORD_OVERHEAD_BYTES
     }
 
     /// Refuses the join that waits, if one does.

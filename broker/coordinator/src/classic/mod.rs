@@ -53,6 +53,16 @@ pub use member::{Member, Protocol};
 /// Protocol type of consumers: the only one whose metadata the broker may look into.
 pub const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
+/// The largest record of a group, about. An assignment that would make a larger one is refused: a record
+/// that cannot be written would take all groups of the shard down with it.
+pub const MAX_RECORD_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a member may say of itself: names and metadata of its protocols.
+pub const MAX_MEMBER_BYTES: usize = 1024 * 1024;
+
+/// What the members of one group may say together.
+pub const MAX_GROUP_BYTES: usize = 64 * 1024 * 1024;
+
 /// State of a classic group, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassicState {

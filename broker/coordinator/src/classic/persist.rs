@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ClassicGroup, Member, Phase, Protocol};
+use super::{ClassicGroup, MAX_RECORD_BYTES, Member, Phase, Protocol};
 use crate::outcome::Outcome;
 use crate::records::{GroupMember, GroupMetadataValue, GroupRecord};
 use crate::request::Environment;
@@ -112,6 +112,16 @@ impl ClassicGroup {
     pub(super) fn write(&mut self, out: &mut Outcome) {
         self.in_log = true;
         out.write(self.record());
+    }
+
+    /// Whether the group, as it is now, is small enough to be written.
+    pub(super) fn fits_a_record(&self) -> bool {
+        let protocol = self.protocol.as_deref().unwrap_or_default();
+        let sizes = self
+            .members
+            .iter()
+            .map(|member| member.record_size(protocol));
+        sizes.sum::<usize>() <= MAX_RECORD_BYTES
     }
 
     fn state_is_stable(&self) -> bool {

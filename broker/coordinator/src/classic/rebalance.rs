@@ -33,18 +33,24 @@ impl ClassicGroup {
             Phase::Empty if self.members.is_empty() => {}
             Phase::Empty | Phase::Syncing { .. } | Phase::Stable { .. } => {
                 tracing::debug!(group = %self.group, generation = self.generation, reason, "rebalance");
-                self.open_join_phase(env, out);
+                self.open_join_phase(env, ErrorCode::REBALANCE_IN_PROGRESS, out);
                 self.maybe_complete_join(env, out);
             }
         }
     }
 
-    fn open_join_phase(&mut self, env: &Environment<'_>, out: &mut Outcome) {
+    /// Syncs that wait are refused, with this code.
+    pub(super) fn open_join_phase(
+        &mut self,
+        env: &Environment<'_>,
+        code: ErrorCode,
+        out: &mut Outcome,
+    ) {
         if matches!(self.phase, Phase::Syncing { .. }) {
             let sessions = &mut self.sessions;
             self.members.change_all(|member| {
                 member.assignment = Bytes::new();
-                if member.refuse_sync(ErrorCode::REBALANCE_IN_PROGRESS, out) {
+                if member.refuse_sync(code, out) {
                     let until = env.now_ms + i64::from(member.session_timeout_ms());
                     sessions.set(member.id(), until);
                 }

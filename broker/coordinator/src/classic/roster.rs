@@ -19,6 +19,8 @@ pub(super) struct Roster {
     joining: usize,
     /// How many members owe a sync.
     owing_sync: usize,
+    /// What the protocols of all members hold.
+    protocol_bytes: usize,
 }
 
 impl Roster {
@@ -54,6 +56,10 @@ impl Roster {
         self.owing_sync
     }
 
+    pub fn protocol_bytes(&self) -> usize {
+        self.protocol_bytes
+    }
+
     /// Adds a member whose id and instance id are not in use.
     pub fn insert(&mut self, mut member: Member) {
         if let Some(instance_id) = member.instance_id() {
@@ -77,7 +83,7 @@ impl Roster {
         }
         self.uncount(&member);
         for protocol in &member.protocols {
-            self.withdraw(&protocol.name);
+            self.withdraw(protocol);
         }
         Some(member)
     }
@@ -115,7 +121,7 @@ impl Roster {
             std::mem::swap(&mut member.protocols, &mut protocols);
         }
         for old in &protocols {
-            self.withdraw(&old.name);
+            self.withdraw(old);
         }
     }
 
@@ -171,8 +177,9 @@ impl Roster {
         self.owing_sync -= usize::from(member.owes_sync);
     }
 
-    /// Counts a supporter; its copy of the name becomes the one that all share.
+    /// Counts a supporter and its metadata; its copy of the name becomes the one that all share.
     fn support(&mut self, protocol: &mut Protocol) {
+        self.protocol_bytes += protocol.size();
         match self.support.get_key_value(&protocol.name) {
             Some((shared, _)) => protocol.name = Arc::clone(shared),
             None => {
@@ -184,11 +191,12 @@ impl Roster {
         }
     }
 
-    fn withdraw(&mut self, name: &str) {
-        if let Some(count) = self.support.get_mut(name) {
+    fn withdraw(&mut self, protocol: &Protocol) {
+        self.protocol_bytes -= protocol.size();
+        if let Some(count) = self.support.get_mut(&protocol.name) {
             *count -= 1;
             if *count == 0 {
-                self.support.remove(name);
+                self.support.remove(&protocol.name);
             }
         }
     }

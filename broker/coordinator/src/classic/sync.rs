@@ -102,6 +102,11 @@ impl ClassicGroup {
                 .map(|part| Bytes::copy_from_slice(part))
                 .unwrap_or_default();
         });
+        if !self.fits_a_record() {
+            let code = ErrorCode::UNKNOWN_SERVER_ERROR;
+            self.open_join_phase(env, code, out);
+            return self.maybe_complete_join(env, out);
+        }
         self.enter(env, Phase::Stable { until: Some(until) });
         self.settle_syncs();
         self.write(out);

@@ -181,7 +181,6 @@ impl ConsumerGroup {
         &mut self,
         env: &Environment<'_>,
         ticket: Ticket,
-        _caller: &Caller,
         request: SyncGroupRequest,
         out: &mut Outcome,
     ) {
@@ -237,7 +236,6 @@ impl ConsumerGroup {
         &mut self,
         env: &Environment<'_>,
         ticket: Ticket,
-        _caller: &Caller,
         request: HeartbeatRequest,
         out: &mut Outcome,
     ) {

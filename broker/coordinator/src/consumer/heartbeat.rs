@@ -265,14 +265,8 @@ impl ConsumerGroup {
 
     fn check_expression(&self, asked: Option<&str>) -> Result<(), Refusal> {
         match asked {
-            None | Some("") => Ok(()),
             Some(known) if self.state.regexes.contains_key(known) => Ok(()),
-            Some(new) => regular::compile(new).map(|_| ()).map_err(|error| {
-                let message = format!(
-                    "SubscribedTopicRegex `{new}` is not a valid regular expression: {error}."
-                );
-                Refusal::new(ErrorCode::INVALID_REGULAR_EXPRESSION, message)
-            }),
+            asked => check_expression(asked),
         }
     }
 
@@ -360,6 +354,9 @@ impl ConsumerGroup {
             if let Some(asked) = asked
                 && !self.state.regexes.contains_key(&asked)
             {
+                if self.state.regexes.is_empty() {
+                    self.expressions_resolved(env);
+                }
                 self.resolve_expression(env, &asked, out);
             }
         }
@@ -397,7 +394,18 @@ fn check_join(request: &ConsumerGroupHeartbeatRequest) -> Result<(), Refusal> {
             "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.",
         ));
     }
-    Ok(())
+    check_expression(request.subscribed_topic_regex.as_deref())
+}
+
+fn check_expression(asked: Option<&str>) -> Result<(), Refusal> {
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
+        return Ok(());
+    };
+    regular::compile(asked).map(|_| ()).map_err(|error| {
+        let message =
+            format!("SubscribedTopicRegex `{asked}` is not a valid regular expression: {error}.");
+        Refusal::new(ErrorCode::INVALID_REGULAR_EXPRESSION, message)
+    })
 }
 
 /// A member may come at its epoch, at 0 to begin again, or at the epoch before, when the answer

@@ -37,6 +37,8 @@ mod reconcile;
 mod refusal;
 mod state;
 mod target;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::BTreeSet;

@@ -22,14 +22,14 @@ pub(super) const LEFT: i32 = -1;
 pub(super) const JOINING: i32 = 0;
 
 /// A member: what it asked for and what it has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) metadata: ConsumerGroupMemberMetadataValue,
     pub(super) current: CurrentMemberAssignmentValue,
 }
 
 /// A group as its records have it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     /// Group epoch; 0 before the first member.
     pub(super) epoch: i32,

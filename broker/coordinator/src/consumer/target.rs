@@ -31,14 +31,19 @@ impl ConsumerGroup {
         if self.state.regexes.is_empty() || !due || (0..REFRESH_INTERVAL_MS).contains(&age) {
             return false;
         }
-        self.soft.refreshed_ms = env.now_ms;
-        self.soft.topics_seen = env.image.last_offset();
+        self.expressions_resolved(env);
         let expressions: Vec<_> = self.state.regexes.keys().cloned().collect();
         let mut changed = false;
         for expression in expressions {
             changed |= self.resolve_expression(env, &expression, out);
         }
         changed
+    }
+
+    /// All expressions are resolved against the topics of now.
+    pub(super) fn expressions_resolved(&mut self, env: &Environment<'_>) {
+        self.soft.refreshed_ms = env.now_ms;
+        self.soft.topics_seen = env.image.last_offset();
     }
 
     /// Resolves one expression, and writes what it matches if that changed.

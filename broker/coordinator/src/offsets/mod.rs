@@ -6,8 +6,6 @@
 //! name is one allocation for all groups of a shard (`Names`).
 
 mod requests;
-#[cfg(test)]
-mod requests_test;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

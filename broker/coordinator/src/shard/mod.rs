@@ -88,7 +88,7 @@ impl Shard {
             });
         self.dispatch(env, ticket, caller, request, &mut out);
         if let Some(id) = id {
-            self.settle(env, &id, &mut out);
+            self.settle(env, &id, env.now_ms, &mut out);
         }
         out
     }
@@ -104,7 +104,7 @@ impl Shard {
         match request {
             Request::JoinGroup(request) => self.join_group(env, ticket, caller, request, out),
             Request::SyncGroup(request) => self.sync_group(env, ticket, caller, request, out),
-            Request::Heartbeat(request) => self.heartbeat(env, ticket, caller, request, out),
+            Request::Heartbeat(request) => self.heartbeat(env, ticket, request, out),
             Request::LeaveGroup(request) => self.leave_group(env, ticket, caller, request, out),
             Request::OffsetCommit(request) => {
                 self.offset_commit(env, ticket, caller, &request, out);
@@ -137,7 +137,8 @@ impl Shard {
             if let Some(group) = self.groups.get_mut(&id) {
                 group.tick(env, &mut out);
             }
-            self.settle(env, &id, &mut out);
+            // A group that is due again at once is called by the next tick: this one must end.
+            self.settle(env, &id, env.now_ms + 1, &mut out);
         }
         self.sweep(env, &mut out);
         out
@@ -186,8 +187,8 @@ impl Shard {
     }
 
     /// After a group was asked or called: it may have to become a classic group, there may be nothing
-    /// left of it, and it may want to be called at another time.
-    fn settle(&mut self, env: &Environment<'_>, id: &Arc<str>, out: &mut Outcome) {
+    /// left of it, and it may want to be called at another time, which is not before `earliest`.
+    fn settle(&mut self, env: &Environment<'_>, id: &Arc<str>, earliest: i64, out: &mut Outcome) {
         self.downgrade_if_due(env, id, out);
         let Some(group) = self.groups.get_mut(id) else {
             self.timers.disarm(id);
@@ -198,8 +199,7 @@ impl Shard {
             self.timers.disarm(id);
             return;
         }
-        // Never before the next moment: a group that is due again at once must not keep a tick busy.
-        let deadline = group.deadline().map(|at| at.max(env.now_ms + 1));
+        let deadline = group.deadline().map(|at| at.max(earliest));
         self.timers.arm(id, deadline);
     }
 }
