@@ -17,6 +17,8 @@ mod configs;
 mod fetch;
 mod fetch_sessions;
 mod framing;
+mod groups;
+mod groups_hostile;
 mod idempotence;
 mod long_poll;
 mod metadata;

@@ -15,14 +15,20 @@ use klamm_tests::broker::Broker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What a broker started here is given besides addresses: retention at test speed.
-pub(crate) const SETTINGS: [&str; 6] = [
+/// What a broker started here is given besides addresses: retention at test speed, groups that fill.
+pub(crate) const SETTINGS: [&str; 12] = [
     "--set",
     "log.retention.check.interval.ms=200",
     "--set",
     "log.initial.task.delay.ms=100",
     "--set",
     "klamm.disk.reserve.bytes=33554432",
+    "--set",
+    "group.initial.rebalance.delay.ms=200",
+    "--set",
+    "group.max.size=20",
+    "--set",
+    "offsets.retention.check.interval.ms=200",
 ];
 
 /// Longest wait for something that is about to happen.

@@ -16,17 +16,20 @@ use klamm_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use klamm_protocol::messages::{
-    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest, CreateAclsRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeAclsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
-    DescribeQuorumRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest,
-    ListPartitionReassignmentsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest,
+    ConsumerGroupDescribeRequest, CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteAclsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeAclsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, DescribeQuorumRequest, DescribeTopicPartitionsRequest,
+    ElectLeadersRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    LeaveGroupRequest, ListConfigResourcesRequest, ListGroupsRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetDeleteRequest,
+    OffsetForLeaderEpochRequest,
     UpdateFeaturesRequest, alter_configs_request, alter_partition_reassignments_request,
     create_partitions_request, delete_topics_request, describe_producers_request,
     describe_quorum_request, describe_topic_partitions_request, elect_leaders_request,
-    incremental_alter_configs_request, list_partition_reassignments_request,
+    incremental_alter_configs_request, list_partition_reassignments_request, offset_delete_request,
 };
 use klamm_protocol::{Api, ApiRequest};
 
@@ -35,6 +38,9 @@ use crate::calls::{
     TIMEOUT_MS, Topic, connect_and_create, creatable, fetch_partition, fetch_request, list_request,
     name, produce_request, text,
 };
+use crate::groups::calls;
+use crate::groups::consumer::Consumer;
+use crate::groups::member::Member;
 use crate::rig::{connect, ours, unique};
 
 /// What has been asked so far.
@@ -251,6 +257,64 @@ impl Sweep {
         .await
     }
 
+    async fn offsets(&mut self) -> Result<()> {
+        self.ask(
+            |version, _| calls::find_request(version, "sweep"),
+            |r| r.throttle_time_ms,
+        )
+        .await?;
+        calls::coordinated(&self.connection, "sweep").await?;
+        let commit =
+            |_: i16, topic: &Topic| calls::commit_request("sweep", topic, vec![calls::committed(0, 1)]);
+        self.ask(commit, |r| r.throttle_time_ms).await?;
+        let read = |version: i16, topic: &Topic| {
+            calls::offsets_request(version, "sweep", Some(&[(topic, &[0])]))
+        };
+        self.ask(read, |r| r.throttle_time_ms).await?;
+        let forget = |_: i16, topic: &Topic| {
+            let topic = offset_delete_request::OffsetDeleteRequestTopic::default()
+                .with_name(name(&topic.name))
+                .with_partitions(vec![
+                    offset_delete_request::OffsetDeleteRequestPartition::default(),
+                ]);
+            OffsetDeleteRequest::default()
+                .with_group_id(calls::group_id("sweep"))
+                .with_topics(vec![topic])
+        };
+        self.ask(forget, |r| r.throttle_time_ms).await
+    }
+
+    async fn groups(&mut self) -> Result<()> {
+        // Without a protocol nobody gets in, so nobody is waited for.
+        let member = Member::over(self.connection.clone(), "sweep").with_protocols(&[]);
+        self.ask(|_, _| member.join_request(), |r| r.throttle_time_ms)
+            .await?;
+        self.ask(|_, _| member.sync_request(&[]), |r| r.throttle_time_ms)
+            .await?;
+        let beat = |_: i16, _: &Topic| HeartbeatRequest::default().with_group_id(calls::group_id("sweep"));
+        self.ask(beat, |r| r.throttle_time_ms).await?;
+        let leave = |version: i16, _: &Topic| {
+            let request = LeaveGroupRequest::default().with_group_id(calls::group_id("sweep"));
+            if version < 3 {
+                return request.with_member_id(text("nobody"));
+            }
+            request.with_members(vec![member.identity()])
+        };
+        self.ask(leave, |r| r.throttle_time_ms).await?;
+        let names = vec![calls::group_id("sweep")];
+        let describe = |_: i16, _: &Topic| DescribeGroupsRequest::default().with_groups(names.clone());
+        self.ask(describe, |r| r.throttle_time_ms).await?;
+        self.ask(|_, _| ListGroupsRequest::default(), |r| r.throttle_time_ms)
+            .await?;
+        let delete = |_: i16, _: &Topic| DeleteGroupsRequest::default().with_groups_names(names.clone());
+        self.ask(delete, |r| r.throttle_time_ms).await?;
+        let consumer = Consumer::over(self.connection.clone(), &unique("sweep"), &[&self.topic]);
+        self.ask(|_, _| consumer.join_request(), |r| r.throttle_time_ms)
+            .await?;
+        let describe = |_: i16, _: &Topic| ConsumerGroupDescribeRequest::default().with_group_ids(names.clone());
+        self.ask(describe, |r| r.throttle_time_ms).await
+    }
+
     async fn cluster(&mut self) -> Result<()> {
         self.ask(
             |_, _| DescribeClusterRequest::default().with_endpoint_type(1),
@@ -314,6 +378,8 @@ async fn behaviour_10_every_advertised_version_is_served_without_throttling() ->
     sweep.data().await?;
     sweep.topics().await?;
     sweep.configs().await?;
+    sweep.offsets().await?;
+    sweep.groups().await?;
     sweep.cluster().await?;
     let table: BTreeSet<i16> = Api::ALL.iter().map(|api| api.key()).collect();
     assert_eq!(sweep.swept, table, "every API of the table is swept");
