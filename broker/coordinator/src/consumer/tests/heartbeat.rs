@@ -282,7 +282,7 @@ fn a_static_member_leaves_for_a_while_and_comes_back_with_another_id() {
 #[test]
 fn commits_and_fetches_are_for_members_at_their_epoch() {
     let mut bench = Bench::new(&[("t", 1)]);
-    let mut commit = |bench: &mut Bench, member: &str, epoch, version| {
+    let commit = |bench: &mut Bench, member: &str, epoch, version| {
         bench
             .act(|group, env, _| group.check_commit(env, member, None, epoch, version))
             .0
