@@ -181,6 +181,7 @@ impl ConsumerGroup {
         &mut self,
         env: &Environment<'_>,
         ticket: Ticket,
+        _caller: &Caller,
         request: SyncGroupRequest,
         out: &mut Outcome,
     ) {
@@ -236,6 +237,7 @@ impl ConsumerGroup {
         &mut self,
         env: &Environment<'_>,
         ticket: Ticket,
+        _caller: &Caller,
         request: HeartbeatRequest,
         out: &mut Outcome,
     ) {

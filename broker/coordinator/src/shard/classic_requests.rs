@@ -81,7 +81,7 @@ impl Shard {
         match self.kind_mut(&request.group_id) {
             Some(Kind::Classic(classic)) => classic.sync(env, ticket, caller, request, out),
             Some(Kind::Consumer(consumer)) => {
-                consumer.classic_sync(env, ticket, request, out);
+                consumer.classic_sync(env, ticket, caller, request, out);
             }
             _ => {
                 let code = ErrorCode::UNKNOWN_MEMBER_ID;
@@ -94,13 +94,14 @@ impl Shard {
         &mut self,
         env: &Environment<'_>,
         ticket: Ticket,
+        caller: &Caller,
         request: HeartbeatRequest,
         out: &mut Outcome,
     ) {
         match self.kind_mut(&request.group_id) {
             Some(Kind::Classic(classic)) => classic.heartbeat(env, ticket, &request, out),
             Some(Kind::Consumer(consumer)) => {
-                consumer.classic_heartbeat(env, ticket, request, out);
+                consumer.classic_heartbeat(env, ticket, caller, request, out);
             }
             _ => {
                 let code = ErrorCode::UNKNOWN_MEMBER_ID;

@@ -104,7 +104,7 @@ impl Shard {
         match request {
             Request::JoinGroup(request) => self.join_group(env, ticket, caller, request, out),
             Request::SyncGroup(request) => self.sync_group(env, ticket, caller, request, out),
-            Request::Heartbeat(request) => self.heartbeat(env, ticket, request, out),
+            Request::Heartbeat(request) => self.heartbeat(env, ticket, caller, request, out),
             Request::LeaveGroup(request) => self.leave_group(env, ticket, caller, request, out),
             Request::OffsetCommit(request) => {
                 self.offset_commit(env, ticket, caller, &request, out);

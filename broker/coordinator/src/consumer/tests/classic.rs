@@ -72,8 +72,8 @@ impl Bench {
             .with_generation_id(generation)
             .with_protocol_type(Some(text("consumer")))
             .with_protocol_name(Some(text("cooperative-sticky")));
-        let ((), mut answers) =
-            self.act(|group, env, out| group.classic_sync(env, Ticket(1), request, out));
+        let ((), mut answers) = self
+            .act(|group, env, out| group.classic_sync(env, Ticket(1), &caller(5), request, out));
         match answers.pop() {
             Some(Answer::SyncGroup(SyncGroupResponse {
                 error_code: 0,
@@ -89,8 +89,9 @@ impl Bench {
         let request = HeartbeatRequest::default()
             .with_member_id(text(member))
             .with_generation_id(generation);
-        let ((), mut answers) =
-            self.act(|group, env, out| group.classic_heartbeat(env, Ticket(1), request, out));
+        let ((), mut answers) = self.act(|group, env, out| {
+            group.classic_heartbeat(env, Ticket(1), &caller(4), request, out)
+        });
         match answers.pop() {
             Some(Answer::Heartbeat(response)) => ErrorCode(response.error_code),
             other => panic!("{other:?}"),

@@ -272,7 +272,7 @@ impl World {
 
     /// The living heartbeat until the dead are removed and all have what they shall.
     fn converge(&mut self) {
-        for _ in 0..12 {
+        for _ in 0..24 {
             for number in 0..self.clients.len() {
                 self.beat(number, false);
                 self.settle(number);
