@@ -30,15 +30,16 @@ start_broker() {
     esac
 }
 
-# The release binary, on free ports; the address is read from what it prints before `ready`.
+# The release binary, on free ports, over KLAMM_DATA or a folder of its own that goes with it; the address is read from what it prints before `ready`.
 start_klamm() {
-    local binary=${KLAMM:-${CARGO_TARGET_DIR:-$COMPAT/../target}/release/klamm} args=() line
+    local binary=${KLAMM:-${CARGO_TARGET_DIR:-$COMPAT/../target}/release/klamm} args=(--ephemeral) line
     if [ ! -x "$binary" ]; then
         echo "no executable $binary: run 'cargo build --release' first, or name the binary in KLAMM" >&2
         return 1
     fi
+    [ -z "${KLAMM_DATA:-}" ] || args=(--data "$KLAMM_DATA")
     while read -r line; do args+=(--set "$line"); done < <(settings "$COMPAT/broker/settings.properties")
-    "$binary" dev --ephemeral --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
+    "$binary" dev --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PID=$!
     if ! wait_for 30 grep -qE '^ready\b' "$BROKER_LOG"; then
         echo "klamm dev did not get ready within 30 s, see $BROKER_LOG:" >&2

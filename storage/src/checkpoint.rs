@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::error::StorageError;
 use crate::index::IndexBatch;
-use crate::journal::{JournalPlace, Message, recycle};
+use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
 use crate::log::{Log, row};
 use crate::segment::SegmentFile;
@@ -117,7 +117,7 @@ pub(crate) struct Checkpointer {
     shared: Arc<Shared>,
     journal: Sender<Message>,
     requests: Receiver<Request>,
-    spares: Arc<Mutex<Vec<u64>>>,
+    spares: Arc<Mutex<Spares>>,
 }
 
 impl Checkpointer {
@@ -125,7 +125,7 @@ impl Checkpointer {
         shared: Arc<Shared>,
         journal: Sender<Message>,
         requests: Receiver<Request>,
-        spares: Arc<Mutex<Vec<u64>>>,
+        spares: Arc<Mutex<Spares>>,
     ) -> Checkpointer {
         Checkpointer {
             shared,

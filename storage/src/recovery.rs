@@ -20,8 +20,8 @@ use crate::checkpoint::Marker;
 use crate::error::OpenError;
 use crate::index::IndexBatch;
 use crate::journal::{
-    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, Visit, act, list_journal,
-    scan,
+    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, Spares, Visit, act,
+    list_journal, scan,
 };
 use crate::layout::{DELETED, journal_dir, missing_index};
 use crate::log::{FileAction, Log, LogState, row};
@@ -48,7 +48,7 @@ pub struct RecoveryReport {
 pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
     pub(crate) files: JournalFiles,
-    pub(crate) spares: Arc<Mutex<Vec<u64>>>,
+    pub(crate) spares: Arc<Mutex<Spares>>,
     /// The journal holds frames that no checkpoint covers.
     pub(crate) dirty: bool,
 }
@@ -154,10 +154,10 @@ fn begin_journal(
     salt: u64,
     needed: JournalPlace,
     resume: JournalPlace,
-) -> io::Result<(JournalFiles, Arc<Mutex<Vec<u64>>>)> {
+) -> io::Result<(JournalFiles, Arc<Mutex<Spares>>)> {
     let mut old = list_journal(shared.disk.as_ref(), journal)?;
     old.retain(|file_seq| *file_seq < needed.file_seq);
-    let spares = Arc::new(Mutex::new(old));
+    let spares = Arc::new(Mutex::new(Spares::of_earlier(old)));
     let files = JournalFiles::begin(
         Arc::clone(&shared.disk),
         journal.to_path_buf(),

@@ -47,6 +47,25 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
+/// Whether every thread is stopped, or inside the kernel and not to be interrupted there.
+fn all_stopped(pid: u32) -> Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = match std::fs::read_to_string(task?.path().join("stat")) {
+            Ok(stat) => stat,
+            // It has ended.
+            Err(_) => continue,
+        };
+        // The name before it may hold anything, a parenthesis too.
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, Some('T' | 'D' | 'Z')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Broker {
     /// Starts `klamm dev` over `data` at `port` (0: a free one) and waits until it is ready.
     pub fn start(data: &Path, port: u16, args: &[&str]) -> Result<Broker> {
@@ -115,6 +134,20 @@ impl Broker {
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Freezes the process, and returns when none of its threads can do anything any more: a thread
+    /// inside the kernel stops on its way out.
+    pub fn freeze(&self) -> Result<()> {
+        let pid =
+            Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
+        kill_process(pid, Signal::STOP)?;
+        let until = Instant::now() + Duration::from_secs(10);
+        while !all_stopped(self.child.id())? {
+            ensure!(Instant::now() < until, "the process does not stop");
+            std::thread::yield_now();
+        }
         Ok(())
     }
 

@@ -92,7 +92,12 @@ async fn a_power_cut_loses_nothing() -> Result<()> {
             return Ok(());
         }
     };
+    // A cut ends the disk and the process in one moment. Were the process left running, it would
+    // also meet what no power cut does: ext4 answers a sync that is in flight while it is shut down
+    // with success, though the file's new length is lost (7 of 240 files of a bare write-and-sync
+    // loop, Linux 6.18).
     campaign(&volume.path().join("data"), rounds(4), |broker| {
+        broker.freeze()?;
         volume.cut()?;
         broker.kill()?;
         volume.restore()

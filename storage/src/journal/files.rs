@@ -1,10 +1,13 @@
 //! Files of the journal: `journal/NNNNNNNNNNNNNNNNNNNN.wal`, numbered without gaps.
 //!
-//! A file is reserved in full before it is used, and files no longer needed are used again under
-//! the next number: then a sync changes no metadata of the file system. What a recycled file still
-//! holds cannot be mistaken: each block names the file it was written to.
+//! A file is reserved in full before it is used, its blocks are written once (as zeros, a piece
+//! ahead of the journal) before they matter, and files no longer needed are used again under the
+//! next number: then a sync changes no metadata of the file system. Measured on ext4, a sync of a
+//! block that was only reserved takes twice as long as one of a block that was written before.
+//! What a recycled file still holds cannot be mistaken: each block names the file it was written to.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +21,27 @@ use crate::options::StoreOptions;
 const SPARES: usize = 4;
 const MIN_FILE_LEN: u64 = 16 * BLOCK_ALIGN;
 const MAX_FILE_LEN: u64 = 64 * 1024 * 1024;
+/// Zeros written at a time ahead of the journal.
+const AHEAD: u64 = 1024 * 1024;
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Old files to be used again, and how far every file is known to have been written.
+#[derive(Default)]
+pub(crate) struct Spares {
+    old: Vec<u64>,
+    /// Bytes by file; a file of an earlier process counts as not written.
+    written: HashMap<u64, u64>,
+}
+
+impl Spares {
+    /// Files that an earlier process left and nobody needs.
+    pub(crate) fn of_earlier(old: Vec<u64>) -> Spares {
+        Spares {
+            old,
+            written: HashMap::new(),
+        }
+    }
+}
 
 /// Where replay has to begin: a file, and the sequence number of its first block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +78,9 @@ pub(crate) struct JournalFiles {
     /// Where the next block goes.
     place: JournalPlace,
     position: u64,
-    spares: Arc<Mutex<Vec<u64>>>,
+    /// Bytes of the file that have been written before, with zeros at least.
+    written: u64,
+    spares: Arc<Mutex<Spares>>,
 }
 
 impl JournalFiles {
@@ -65,11 +91,11 @@ impl JournalFiles {
         salt: u64,
         options: &StoreOptions,
         place: JournalPlace,
-        spares: Arc<Mutex<Vec<u64>>>,
+        spares: Arc<Mutex<Spares>>,
     ) -> io::Result<JournalFiles> {
         let file_len = (options.checkpoint_bytes / 4).clamp(MIN_FILE_LEN, MAX_FILE_LEN);
         let file_len = file_len.next_multiple_of(BLOCK_ALIGN);
-        let file = prepare(disk.as_ref(), &dir, place.file_seq, file_len, &spares)?;
+        let (file, written) = prepare(disk.as_ref(), &dir, place.file_seq, file_len, &spares)?;
         Ok(JournalFiles {
             disk,
             dir,
@@ -78,6 +104,7 @@ impl JournalFiles {
             file,
             place,
             position: 0,
+            written,
             spares,
         })
     }
@@ -86,7 +113,9 @@ impl JournalFiles {
     pub(crate) fn rotate(&mut self) -> io::Result<JournalPlace> {
         if self.position > 0 {
             let next = self.place.file_seq + 1;
-            self.file = prepare(
+            let file_seq = self.place.file_seq;
+            self.spares.lock().written.insert(file_seq, self.written);
+            (self.file, self.written) = prepare(
                 self.disk.as_ref(),
                 &self.dir,
                 next,
@@ -108,7 +137,25 @@ impl JournalFiles {
         self.file.write_at(&block.slices(), self.position)?;
         self.position += len;
         self.place.block_seq += 1;
+        if self.position > self.written {
+            self.write_ahead()?;
+        }
         Ok(len)
+    }
+
+    /// Writes zeros behind the last block; the sync that is due for the block covers them.
+    fn write_ahead(&mut self) -> io::Result<()> {
+        self.written = (self.position + AHEAD)
+            .min(self.file_len)
+            .max(self.position);
+        let (mut zeros, mut left) = (Vec::new(), self.written - self.position);
+        while left > 0 {
+            let piece = left.min(ZEROS.len() as u64);
+            let piece = usize::try_from(piece).expect("shorter than a static array");
+            zeros.push(IoSlice::new(&ZEROS[..piece]));
+            left -= piece as u64;
+        }
+        self.file.write_at(&zeros, self.position)
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
@@ -116,25 +163,33 @@ impl JournalFiles {
     }
 }
 
-/// Opens file `file_seq`, new or recycled, reserved and with a durable directory entry.
+/// Opens file `file_seq`, new or recycled, reserved and with a durable directory entry. Also tells
+/// how many of its bytes have been written before.
 fn prepare(
     disk: &dyn Disk,
     dir: &Path,
     file_seq: u64,
     file_len: u64,
-    spares: &Mutex<Vec<u64>>,
-) -> io::Result<Arc<dyn DiskFile>> {
+    spares: &Mutex<Spares>,
+) -> io::Result<(Arc<dyn DiskFile>, u64)> {
     let path = path_of(dir, file_seq);
-    if let Some(spare) = spares.lock().pop() {
+    let (spare, mut written) = {
+        let mut spares = spares.lock();
+        let spare = spares.old.pop();
+        let written = spare.and_then(|spare| spares.written.remove(&spare));
+        (spare, written.unwrap_or(0))
+    };
+    if let Some(spare) = spare {
         disk.rename(&path_of(dir, spare), &path)?;
     }
     let file = disk.open(&path, OpenMode::Create)?;
     if file.len()? < file_len {
         file.allocate(file_len)?;
         file.sync_data()?;
+        written = 0;
     }
     disk.sync_dir(dir)?;
-    Ok(file)
+    Ok((file, written))
 }
 
 /// Files before `first_needed` are kept for reuse or removed.
@@ -142,16 +197,17 @@ pub(crate) fn recycle(
     disk: &dyn Disk,
     dir: &Path,
     first_needed: u64,
-    spares: &Mutex<Vec<u64>>,
+    spares: &Mutex<Spares>,
 ) -> io::Result<()> {
     let mut spares = spares.lock();
     for file_seq in list_journal(disk, dir)? {
-        if file_seq >= first_needed || spares.contains(&file_seq) {
+        if file_seq >= first_needed || spares.old.contains(&file_seq) {
             continue;
         }
-        if spares.len() < SPARES {
-            spares.push(file_seq);
+        if spares.old.len() < SPARES {
+            spares.old.push(file_seq);
         } else {
+            spares.written.remove(&file_seq);
             disk.remove_file(&path_of(dir, file_seq))?;
         }
     }
