@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 use uuid::Uuid;
 
+use crate::cleaner;
 use crate::context::ConnectionInfo;
 use crate::controller::{Controller, MetadataMachine};
 use crate::coordinator::{self, Coordinators};
@@ -36,7 +37,6 @@ use crate::identity::{Identity, IdentityError};
 use crate::partition::{Partitions, log_settings};
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
-use crate::cleaner;
 use crate::retention;
 use crate::server::{BindError, Bound, MemoryBudget, bind};
 use crate::telemetry::{LogControl, Metrics};

@@ -140,8 +140,16 @@ mod tests {
         assert!((found.dirty_ratio - 0.5).abs() < 1e-9);
         assert_eq!((found.overdue, found.upto_offset), (false, 1_000));
         assert!(ask(&log, 0, &[]).is_some_and(|due| due.dirty_ratio > 0.99));
-        assert_eq!(ask(&log, 20, &low), None, "only the active segment is dirty");
-        assert_eq!(ask(&[(50, 1)], 0, &low), None, "there is only the active one");
+        assert_eq!(
+            ask(&log, 20, &low),
+            None,
+            "only the active segment is dirty"
+        );
+        assert_eq!(
+            ask(&[(50, 1)], 0, &low),
+            None,
+            "there is only the active one"
+        );
         let none = [("min.cleanable.dirty.ratio", "0")];
         assert_eq!(ask(&log, 20, &none), None, "nothing is dirty");
     }

@@ -209,7 +209,11 @@ fn report(
                 "compacted"
             );
             if done.keys >= done.key_capacity {
-                debug!(topic, partition = index, "the map of keys was full; the next pass goes on");
+                debug!(
+                    topic,
+                    partition = index,
+                    "the map of keys was full; the next pass goes on"
+                );
             }
         }
         Err(Failure::Pass(CompactionError::Storage(StorageError::Corrupt { .. }))) => {

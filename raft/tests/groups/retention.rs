@@ -29,7 +29,10 @@ async fn purges_below_applied_and_goes_on() {
     assert_eq!(log.raft_state().last, Some(last), "nothing above is lost");
     assert_eq!(group.members().0, alone().unwrap());
     assert_eq!(log.start_offset(), 0, "records outlive their entries");
-    assert!(log.read(0, 10, 100, true).is_ok_and(|read| !read.is_empty()));
+    assert!(
+        log.read(0, 10, 100, true)
+            .is_ok_and(|read| !read.is_empty())
+    );
     let next = append_one(&group, term).await;
     assert_eq!(next.index, last.index + 1);
     eventually("apply", || machine.batches().len() == 1_051).await;

@@ -125,9 +125,7 @@ impl Log {
 
     /// The file of a segment that holds data.
     pub(crate) fn file(&self, shared: &Shared, file: SegmentFile) -> io::Result<Arc<dyn DiskFile>> {
-        shared
-            .files
-            .get(self.key(file), || self.segment_path(file))
+        shared.files.get(self.key(file), || self.segment_path(file))
     }
 
     /// The file of a segment that is written to at `position`; created with the first batch.
@@ -277,7 +275,9 @@ impl GroupLog {
     /// those that later ones supersede.
     pub fn compacted_offset(&self) -> i64 {
         let state = self.log.state.lock();
-        state.compacted_upto.clamp(state.start_offset, state.end_offset)
+        state
+            .compacted_upto
+            .clamp(state.start_offset, state.end_offset)
     }
 
     /// Log end offset: what the next record gets.

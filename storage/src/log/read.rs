@@ -312,8 +312,7 @@ impl Follows {
             Some(next) if self.gaps => next <= header.base_offset,
             Some(next) => next == header.base_offset,
             None => {
-                (self.gaps || header.base_offset <= self.from)
-                    && self.from <= header.last_offset()
+                (self.gaps || header.base_offset <= self.from) && self.from <= header.last_offset()
             }
         };
         match header.total_len() {

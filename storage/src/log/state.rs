@@ -538,7 +538,9 @@ impl LogState {
         if passed > 0 {
             self.rearranged += 1;
         }
-        self.stale.dropped.extend(gone.iter().map(|s| s.base_offset));
+        self.stale
+            .dropped
+            .extend(gone.iter().map(|s| s.base_offset));
         let unlink = |s: &Segment| FileAction::Unlink(s.file());
         gone.iter().map(unlink).collect()
     }

@@ -369,9 +369,7 @@ impl Log {
                 position,
                 what,
             } => self.damage(shared, file, position, what),
-            ReadFault::Missing { file, error } => {
-                self.damage(shared, file, 0, &error.to_string())
-            }
+            ReadFault::Missing { file, error } => self.damage(shared, file, 0, &error.to_string()),
             ReadFault::Storage(error) => error,
         }
     }

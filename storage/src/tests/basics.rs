@@ -168,7 +168,10 @@ fn what_is_purged_and_below_the_start_is_unlinked() {
     let middle = id(1, last.index + 1);
     let before = read_all(&log);
     wait(|done| log.purge(middle, done)).unwrap();
-    assert_eq!((log.start_offset(), log.entries_start_offset()), (0, third + 2));
+    assert_eq!(
+        (log.start_offset(), log.entries_start_offset()),
+        (0, third + 2)
+    );
     assert!(read_all(&log) == before, "records outlive their entries");
     wait(|done| log.set_start_offset(third + 2, done)).unwrap();
     assert_eq!(log.start_offset(), third + 2);
@@ -182,7 +185,11 @@ fn what_is_purged_and_below_the_start_is_unlinked() {
         Err(StorageError::OutOfRange { .. })
     ));
     wait(|done| log.set_start_offset(120, done)).unwrap();
-    assert_eq!(log.segments().first().unwrap().base_offset, third, "Raft needs it");
+    assert_eq!(
+        log.segments().first().unwrap().base_offset,
+        third,
+        "Raft needs it"
+    );
     wait(|done| log.purge(id(1, 60), done)).unwrap();
     assert_eq!(
         (log.start_offset(), log.end_offset(), log.size_bytes()),

@@ -140,8 +140,12 @@ impl Written {
             let headers: &[(&[u8], Option<&[u8]>)] = &[(b"h", Some(b"1")), (b"n", None)];
             let record = NewRecord {
                 timestamp: self.time - self.chance.below(5) as i64,
-                key: Some(&key).filter(|_| !self.chance.one_in(30)).map(Vec::as_slice),
-                value: Some(&value).filter(|_| !self.chance.one_in(4)).map(Vec::as_slice),
+                key: Some(&key)
+                    .filter(|_| !self.chance.one_in(30))
+                    .map(Vec::as_slice),
+                value: Some(&value)
+                    .filter(|_| !self.chance.one_in(4))
+                    .map(Vec::as_slice),
                 headers: if self.chance.one_in(2) { headers } else { &[] },
             };
             builder.push(&record).unwrap();
@@ -165,7 +169,11 @@ impl Written {
         let start = log.start_offset();
         let found = all_records(log);
         for record in &found {
-            assert_eq!(self.records.get(&record.offset), Some(record), "nothing is made up");
+            assert_eq!(
+                self.records.get(&record.offset),
+                Some(record),
+                "nothing is made up"
+            );
         }
         let offsets: Vec<i64> = found.iter().map(|record| record.offset).collect();
         assert!(offsets.is_sorted_by(|a, b| a < b));
@@ -252,13 +260,20 @@ fn the_newest_record_of_each_key_stays_and_files_shrink() {
     assert!(done.bytes_after < done.bytes_before / 5, "{done:?}");
     assert_eq!(done.segments_before, segments - 1);
     assert_eq!(log.compacted_offset(), log.end_offset());
-    assert_eq!((log.start_offset(), log.entries_start_offset()), (0, log.end_offset()));
+    assert_eq!(
+        (log.start_offset(), log.entries_start_offset()),
+        (0, log.end_offset())
+    );
     settle(&log);
     written.check(&log);
     check_lookups(&log);
     check_files(&machine, &log);
     let once = read_all(&log);
-    assert_eq!(compact(&log, &rules(&log, 5_000)).unwrap().segments_before, 0, "clean");
+    assert_eq!(
+        compact(&log, &rules(&log, 5_000)).unwrap().segments_before,
+        0,
+        "clean"
+    );
     // More to compact, in the files of the first pass and in new ones.
     (0..100).for_each(|_| written.append(&log));
     store.checkpoint().unwrap();
@@ -296,7 +311,10 @@ fn behaviour_123_tombstones_stay_until_their_horizon() {
             ..NewRecord::default()
         };
         builder.push(&record).unwrap();
-        append(&log, vec![batch_entry(id(1, index), builder.build().unwrap())]);
+        append(
+            &log,
+            vec![batch_entry(id(1, index), builder.build().unwrap())],
+        );
     };
     put(1, b"gone", Some(b"1"));
     put(2, b"gone", None);
@@ -352,7 +370,11 @@ fn what_raft_has_or_is_active_or_held_back_is_not_touched() {
     (0..200).for_each(|_| written.append(&log));
     settle(&log);
     let before = read_all(&log);
-    assert_eq!(compact(&log, &rules(&log, 1)).unwrap().segments_before, 0, "not purged");
+    assert_eq!(
+        compact(&log, &rules(&log, 1)).unwrap().segments_before,
+        0,
+        "not purged"
+    );
     seal(&log);
     let third = log.segments()[3].base_offset;
     for (upto_offset, committed_offset) in [(third + 1, i64::MAX), (i64::MAX, third)] {
@@ -365,7 +387,12 @@ fn what_raft_has_or_is_active_or_held_back_is_not_touched() {
         assert_eq!(log.compacted_offset(), third);
         written.check(&log);
     }
-    let tail: usize = log.segments().iter().filter(|s| s.base_offset >= third).map(|s| s.size_bytes as usize).sum();
+    let tail: usize = log
+        .segments()
+        .iter()
+        .filter(|s| s.base_offset >= third)
+        .map(|s| s.size_bytes as usize)
+        .sum();
     let after = read_all(&log);
     assert!(before[before.len() - tail..] == after[after.len() - tail..]);
     let stopped = log.compact(&rules(&log, 1), &mut |_| false);
@@ -381,9 +408,15 @@ fn markers_and_transactions_stay_as_they_are() {
     let log = group(&store, 1);
     let mut batches = Vec::new();
     for index in 1..=3 {
-        let mut builder = BatchBuilder::new().producer(5, 0, index as i32 - 1).transactional();
+        let mut builder = BatchBuilder::new()
+            .producer(5, 0, index as i32 - 1)
+            .transactional();
         let (key, value) = (Some(&b"k"[..]), Some(&b"v"[..]));
-        let record = NewRecord { key, value, ..NewRecord::default() };
+        let record = NewRecord {
+            key,
+            value,
+            ..NewRecord::default()
+        };
         builder.push(&record).unwrap();
         batches.push(builder.build().unwrap());
         batches.push(klamm_records::end_transaction_marker(5, 0, index != 2, 0, 9).unwrap());
@@ -430,7 +463,10 @@ fn the_log_start_passes_compacted_segments() {
     let mut written = Written::new(8);
     (0..300).for_each(|_| written.append(&log));
     seal(&log);
-    let rules = CompactionRules { upto_offset: 400, ..rules(&log, 1) };
+    let rules = CompactionRules {
+        upto_offset: 400,
+        ..rules(&log, 1)
+    };
     compact(&log, &rules).unwrap();
     let segments = log.segments();
     let second = segments[1].base_offset;
@@ -476,7 +512,11 @@ fn a_pass_may_be_cut_off_anywhere() {
             after = after.crashed(seed + 1);
         }
         let (store, report) = after.open();
-        assert!(report.corrupt.is_empty(), "step {seed}: {:?}", report.corrupt);
+        assert!(
+            report.corrupt.is_empty(),
+            "step {seed}: {:?}",
+            report.corrupt
+        );
         let log = store.group(GroupId(1)).unwrap();
         written.check(&log);
         check_lookups(&log);
@@ -581,7 +621,12 @@ fn appends_and_reads_go_on_during_passes() {
         let shared = store.clone();
         scope.spawn(move || {
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                let sealed = cleaner.segments().iter().rev().nth(1).map(|s| s.next_offset);
+                let sealed = cleaner
+                    .segments()
+                    .iter()
+                    .rev()
+                    .nth(1)
+                    .map(|s| s.next_offset);
                 let upto = sealed.and_then(|end| cleaner.last_entry_below(end).unwrap());
                 if let Some(upto) = upto {
                     wait(|done| cleaner.purge(upto, done)).unwrap();

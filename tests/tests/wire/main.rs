@@ -13,6 +13,7 @@ mod rig;
 
 mod admin;
 mod alter_configs;
+mod compaction;
 mod configs;
 mod fetch;
 mod fetch_sessions;

@@ -18,10 +18,10 @@ use klamm_records::{BatchBuilder, Codec};
 
 use crate::batches::{batch, dated, now_ms};
 use crate::calls::{
-    TIMEOUT_MS, Topic, code, connect_and_create, creatable, create, describe, end_offset, fetch,
-    list_offset, list_request, list_version, name, produce, try_create, values, wait_for,
+    TIMEOUT_MS, Topic, code, connect_and_create, create, describe, end_offset, fetch, list_offset,
+    list_request, list_version, name, produce, values,
 };
-use crate::rig::{connect, skip, unique};
+use crate::rig::{connect, unique};
 
 const NEWEST: i16 = 11;
 
@@ -433,16 +433,7 @@ async fn behaviour_110_delete_records_in_every_version_and_where_there_is_nothin
 #[tokio::test]
 async fn behaviour_110_records_of_a_compacted_topic_are_not_deleted() -> Result<()> {
     let connection = connect().await?;
-    let topic = unique("compacted");
-    let created = try_create(
-        &connection,
-        creatable(&topic, 1, &[("cleanup.policy", "compact")]),
-    )
-    .await?;
-    if code(created.error_code) == ErrorCode::INVALID_CONFIG {
-        skip!("compaction is not supported yet");
-    }
-    let topic = wait_for(&connection, &topic, 1).await?;
+    let topic = create(&connection, 1, &[("cleanup.policy", "compact")]).await?;
     let (answer, low) = delete_records(&connection, &topic, 0, -1).await?;
     assert_eq!((answer, low), (ErrorCode::POLICY_VIOLATION, -1));
     Ok(())

@@ -9,11 +9,10 @@ use klamm_records::{BATCH_HEADER_LEN, BatchBuilder, Codec, NewRecord, compress};
 
 use crate::batches::{batch, dated, fill, now_ms, patched, with_records};
 use crate::calls::{
-    Topic, code, connect_and_create, creatable, create, describe, end_offset, fetch, produce,
-    produce_answer, produce_request, produce_version, read_all, try_create, try_produce, values,
-    wait_for,
+    Topic, code, connect_and_create, create, describe, end_offset, fetch, produce, produce_answer,
+    produce_request, produce_version, read_all, try_produce, values,
 };
-use crate::rig::{connect, eventually, ours, ours_only, skip, unique};
+use crate::rig::{connect, eventually, ours, ours_only};
 
 async fn refused(
     connection: &Connection,
@@ -419,16 +418,7 @@ async fn behaviour_32_what_is_no_stream_of_the_codec_is_refused() -> Result<()> 
 #[tokio::test]
 async fn behaviour_33_a_compacted_topic_needs_keys() -> Result<()> {
     let connection = connect().await?;
-    let topic = unique("compacted");
-    let created = try_create(
-        &connection,
-        creatable(&topic, 1, &[("cleanup.policy", "compact")]),
-    )
-    .await?;
-    if code(created.error_code) == ErrorCode::INVALID_CONFIG {
-        skip!("compaction is not supported yet");
-    }
-    let topic = wait_for(&connection, &topic, 1).await?;
+    let topic = create(&connection, 1, &[("cleanup.policy", "compact")]).await?;
     let mut builder = BatchBuilder::new();
     builder.push(&NewRecord {
         timestamp: now_ms(),

@@ -288,11 +288,7 @@ mod tests {
             (
                 "cleanup.policy",
                 &["delete", "", " delete ", "compact", "compact,delete"],
-                &[
-                    "delete,delete",
-                    "keep",
-                    "delete,",
-                ],
+                &["delete,delete", "keep", "delete,"],
             ),
             (
                 "leader.replication.throttled.replicas",

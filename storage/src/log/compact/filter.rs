@@ -105,7 +105,8 @@ impl Filter<'_> {
     /// What becomes of a batch whose records all go.
     fn without_records(&self, header: &BatchHeader, needed: bool) -> Fate {
         let of_producer = self.producers.get(&header.producer_id);
-        let last = of_producer.is_some_and(|last| last.is_none_or(|last| last == header.last_offset()));
+        let last =
+            of_producer.is_some_and(|last| last.is_none_or(|last| last == header.last_offset()));
         match needed || last {
             false => Fate::Dropped,
             true if header.record_count == 0 => Fate::Kept,
@@ -160,7 +161,10 @@ impl Filter<'_> {
             record_count: made.record_count,
             ..*header
         };
-        Ok(sealed(kept, built.get(BATCH_HEADER_LEN..).unwrap_or_default()))
+        Ok(sealed(
+            kept,
+            built.get(BATCH_HEADER_LEN..).unwrap_or_default(),
+        ))
     }
 }
 

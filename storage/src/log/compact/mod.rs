@@ -209,7 +209,10 @@ impl Plan {
                 .clamp(state.start_offset, state.end_offset),
             run_bytes: state.settings.segment_bytes.min(MAX_NEW_FILE),
             rearranged: state.rearranged,
-            producers: state.producers.last_batches(rules.committed_offset).collect(),
+            producers: state
+                .producers
+                .last_batches(rules.committed_offset)
+                .collect(),
         })
     }
 
@@ -420,7 +423,11 @@ impl Pass<'_> {
     }
 
     fn unreadable(&self, batches: &Batches) -> CompactionError {
-        self.verdict(batches.reader.damage(batches.at, "the batch's records cannot be read"))
+        self.verdict(
+            batches
+                .reader
+                .damage(batches.at, "the batch's records cannot be read"),
+        )
     }
 
     /// What looks like damage is none if the log was rearranged since the pass began.

@@ -122,7 +122,11 @@ impl Drop for NewFile<'_> {
 }
 
 /// A file that is to replace `first..=last`, with nothing in it yet.
-pub(super) fn replacement_of(first: SegmentFile, last: SegmentFile, generation: u32) -> Replacement {
+pub(super) fn replacement_of(
+    first: SegmentFile,
+    last: SegmentFile,
+    generation: u32,
+) -> Replacement {
     Replacement {
         first_base: first.base_offset,
         last_base: last.base_offset,

@@ -3,8 +3,7 @@
 use super::super::key::Kind::{Boolean, Double, Int, List, Long, String};
 use super::super::key::{Accepts, Key, Unit, same, topic, unit};
 use super::reasons::{
-    COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS,
-    NO_UNCLEAN_ELECTION, SYNC_ALWAYS,
+    COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS, NO_UNCLEAN_ELECTION, SYNC_ALWAYS,
 };
 
 const MAX_LONG: &str = "9223372036854775807";
