@@ -379,7 +379,10 @@ async fn input_92_metadata_too_large_for_a_record_is_refused_and_the_group_lives
     }
     let last = codes.last().copied().context("a code")?;
     ensure!(!last.is_none() && last != ErrorCode::MEMBER_ID_REQUIRED, "{codes:?}");
-    eprintln!("8 MiB of metadata: {codes:?}");
+    if !ours() {
+        // Kafka answers no join of the group after that.
+        return Ok(());
+    }
     let small = Member::new(&group).await?.with_protocols(&[("range", &subscription(&["t"]))]);
     let mut small = small.with_timeouts(30_000, 1000);
     let answer = small.join().await?;

@@ -28,14 +28,18 @@ pub(crate) fn all_of(topic: &Topic, partitions: i32) -> Partitions {
 
 /// Partitions as a heartbeat lists them.
 pub(crate) fn listed(partitions: &Partitions) -> Vec<TopicPartitions> {
-    let topics: BTreeSet<Uuid> = partitions.iter().map(|(topic, _)| *topic).collect();
-    let topic = |topic: Uuid| {
-        let own = partitions.iter().filter(|(of, _)| *of == topic);
-        TopicPartitions::default()
-            .with_topic_id(topic)
-            .with_partitions(own.map(|(_, index)| *index).collect())
-    };
-    topics.into_iter().map(topic).collect()
+    let mut topics: Vec<TopicPartitions> = Vec::new();
+    for (topic, index) in partitions {
+        match topics.last_mut() {
+            Some(last) if last.topic_id == *topic => last.partitions.push(*index),
+            _ => topics.push(
+                TopicPartitions::default()
+                    .with_topic_id(*topic)
+                    .with_partitions(vec![*index]),
+            ),
+        }
+    }
+    topics
 }
 
 /// A member of a consumer group.
