@@ -306,7 +306,8 @@ public final class ConnectChecks {
         }
         Checks.same("connectors", 0, second.get("/connectors").size());
         Map<String, String> configs = cluster.latest(prefix + "-config", new StringDeserializer());
-        Checks.hold(configs.keySet().stream().noneMatch(k -> k.equals("connector-" + sink) || k.equals("connector-" + source)), "no tombstone in the config topic: " + configs.keySet());
+        for (String name : List.of(sink, source))
+            Checks.hold(!configs.containsKey("connector-" + name), "no tombstone for " + name + " in the config topic: " + configs.keySet());
         Checks.await("the sink's consumers have left", () -> cluster.groupUnlike("consumer//Empty/0", sinkGroup));
     }
 

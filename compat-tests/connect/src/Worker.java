@@ -108,7 +108,8 @@ final class Worker {
     /** Connector and tasks in one line, such as "RUNNING: RUNNING RUNNING". */
     String state(String connector) throws IOException, InterruptedException {
         JsonNode status = get("/connectors/" + connector + "/status");
-        return status.at("/connector/state").asText() + ":" + status.get("tasks").findValuesAsText("state").stream().map(s -> " " + s).collect(Collectors.joining());
+        String tasks = status.get("tasks").findValuesAsText("state").stream().map(s -> " " + s).collect(Collectors.joining());
+        return status.at("/connector/state").asText() + ":" + tasks;
     }
 
     void awaitState(String connector, String expected) throws InterruptedException {

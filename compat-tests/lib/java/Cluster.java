@@ -82,7 +82,7 @@ final class Cluster implements AutoCloseable {
             consumer.seekToBeginning(partitions);
             long deadline = System.nanoTime() + Checks.WAIT_SECONDS * 1_000_000_000L;
             while (!partitions.stream().allMatch(p -> consumer.position(p) >= ends.get(p))) {
-                if (System.nanoTime() > deadline) throw new AssertionError("the end of " + topic + " was not reached within " + Checks.WAIT_SECONDS + " s");
+                Checks.hold(System.nanoTime() < deadline, "the end of " + topic + " was not reached within " + Checks.WAIT_SECONDS + " s");
                 consumer.poll(Duration.ofMillis(200)).forEach(all::add);
             }
         }

@@ -93,7 +93,8 @@ public final class StreamsChecks {
 
     /** For a probe: null when the counts are those of the input. A count only grows, so one that is too high stays wrong. */
     private String wrong(Map<String, Long> counts) {
-        counts.forEach((word, count) -> Checks.hold(count <= expected.getOrDefault(word, 0L), word + " was counted " + count + " times, not " + expected.get(word)));
+        counts.forEach((word, count) ->
+            Checks.hold(count <= expected.getOrDefault(word, 0L), word + " was counted " + count + " times, not " + expected.get(word)));
         long wrong = expected.entrySet().stream().filter(e -> !e.getValue().equals(counts.get(e.getKey()))).count();
         return wrong == 0 ? null : wrong + " of " + expected.size() + " counts are not yet right";
     }
