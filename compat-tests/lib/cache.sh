@@ -54,29 +54,47 @@ python_venv() {
 
 # kafka_jars VERSION: Apache Kafka with its tools and what they depend on, in $JARS.
 kafka_jars() {
-    JARS=$CACHE/java/$1/jars
-    command_from javac default-jdk-headless && command_from mvn maven || return 1
-    once "$CACHE/java/$1/ready" fetch_kafka_jars "$1"
+    maven_jars "$CACHE/java/$1" org.apache.kafka:kafka_2.13:"$1" org.apache.kafka:kafka-tools:"$1" $(kafka_logging "$1")
 }
 
-fetch_kafka_jars() {
-    local version=$1 artifact logging
-    cd "$CACHE/java/$version" || return 1
-    dependency() {
-        printf '<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>\n' "$@"
-    }
+# kafka_logging VERSION: the artifacts that make this version of Kafka log.
+kafka_logging() {
+    case $1 in
+        2.*) ;; # brings its own
+        3.*) echo org.slf4j:slf4j-reload4j:1.7.36 ;;
+        *) echo org.apache.logging.log4j:log4j-{slf4j-impl,core}:2.24.3 ;;
+    esac
+}
+
+# maven_jars FOLDER GROUP:ARTIFACT:VERSION...: the artifacts and what they depend on, in $JARS, which lies in the folder.
+maven_jars() {
+    JARS=$1/jars
+    command_from javac default-jdk-headless && command_from mvn maven || return 1
+    once "$1/ready" fetch_jars "$@"
+}
+
+fetch_jars() {
+    local folder=$1 artifact; shift
+    cd "$folder" || return 1
     {
         echo '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
         echo '<groupId>klamm</groupId><artifactId>compat</artifactId><version>1</version><dependencies>'
-        for artifact in kafka_2.13 kafka-tools; do
-            dependency org.apache.kafka "$artifact" "$version"
+        for artifact in "$@"; do
+            # shellcheck disable=SC2086  # three words
+            printf '<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>\n' ${artifact//:/ }
         done
-        case $version in
-            2.*) ;; # brings its own
-            3.*) dependency org.slf4j slf4j-reload4j 1.7.36 ;;
-            *) for logging in log4j-slf4j-impl log4j-core; do dependency org.apache.logging.log4j $logging 2.24.3; done ;;
-        esac
         echo '</dependencies></project>'
     } > pom.xml
     rm -rf jars && mvn -q -B -Dmaven.repo.local="$CACHE/m2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=jars
+}
+
+# java_classes FOLDER CLASS_PATH SOURCE...: the compiled sources, in $CLASSES, which lies in the folder.
+java_classes() {
+    # The checksum makes a change of the sources compile them anew.
+    CLASSES=$1/classes-$(cat "${@:3}" | cksum | cut -d' ' -f1)
+    once "$CLASSES.ready" compile_java "$CLASSES" "${@:2}"
+}
+
+compile_java() {
+    mkdir -p "$1" && javac -nowarn -Xlint:-deprecation -d "$1" -cp "$2" "${@:3}"
 }
