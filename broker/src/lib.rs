@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod context;
 pub mod controller;
+pub mod coordinator;
 mod features;
 pub mod fetch;
 mod handlers;

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use crate::context::ConnectionInfo;
 use crate::controller::{Controller, MetadataMachine};
+use crate::coordinator::{self, Coordinators};
 use crate::fetch::FetchSessions;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
@@ -76,6 +77,8 @@ pub struct Shared {
     pub partitions: Partitions,
     /// Incremental fetch sessions.
     pub sessions: FetchSessions,
+    /// Shards of groups that this node coordinates.
+    pub coordinators: Coordinators,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
     /// Counters.
@@ -117,6 +120,11 @@ impl Shared {
     /// This node's partitions are what the image of `offset` says.
     pub fn reconciled(&self, offset: i64) {
         self.reconciled.send_replace(offset);
+    }
+
+    /// Changes whenever this node's partitions are what a newer image says.
+    pub fn watch_reconciled(&self) -> watch::Receiver<i64> {
+        self.reconciled.subscribe()
     }
 
     /// Waits until this node's partitions are what the newest image says; false at the deadline.
@@ -286,6 +294,7 @@ impl Node {
             controller,
             partitions: Partitions::default(),
             sessions: FetchSessions::new(slots),
+            coordinators: Coordinators::default(),
             producer_ids: ProducerIds::new(identity.node_id),
             metrics: Metrics::new(),
             budget,
@@ -326,9 +335,7 @@ impl Node {
                     cluster_id: crate::identity::new_cluster_id(),
                 });
             }
-            if image.features().next().is_none() {
-                commands.extend(initial_features());
-            }
+            commands.extend(initial_features(image));
             commands.push(Command::RegisterBroker(registration));
             (commands, ())
         });
@@ -349,6 +356,10 @@ impl Node {
         self.tasks.push(tokio::spawn(forgetting));
         let forever = Instant::now() + Duration::from_secs(24 * 3600);
         self.shared.wait_reconciled(forever).await;
+        self.tasks.push(tokio::spawn(coordinator::run(
+            self.shared.clone(),
+            self.stopping.subscribe(),
+        )));
         // Ready means that clients find leaders. A partition that cannot serve stops no other.
         let deadline = Instant::now() + LEADERS_WAIT;
         for partition in self.shared.partitions.all() {

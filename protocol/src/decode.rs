@@ -93,7 +93,7 @@ pub fn decode<T: ApiMessage>(mut body: Bytes, version: i16) -> Result<T, DecodeE
 /// The version whose layout kafka-protocol knows. ListOffsets 11 is ahead of it and has the
 /// layout of 10 (KIP-1023 adds a special timestamp only).
 pub(crate) fn codec_version<T: ApiMessage>(version: i16) -> i16 {
-    version.min(T::VERSIONS.max)
+    version.min(T::CODEC_MAX)
 }
 
 /// The correlation id at the start of a response frame (length taken off).

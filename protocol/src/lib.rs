@@ -11,6 +11,7 @@ mod reader;
 mod request;
 mod shape;
 mod shapes;
+mod topic_id_requests;
 
 pub use kafka_protocol::messages;
 pub use kafka_protocol::protocol::StrBytes;

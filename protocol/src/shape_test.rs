@@ -161,11 +161,11 @@ fn agrees_with_the_codec<T: ApiMessage>(version: i16, seed: u64) {
         .unwrap_or_else(|error| panic!("{}: {error}\n{bytes:?}", context()));
     let mut again = BytesMut::new();
     message
-        .encode(&mut again, codec_version::<T>(version))
+        .write(&mut again, codec_version::<T>(version))
         .expect("it was decoded");
     assert_eq!(again.freeze(), bytes, "{}", context());
     assert_eq!(
-        message.compute_size(codec_version::<T>(version)).ok(),
+        message.body_len(codec_version::<T>(version)).ok(),
         Some(bytes.len())
     );
 }

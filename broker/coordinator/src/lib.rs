@@ -10,6 +10,7 @@ mod request;
 mod settings;
 mod shard;
 
+pub use offsets::Committed;
 pub use outcome::Outcome;
 pub use request::{Answer, Caller, Environment, Request, Ticket};
 pub use settings::{GroupSettings, MigrationPolicy, Settings};

@@ -27,4 +27,10 @@ impl Outcome {
     pub fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.answers.push((ticket, answer));
     }
+
+    /// Adds what another rule decided after this one.
+    pub fn append(&mut self, mut later: Outcome) {
+        self.records.append(&mut later.records);
+        self.answers.append(&mut later.answers);
+    }
 }

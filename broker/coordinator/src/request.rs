@@ -4,20 +4,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use klamm_metadata::Image;
-use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use klamm_protocol::messages::describe_groups_response::DescribedGroup;
 use klamm_protocol::messages::list_groups_response::ListedGroup;
 use klamm_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use klamm_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use klamm_protocol::messages::{
-    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, HeartbeatRequest,
     HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
     OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
     SyncGroupRequest, SyncGroupResponse,
 };
+use klamm_protocol::{ErrorCode, StrBytes};
 use uuid::Uuid;
 
+use crate::offsets;
 use crate::settings::Settings;
 
 /// The runtime's name for a request that waits for its answer; unique in the life of a shard.
@@ -83,4 +84,78 @@ pub enum Answer {
     ListGroups(Vec<ListedGroup>),
     ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
     ConsumerGroupDescribe(DescribedConsumerGroup),
+}
+
+impl Request {
+    /// The id of the group that is asked; none for a request to all of them.
+    pub fn group(&self) -> Option<&str> {
+        Some(match self {
+            Request::JoinGroup(request) => &request.group_id,
+            Request::SyncGroup(request) => &request.group_id,
+            Request::Heartbeat(request) => &request.group_id,
+            Request::LeaveGroup(request) => &request.group_id,
+            Request::OffsetCommit(request) => &request.group_id,
+            Request::OffsetFetch(request) => &request.group_id,
+            Request::OffsetDelete(request) => &request.group_id,
+            Request::ConsumerGroupHeartbeat(request) => &request.group_id,
+            Request::DescribeGroup { group }
+            | Request::DeleteGroup { group }
+            | Request::ConsumerGroupDescribe { group } => group,
+            Request::ListGroups => return None,
+        })
+    }
+
+    /// The answer that says nothing but an error, in the shape that Kafka gives it.
+    ///
+    /// A heartbeat while the coordinator loads is an exception: members are told that all is well, since
+    /// their sessions begin only when it has loaded. `ListGroups` has no room for an error here and
+    /// answers without groups.
+    pub fn refused(&self, code: ErrorCode) -> Answer {
+        match self {
+            Request::JoinGroup(request) => Answer::JoinGroup(
+                JoinGroupResponse::default()
+                    .with_error_code(code.0)
+                    .with_member_id(request.member_id.clone()),
+            ),
+            Request::SyncGroup(_) => {
+                Answer::SyncGroup(SyncGroupResponse::default().with_error_code(code.0))
+            }
+            Request::Heartbeat(_) => {
+                let code = match code {
+                    ErrorCode::COORDINATOR_LOAD_IN_PROGRESS => ErrorCode::NONE,
+                    code => code,
+                };
+                Answer::Heartbeat(HeartbeatResponse::default().with_error_code(code.0))
+            }
+            Request::LeaveGroup(_) => {
+                Answer::LeaveGroup(LeaveGroupResponse::default().with_error_code(code.0))
+            }
+            Request::OffsetCommit(request) => {
+                Answer::OffsetCommit(offsets::refused_commit(request, code))
+            }
+            Request::OffsetFetch(request) => Answer::OffsetFetch(
+                OffsetFetchResponseGroup::default()
+                    .with_group_id(request.group_id.clone())
+                    .with_error_code(code.0),
+            ),
+            Request::OffsetDelete(_) => {
+                Answer::OffsetDelete(OffsetDeleteResponse::default().with_error_code(code.0))
+            }
+            Request::DescribeGroup { group } => Answer::DescribeGroup(
+                DescribedGroup::default()
+                    .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
+                    .with_error_code(code.0),
+            ),
+            Request::DeleteGroup { .. } => Answer::DeleteGroup(code),
+            Request::ListGroups => Answer::ListGroups(Vec::new()),
+            Request::ConsumerGroupHeartbeat(_) => Answer::ConsumerGroupHeartbeat(
+                ConsumerGroupHeartbeatResponse::default().with_error_code(code.0),
+            ),
+            Request::ConsumerGroupDescribe { group } => Answer::ConsumerGroupDescribe(
+                DescribedConsumerGroup::default()
+                    .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
+                    .with_error_code(code.0),
+            ),
+        }
+    }
 }

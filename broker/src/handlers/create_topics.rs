@@ -12,6 +12,7 @@ use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
 use klamm_metadata::Problem;
+use klamm_metadata::names::GROUP_METADATA_TOPIC;
 use klamm_metadata::rules::{self, ConfigEntry, CreatedTopic, NewTopic};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use super::{MAX_ADMIN_WAIT, answers, code_of, message_of, text};
 use crate::context::RequestContext;
+use crate::coordinator::offsets_topic;
 
 /// Answers a CreateTopics request.
 pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
@@ -50,14 +52,21 @@ pub(super) async fn create_with_defaults(
     names: BTreeSet<String>,
     wait: Duration,
 ) {
+    let live = ctx.shared.controller.image().live_brokers().count();
+    let settings = ctx.shared.settings();
     let topics = names
         .into_iter()
-        .map(|name| NewTopic {
-            name,
-            partitions: -1,
-            replication_factor: -1,
-            assignments: Vec::new(),
-            configs: Vec::new(),
+        .map(|name| {
+            if name == GROUP_METADATA_TOPIC {
+                return offsets_topic(&settings, live);
+            }
+            NewTopic {
+                name,
+                partitions: -1,
+                replication_factor: -1,
+                assignments: Vec::new(),
+                configs: Vec::new(),
+            }
         })
         .collect();
     match create(ctx, topics, false, wait).await {

@@ -70,7 +70,7 @@ async fn metrics(State(context): State<Context>) -> impl IntoResponse {
             header::CONTENT_TYPE,
             "text/plain; version=0.0.4; charset=utf-8",
         )],
-        telemetry::render(&context.shared),
+        telemetry::render(&context.shared).await,
     )
 }
 

@@ -123,6 +123,23 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::DescribeAcls => call(ctx, body, handlers::acls::describe),
         Api::CreateAcls => call(ctx, body, handlers::acls::create),
         Api::DeleteAcls => call(ctx, body, handlers::acls::delete),
+        Api::FindCoordinator => call(ctx, body, handlers::find_coordinator::handle),
+        Api::ListGroups => call(ctx, body, handlers::list_groups::handle),
+        Api::JoinGroup => handlers::groups::start(ctx, body, handlers::join_group::ask),
+        Api::SyncGroup => handlers::groups::start(ctx, body, handlers::sync_group::ask),
+        Api::Heartbeat => handlers::groups::start(ctx, body, handlers::heartbeat::ask),
+        Api::LeaveGroup => handlers::groups::start(ctx, body, handlers::leave_group::ask),
+        Api::OffsetCommit => handlers::groups::start(ctx, body, handlers::offset_commit::ask),
+        Api::OffsetFetch => handlers::groups::start(ctx, body, handlers::offset_fetch::ask),
+        Api::OffsetDelete => handlers::groups::start(ctx, body, handlers::offset_delete::ask),
+        Api::DescribeGroups => handlers::groups::start(ctx, body, handlers::describe_groups::ask),
+        Api::DeleteGroups => handlers::groups::start(ctx, body, handlers::delete_groups::ask),
+        Api::ConsumerGroupHeartbeat => {
+            handlers::groups::start(ctx, body, handlers::consumer_group_heartbeat::ask)
+        }
+        Api::ConsumerGroupDescribe => {
+            handlers::groups::start(ctx, body, handlers::consumer_group_describe::ask)
+        }
         Api::DescribeClientQuotas => call(ctx, body, handlers::describe_client_quotas::handle),
     }
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use klamm_coordinator::records::GroupRecord;
 use klamm_protocol::{Api, ErrorCode};
 use prometheus::core::Collector;
 use prometheus::{
@@ -69,6 +70,15 @@ metric_docs! {
     MEMORY: "klamm_memory_resident_bytes", "gauge", [], "Resident memory of the process";
     CPU: "klamm_cpu_seconds_total", "counter", [], "CPU time of the process, user and system";
     FILES: "klamm_open_file_descriptors", "gauge", [], "File descriptors open";
+    GROUP_REBALANCES: "klamm_group_rebalances_total", "counter", ["protocol"], "Assignments handed out to groups: classic by their leader, consumer by this broker";
+    GROUP_COMMITS: "klamm_group_offset_commits_total", "counter", [], "Offsets committed, by partition";
+    GROUP_RECORDS: "klamm_group_records_total", "counter", [], "Records that the group coordinator decided to write";
+    SHARD_LOADS: "klamm_group_shard_load_seconds", "histogram", [], "Time to read one partition of __consumer_offsets when this broker became its coordinator";
+    SHARD_RECORDS: "klamm_group_shard_loaded_records_total", "counter", [], "Records read when this broker became coordinator";
+    SHARD_DROPS: "klamm_group_shard_drops_total", "counter", ["why"], "Shards dropped and read again: load, append or panic";
+    GROUPS: "klamm_groups", "gauge", ["state", "type"], "Groups coordinated by this broker";
+    GROUP_LAG_RECORDS: "klamm_group_lag_records", "gauge", ["group", "topic", "partition"], "Records between a group's committed offset and the high watermark; at most klamm.metrics.group.partitions series";
+    GROUP_LAG_SECONDS: "klamm_group_lag_seconds", "gauge", ["group", "topic", "partition"], "Seconds since the time of the record at a group's committed offset, 0 at the end; at most klamm.metrics.group.partitions series";
     PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
     PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
 }
@@ -101,6 +111,13 @@ pub struct Metrics {
     batches: IntCounter,
     produced_bytes: IntCounter,
     fetched_bytes: IntCounter,
+    classic_rebalances: IntCounter,
+    consumer_rebalances: IntCounter,
+    commits: IntCounter,
+    group_records: IntCounter,
+    shard_loads: Histogram,
+    shard_records: IntCounter,
+    shard_drops: IntCounterVec,
 }
 
 fn opts(doc: &MetricDoc) -> Opts {
@@ -145,6 +162,9 @@ impl Metrics {
                 })
             })
             .collect();
+        let rebalances = counters(doc::GROUP_REBALANCES);
+        let load_opts = HistogramOpts::new(doc::SHARD_LOADS.name, doc::SHARD_LOADS.help)
+            .buckets(LATENCY_BUCKETS.to_vec());
         Metrics {
             apis,
             errors: counters(doc::ERRORS),
@@ -157,6 +177,13 @@ impl Metrics {
             batches: counter(doc::BATCHES_IN),
             produced_bytes: counter(doc::PRODUCED_BYTES),
             fetched_bytes: counter(doc::FETCHED_BYTES),
+            classic_rebalances: rebalances.with_label_values(&["classic"]),
+            consumer_rebalances: rebalances.with_label_values(&["consumer"]),
+            commits: counter(doc::GROUP_COMMITS),
+            group_records: counter(doc::GROUP_RECORDS),
+            shard_loads: register(&registry, Histogram::with_opts(load_opts)),
+            shard_records: counter(doc::SHARD_RECORDS),
+            shard_drops: counters(doc::SHARD_DROPS),
             registry,
         }
     }
@@ -219,6 +246,36 @@ impl Metrics {
         self.batches.inc();
         self.records.inc_by(u64::try_from(records).unwrap_or(0));
         self.produced_bytes.inc_by(bytes as u64);
+    }
+
+    /// The group coordinator decided to write records: what they say is what happened.
+    pub fn group_records(&self, records: &[GroupRecord]) {
+        self.group_records.inc_by(records.len() as u64);
+        for record in records {
+            match record {
+                GroupRecord::OffsetCommit { value: Some(_), .. } => self.commits.inc(),
+                GroupRecord::GroupMetadata {
+                    value: Some(group), ..
+                } if !group.members.is_empty() => {
+                    self.classic_rebalances.inc();
+                }
+                GroupRecord::ConsumerGroupTargetAssignmentMetadata { value: Some(_), .. } => {
+                    self.consumer_rebalances.inc();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A shard of groups was read from its log.
+    pub fn shard_loaded(&self, seconds: f64, records: u64) {
+        self.shard_loads.observe(seconds);
+        self.shard_records.inc_by(records);
+    }
+
+    /// A shard of groups was dropped, to be read again.
+    pub fn shard_dropped(&self, why: &str) {
+        self.shard_drops.with_label_values(&[why]).inc();
     }
 
     /// Records were answered to a consumer.

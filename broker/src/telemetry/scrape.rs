@@ -1,14 +1,19 @@
 //! `/metrics`: the counters, and what is only looked at when somebody asks.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use prometheus::{Encoder, TextEncoder};
 
 use super::metrics::{MetricDoc, doc};
+use crate::coordinator::{GroupLag, Overview};
 use crate::node::Shared;
 
 /// The exposition in Prometheus' text format.
-pub fn render(shared: &Shared) -> String {
+pub async fn render(shared: &Arc<Shared>) -> String {
+    let series = shared.settings().int("klamm.metrics.group.partitions");
+    let series = usize::try_from(series).unwrap_or(0);
+    let overview = shared.coordinators.lags().overview(shared, series).await;
     let mut buffer = Vec::new();
     let families = shared.metrics.registry().gather();
     TextEncoder::new()
@@ -20,6 +25,7 @@ pub fn render(shared: &Shared) -> String {
     node(&mut page, shared);
     store(&mut page, shared);
     process(&mut page);
+    groups(&mut page, &overview);
     if shared.settings().boolean("klamm.metrics.partitions") {
         per_partition(&mut page, shared);
     }
@@ -146,6 +152,52 @@ fn cpu_seconds() -> Option<f64> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn groups(page: &mut Page, overview: &Overview) {
+    page.head(&doc::GROUPS);
+    for (kind, count) in &overview.groups {
+        page.line(format_args!(
+            "{}{{state=\"{}\",type=\"{}\"}} {count}",
+            doc::GROUPS.name,
+            kind.state,
+            kind.group_type
+        ));
+    }
+    page.head(&doc::GROUP_LAG_RECORDS);
+    for lag in &overview.lags {
+        page.line(format_args!(
+            "{}{{{}}} {}",
+            doc::GROUP_LAG_RECORDS.name,
+            lag_labels(lag),
+            lag.records
+        ));
+    }
+    page.head(&doc::GROUP_LAG_SECONDS);
+    for lag in &overview.lags {
+        page.line(format_args!(
+            "{}{{{}}} {}",
+            doc::GROUP_LAG_SECONDS.name,
+            lag_labels(lag),
+            lag.seconds
+        ));
+    }
+}
+
+fn lag_labels(lag: &GroupLag) -> String {
+    format!(
+        "group=\"{}\",topic=\"{}\",partition=\"{}\"",
+        label_value(&lag.group),
+        lag.topic,
+        lag.partition
+    )
+}
+
+/// A label's value as the text format wants it: groups may be called anything.
+fn label_value(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn per_partition(page: &mut Page, shared: &Shared) {

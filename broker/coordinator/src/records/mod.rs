@@ -1,13 +1,22 @@
 //! The records of `__consumer_offsets`: Kafka's own formats, so that its tools read them.
 //!
-//! Owns: the typed records and their bytes (`codec`, with the versions written and read).
-//! Invariant: what `encode` writes, Apache Kafka 4.3 reads, and the other way round.
+//! Owns: the typed records and their bytes (`codec` for keys, with the versions written and read; `values`).
+//! Invariant: what `encode` writes, Apache Kafka 4.3 reads, and the other way round (`fixtures/`).
+
+mod codec;
+#[cfg(test)]
+mod codec_test;
+mod primitives;
+mod values;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use klamm_records::TopicId;
+
+pub(crate) use self::primitives::MAX_NAME_BYTES;
+pub use self::primitives::RecordError;
 
 /// Partitions by topic id, each list ascending without repetition.
 pub type TopicPartitions = BTreeMap<TopicId, Vec<i32>>;

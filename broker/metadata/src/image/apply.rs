@@ -313,11 +313,8 @@ impl Image {
     }
 
     fn set_feature(&mut self, offset: i64, name: &str, level: i16) -> Result<(), Problem> {
-        if level > 0 {
-            self.features.insert(name.to_owned(), level);
-        } else {
-            self.features.remove(name);
-        }
+        // A removed one stays as 0: it differs from one that nobody has decided on.
+        self.features.insert(name.to_owned(), level.max(0));
         self.features_epoch = offset;
         Ok(())
     }

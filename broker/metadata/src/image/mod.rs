@@ -261,7 +261,14 @@ impl Image {
     pub fn features(&self) -> impl Iterator<Item = (&str, i16)> {
         self.features
             .iter()
+            .filter(|(_, level)| **level > 0)
             .map(|(name, level)| (name.as_str(), *level))
+    }
+
+    /// Whether a level of the feature was ever decided on, and be it that it is not finalized. False
+    /// for a feature that is newer than the cluster.
+    pub fn knows_feature(&self, name: &str) -> bool {
+        self.features.contains_key(name)
     }
 
     /// `finalized_features_epoch` of ApiVersions: grows with each change of a feature, never negative.

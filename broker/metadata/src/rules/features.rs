@@ -2,6 +2,7 @@
 
 use super::{Context, Planned, Verdict};
 use crate::command::Command;
+use crate::image::Image;
 use crate::problem::{ErrorCode, Problem};
 
 /// A feature this program knows.
@@ -18,14 +19,25 @@ pub struct Feature {
     pub initial: i16,
 }
 
+/// Whether groups may use the consumer protocol (KIP-848): level 1.
+pub const GROUP_VERSION: &str = "group.version";
+
 /// What can be finalized. `metadata.version` says which Kafka this resembles (30 is 4.3); the features
-/// of groups and transactions enter with them.
-pub const FEATURES: &[Feature] = &[Feature {
-    name: "metadata.version",
-    min: 7,
-    max: 30,
-    initial: 30,
-}];
+/// of transactions enter with them.
+pub const FEATURES: &[Feature] = &[
+    Feature {
+        name: "metadata.version",
+        min: 7,
+        max: 30,
+        initial: 30,
+    },
+    Feature {
+        name: GROUP_VERSION,
+        min: 0,
+        max: 1,
+        initial: 1,
+    },
+];
 
 /// How a level may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +78,13 @@ pub struct FeatureUpdate {
     pub upgrade_type: UpgradeType,
 }
 
-/// The commands that finalize a new cluster's features.
-pub fn initial_features() -> Vec<Command> {
-    let commands = FEATURES.iter().map(|feature| Command::SetFeature {
+/// The commands that finalize features the cluster has not decided on: all of a new one's, and those
+/// that a newer program brings to an old one. One that was taken back stays so.
+pub fn initial_features(image: &Image) -> Vec<Command> {
+    let unknown = FEATURES
+        .iter()
+        .filter(|feature| !image.knows_feature(feature.name));
+    let commands = unknown.map(|feature| Command::SetFeature {
         name: feature.name.to_owned(),
         level: feature.initial,
     });
@@ -136,9 +152,10 @@ mod tests {
     #[test]
     fn behaviour_121_levels_move_within_what_is_supported() {
         let mut cluster = Cluster::single();
-        for command in initial_features() {
+        for command in initial_features(&cluster.image) {
             cluster.apply(&command);
         }
+        assert_eq!(initial_features(&cluster.image), []);
         let ask = |name: &str, level, upgrade_type| {
             let update = FeatureUpdate {
                 name: name.into(),
@@ -175,5 +192,24 @@ mod tests {
                 .is_some()
         );
         assert!(UpgradeType::parse(0).is_err() && UpgradeType::parse(3).is_ok());
+    }
+
+    #[test]
+    fn a_cluster_from_before_a_feature_gets_it_and_one_that_took_it_back_does_not() {
+        let mut cluster = Cluster::single();
+        let set = |level| Command::SetFeature {
+            name: GROUP_VERSION.to_owned(),
+            level,
+        };
+        assert!(initial_features(&cluster.image).contains(&set(1)));
+        cluster.apply(&set(0));
+        assert_eq!(cluster.image.feature(GROUP_VERSION), 0);
+        assert!(!initial_features(&cluster.image).contains(&set(1)));
+        assert!(
+            cluster
+                .image
+                .features()
+                .all(|(name, _)| name != GROUP_VERSION)
+        );
     }
 }

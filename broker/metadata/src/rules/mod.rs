@@ -31,7 +31,7 @@ pub use describe_configs::{
     ConfigEntry, DescribeConfigs, describe_configs, list_config_resources, topic_entries,
 };
 pub use features::{
-    FEATURES, Feature, FeatureUpdate, UpgradeType, initial_features, update_features,
+    FEATURES, Feature, FeatureUpdate, GROUP_VERSION, UpgradeType, initial_features, update_features,
 };
 pub use placement::{Candidate, place};
 pub use producer_ids::{PRODUCER_ID_BLOCK, allocate_producer_ids};

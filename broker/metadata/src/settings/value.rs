@@ -382,8 +382,8 @@ mod tests {
             assert_eq!(check(Scope::Topic, name, value), Err(message.to_owned()));
         }
         assert_eq!(
-            check(Scope::Topic, "cleanup.policy", "delete,compact"),
-            Err("Value compact for configuration cleanup.policy is not supported: log compaction is not supported yet; \
+            check(Scope::Broker, "log.cleanup.policy", "delete,compact"),
+            Err("Value compact for configuration log.cleanup.policy is not supported: log compaction is not supported yet; \
                  use cleanup.policy=delete"
                 .to_owned())
         );

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::command::Command;
 use crate::problem::Problem;
 use crate::resource::ConfigResource;
-use crate::rules::topic_configs::{check_together, check_values};
+use crate::rules::topic_configs::{check_group_bounds, check_together, check_values};
 use crate::rules::{Context, Planned, Verdict, occurrences};
 use crate::settings::{Dynamic, Key, Kind, Scope, find, unknown_key};
 
@@ -109,7 +109,7 @@ pub fn incremental_alter_configs(
         for change in &item.configs {
             apply(context, &resource, change, &mut next)?;
         }
-        plan(resource, &current, next, validate_only)
+        plan(context, resource, &current, next, validate_only)
     });
     verdicts.collect()
 }
@@ -140,6 +140,7 @@ pub fn alter_configs(
             Ok((name.clone(), value))
         });
         plan(
+            context,
             resource,
             &current,
             given.collect::<Result<_, Problem>>()?,
@@ -277,6 +278,7 @@ fn combine(operation: AlterOperation, current: &str, value: &str) -> String {
 /// The command that leads from the current overrides to the next ones, if they are allowed. Keys
 /// that stay as they are were judged when they were set.
 fn plan(
+    context: Context<'_>,
     resource: ConfigResource,
     current: &BTreeMap<String, String>,
     next: BTreeMap<String, String>,
@@ -298,7 +300,11 @@ fn plan(
             check_together(&next)?;
         }
         ConfigResource::Broker(id) => check_broker_values(*id, &sets)?,
-        other => check_values(scope(other), &sets)?,
+        ConfigResource::Group(_) => {
+            check_values(Scope::Group, &sets)?;
+            check_group_bounds(context.settings, &next)?;
+        }
+        ConfigResource::ClientMetrics(_) => check_values(Scope::ClientMetrics, &sets)?,
     }
     let nothing_changes = sets.is_empty() && removes.is_empty();
     let command = Command::AlterConfigs {

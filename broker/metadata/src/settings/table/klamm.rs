@@ -33,4 +33,8 @@ pub(super) const KEYS: &[Key] = &[
         .doc("Bytes of requests and answers of all connections that may be in progress."),
     broker(Boolean, "klamm.metrics.partitions", "false")
         .doc("Whether /metrics also has a series for each partition. With many partitions that is much to scrape."),
+    broker(Int, "klamm.metrics.group.partitions", "1000")
+        .at_least(0)
+        .cluster()
+        .doc("Partitions of groups for which /metrics has the lag, most lagging first; 0 for none."),
 ];

@@ -2,19 +2,21 @@
 
 use super::super::key::Kind::{Boolean, Int, List, String};
 use super::super::key::{Key, client_metrics, group, same};
-use super::reasons::{NO_GROUPS, NO_SHARE_GROUPS, NO_STREAMS_GROUPS, NO_TELEMETRY};
+use super::reasons::{NO_SHARE_GROUPS, NO_STREAMS_GROUPS, NO_TELEMETRY};
 
 pub(super) const KEYS: &[Key] = &[
     group(Int, "consumer.session.timeout.ms", "45000")
         .at_least(1)
         .from(&[same("group.consumer.session.timeout.ms")])
-        .inert(NO_GROUPS)
         .doc("Time in milliseconds without a heartbeat after which a member of the group is removed."),
     group(Int, "consumer.heartbeat.interval.ms", "5000")
         .at_least(1)
         .from(&[same("group.consumer.heartbeat.interval.ms")])
-        .inert(NO_GROUPS)
         .doc("Time in milliseconds between two heartbeats of a member of the group."),
+    group(Int, "consumer.assignment.interval.ms", "1000")
+        .at_least(0)
+        .from(&[same("group.consumer.assignment.interval.ms")])
+        .doc("Shortest time in milliseconds between two assignments of the group."),
     group(Int, "share.session.timeout.ms", "45000")
         .at_least(1)
         .from(&[same("group.share.session.timeout.ms")])

@@ -13,7 +13,6 @@ pub(super) const NO_UNCLEAN_ELECTION: &str = "a partition is a Raft group, and R
 pub(super) const NO_THROTTLE: &str = "replication is not throttled yet";
 pub(super) const SYNC_ALWAYS: &str =
     "every acknowledged record is already forced to disk, before the acknowledgement";
-pub(super) const NO_GROUPS: &str = "there are no consumer groups yet";
 pub(super) const NO_SHARE_GROUPS: &str = "there are no share groups yet";
 pub(super) const NO_STREAMS_GROUPS: &str = "there are no streams groups yet";
 pub(super) const NO_TRANSACTIONS: &str = "there are no transactions yet";
@@ -26,6 +25,8 @@ pub(super) const JAVA_CLASS: &str = "it names a Java class, and this program run
 pub(super) const RAFT_REPLICATES: &str = "partitions are replicated by Raft, which does not fetch";
 pub(super) const OWN_RUNTIME: &str =
     "threads and queues are sized by the program itself, from the number of cores";
+pub(super) const OWN_BATCHING: &str =
+    "what comes while a write is on its way is written together with the next one";
 pub(super) const RAFT_ELECTS: &str = "elections are timed by the program itself";
 pub(super) const METADATA_LOG: &str =
     "the metadata log is an ordinary log here and needs no tuning";

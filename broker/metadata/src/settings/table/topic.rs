@@ -3,8 +3,8 @@
 use super::super::key::Kind::{Boolean, Double, Int, List, Long, String};
 use super::super::key::{Accepts, Key, Unit, same, topic, unit};
 use super::reasons::{
-    COMPACTION_ONLY, COMPRESSION_TYPES, LZ4_LEVEL, NO_COMPACTION, NO_THROTTLE, NO_TIERS,
-    NO_UNCLEAN_ELECTION, SYNC_ALWAYS,
+    COMPACTION_ONLY, COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS, NO_UNCLEAN_ELECTION,
+    SYNC_ALWAYS,
 };
 
 const MAX_LONG: &str = "9223372036854775807";
@@ -13,7 +13,6 @@ const REMOVED_FORMAT: &str = "Apache Kafka 4.0 removed it: every batch has forma
 pub(super) const KEYS: &[Key] = &[
     topic(List, "cleanup.policy", "delete")
         .one_of(&["compact", "delete"])
-        .refuses(&[("compact", NO_COMPACTION)])
         .from(&[same("log.cleanup.policy")])
         .doc("What happens to old records: 'delete' removes whole segments by age and size, 'compact' keeps the last record of each key. Empty keeps everything."),
     topic(String, "compression.type", "producer")
