@@ -1,0 +1,160 @@
+//! Synchronous commits: every consumer has a connection of its own and one commit outstanding.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use klamm_client::Connection;
+use klamm_protocol::messages::OffsetCommitRequest;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::measure::{Latencies, Measured, Unit};
+use crate::member::{Group, Member, join_all};
+use crate::peer::Home;
+use crate::setup::{self, OFFSET_COMMIT};
+
+/// Who commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum As {
+    /// Consumers without membership (generation -1), each to a group of its own.
+    Simple,
+    /// The members of one group, each for the partition assigned to it.
+    Members,
+}
+
+/// Arguments of `commit`.
+#[derive(Args, Clone, Debug)]
+pub struct Commit {
+    /// Consumers, each on a connection of its own
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    consumers: u16,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Seconds of the same load before that
+    #[arg(long, default_value_t = 5)]
+    warm_up: u64,
+    /// Who commits
+    #[arg(long = "as", value_enum, default_value = "simple")]
+    committers: As,
+}
+
+/// One consumer and what it commits, but for the offset.
+struct Committer {
+    connection: Connection,
+    request: OffsetCommitRequest,
+}
+
+impl Commit {
+    pub(super) fn summary(&self) -> String {
+        let who = match self.committers {
+            As::Simple => "simple consumers, each with a group of its own,",
+            As::Members => "members of one group",
+        };
+        format!(
+            "{} {who} commit synchronously for {} s after {} s of warm-up",
+            self.consumers, self.seconds, self.warm_up
+        )
+    }
+
+    pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
+        let peer = home.start().await?;
+        let consumers = usize::from(self.consumers);
+        setup::create_topic(&peer.address(), i32::from(self.consumers)).await?;
+        let connections = setup::connect(&peer.address(), consumers).await?;
+        let committers = match self.committers {
+            As::Simple => simple(connections).await?,
+            As::Members => members(connections).await?,
+        };
+        let from = Instant::now() + Duration::from_secs(self.warm_up);
+        let until = from + Duration::from_secs(self.seconds);
+        let mut tasks = JoinSet::new();
+        for committer in committers {
+            tasks.spawn(committer.commit(from, until));
+        }
+        sleep_until(from).await;
+        let before = peer.usage()?;
+        sleep_until(until).await;
+        let after = peer.usage()?;
+        let mut latencies = Latencies::default();
+        while let Some(one) = tasks.join_next().await {
+            latencies.merge(one??);
+        }
+        let rate = latencies.count() as f64 / (until - from).as_secs_f64();
+        let mut measured = vec![
+            Measured::new("commits_per_second", Unit::PerSecond, rate),
+            Measured::milliseconds("commit_p50", latencies.percentile(0.5)),
+            Measured::milliseconds("commit_p99", latencies.percentile(0.99)),
+            Measured::milliseconds("commit_max", latencies.percentile(1.0)),
+        ];
+        measured.extend(after.since(&before));
+        peer.stop().await?;
+        Ok(measured)
+    }
+}
+
+async fn simple(connections: Vec<Connection>) -> Result<Vec<Committer>> {
+    let groups: Vec<_> = (0..connections.len()).map(setup::group_id).collect();
+    if let Some(first) = connections.first() {
+        setup::coordinator_serves(first, &groups).await?;
+    }
+    let pairs = connections.into_iter().zip(groups).zip(0..);
+    let committers = pairs.map(|((connection, group), partition)| Committer {
+        connection,
+        request: setup::commit_request(&group, std::iter::once(partition), 0),
+    });
+    Ok(committers.collect())
+}
+
+async fn members(connections: Vec<Connection>) -> Result<Vec<Committer>> {
+    let group = Group {
+        id: setup::group_id(0),
+        topic: setup::TOPIC,
+        partitions: i32::try_from(connections.len())?,
+        session_timeout: Duration::from_secs(45),
+    };
+    if let Some(first) = connections.first() {
+        setup::coordinator_serves(first, std::slice::from_ref(&group.id)).await?;
+    }
+    let members = connections
+        .into_iter()
+        .map(|connection| Member::new(connection, group.clone()));
+    let members = join_all(members.collect()).await?;
+    let committers = members.into_iter().map(|member| {
+        let assigned = member.partitions.iter().copied();
+        Committer {
+            request: setup::commit_request(&member.group.id, assigned, 0)
+                .with_generation_id_or_member_epoch(member.generation)
+                .with_member_id(member.id.clone()),
+            connection: member.connection().clone(),
+        }
+    });
+    Ok(committers.collect())
+}
+
+impl Committer {
+    /// Commits ever higher offsets; the times of those answered between `from` and `until`.
+    async fn commit(mut self, from: Instant, until: Instant) -> Result<Latencies> {
+        let mut latencies = Latencies::default();
+        loop {
+            let partitions = self.request.topics.iter_mut();
+            for partition in partitions.flat_map(|topic| &mut topic.partitions) {
+                partition.committed_offset += 1;
+            }
+            let began = Instant::now();
+            let answer = self
+                .connection
+                .send_version(OFFSET_COMMIT, &self.request)
+                .await?;
+            let now = Instant::now();
+            setup::committed(&answer)?;
+            if now >= until {
+                return Ok(latencies);
+            }
+            if now >= from {
+                latencies.record(now - began);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What every scenario needs before its load: connections, a topic, a coordinator that serves.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use klamm_client::{Client, ClientOptions, Connection, ConnectionOptions, NewTopic};
+use klamm_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use klamm_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+use klamm_protocol::messages::{
+    FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+    TopicName,
+};
+use klamm_protocol::{ErrorCode, StrBytes};
+use tokio::time::{Instant, sleep};
+
+/// The topic that all group scenarios consume.
+pub const TOPIC: StrBytes = StrBytes::from_static_str("bench");
+/// The newest version that names topics by name, not by id.
+pub const OFFSET_COMMIT: i16 = 9;
+/// As [`OFFSET_COMMIT`].
+pub const OFFSET_FETCH: i16 = 9;
+
+/// How long a broker may take until it serves a group.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause between two questions whether it does.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Connections for load: patient, and deep enough to be limited by the scenario alone.
+pub fn connection_options() -> ConnectionOptions {
+    ConnectionOptions {
+        client_id: "klamm-bench".to_owned(),
+        request_timeout: Duration::from_secs(300),
+        max_in_flight: 8192,
+        ..ConnectionOptions::default()
+    }
+}
+
+/// Opens `count` connections.
+pub async fn connect(address: &str, count: usize) -> Result<Vec<Connection>> {
+    let options = connection_options();
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
+        connections.push(Connection::connect(address, &options).await?);
+    }
+    Ok(connections)
+}
+
+/// Creates [`TOPIC`] and waits until it is known.
+pub async fn create_topic(address: &str, partitions: i32) -> Result<()> {
+    let options = ClientOptions {
+        connection: connection_options(),
+        retry_timeout: PATIENCE,
+        unknown_topic_timeout: PATIENCE,
+        ..ClientOptions::default()
+    };
+    let client = Client::connect(address, options).await?;
+    let topic = NewTopic {
+        name: TOPIC.to_string(),
+        partitions: Some(partitions),
+        replication_factor: Some(1),
+        configs: Vec::new(),
+    };
+    for created in client.create_topics(&[topic], false).await? {
+        created.context("the topic cannot be created")?;
+    }
+    let known = client.refresh_topic(TOPIC.as_str()).await?;
+    let count = i32::try_from(known.partitions.len())?;
+    ensure!(count == partitions, "{count} partitions of {partitions}");
+    Ok(())
+}
+
+/// The id of group number `index`.
+pub fn group_id(index: usize) -> GroupId {
+    GroupId(StrBytes::from_string(format!("bench-{index}")))
+}
+
+/// Finds the groups' coordinator, which creates `__consumer_offsets`, and waits until each of the
+/// groups can be asked for its offsets.
+pub async fn coordinator_serves(connection: &Connection, groups: &[GroupId]) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    for group in groups {
+        // One answer tells all there is to know of a single node, but asking for one group at a
+        // time suits every version.
+        let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![group.0.clone()]);
+        loop {
+            let answer = connection.send(&find).await?;
+            let found = answer
+                .coordinators
+                .first()
+                .context("no coordinator named")?;
+            match ErrorCode(found.error_code) {
+                ErrorCode::NONE => break,
+                code => may_pass("FindCoordinator", code, until).await?,
+            }
+        }
+    }
+    offsets_served(connection, groups).await
+}
+
+/// Asks each group for a committed offset until all have answered.
+pub async fn offsets_served(connection: &Connection, groups: &[GroupId]) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    for group in groups {
+        let fetch = fetch_request(group, vec![0]);
+        loop {
+            let answer = connection.send_version(OFFSET_FETCH, &fetch).await?;
+            let answer = answer.groups.first().context("no group in the answer")?;
+            match ErrorCode(answer.error_code) {
+                ErrorCode::NONE => break,
+                code => may_pass("OffsetFetch", code, until).await?,
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn may_pass(api: &str, code: ErrorCode, until: Instant) -> Result<()> {
+    if !code.is_retriable() || Instant::now() > until {
+        bail!("{api}: {code}");
+    }
+    sleep(PAUSE).await;
+    Ok(())
+}
+
+/// Asks a group for the committed offsets of some partitions of [`TOPIC`].
+pub fn fetch_request(group: &GroupId, partitions: Vec<i32>) -> OffsetFetchRequest {
+    let topic = OffsetFetchRequestTopics::default()
+        .with_name(TopicName(TOPIC))
+        .with_partition_indexes(partitions);
+    let group = OffsetFetchRequestGroup::default()
+        .with_group_id(group.clone())
+        .with_member_epoch(-1)
+        .with_topics(Some(vec![topic]));
+    OffsetFetchRequest::default().with_groups(vec![group])
+}
+
+/// A simple consumer's commit (no member, generation -1) of one offset for some partitions.
+pub fn commit_request(
+    group: &GroupId,
+    partitions: impl Iterator<Item = i32>,
+    offset: i64,
+) -> OffsetCommitRequest {
+    let partitions = partitions.map(|partition| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(partition)
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(StrBytes::default()))
+    });
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(TOPIC))
+        .with_partitions(partitions.collect());
+    OffsetCommitRequest::default()
+        .with_group_id(group.clone())
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+/// That each of the partitions was committed.
+pub fn committed(answer: &OffsetCommitResponse) -> Result<()> {
+    for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+        let code = ErrorCode(partition.error_code);
+        ensure!(
+            code == ErrorCode::NONE,
+            "commit of partition {}: {code}",
+            partition.partition_index
+        );
+    }
+    Ok(())
+}
