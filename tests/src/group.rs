@@ -108,7 +108,10 @@ impl Ledger {
             );
         }
         for (partition, told) in found {
-            let sent = self.commits.get(partition).map_or(-1, |commits| commits.sent);
+            let sent = self
+                .commits
+                .get(partition)
+                .map_or(-1, |commits| commits.sent);
             ensure!(
                 *told <= sent,
                 "unsent-commit: partition {partition}: {told} is told, {sent} was the last sent"
@@ -155,7 +158,10 @@ fn subscription() -> Bytes {
 fn partitions_of(assignment: &[u8]) -> Result<Vec<i32>> {
     let numbers = assignment.get(8 + TOPIC.len()..).context("an assignment")?;
     let number = |bytes: &[u8]| bytes.try_into().map(i32::from_be_bytes);
-    let numbers: Vec<i32> = numbers.chunks_exact(4).map(number).collect::<Result<_, _>>()?;
+    let numbers: Vec<i32> = numbers
+        .chunks_exact(4)
+        .map(number)
+        .collect::<Result<_, _>>()?;
     let (count, rest) = numbers.split_first().context("a count")?;
     let partitions = rest.get(..usize::try_from(*count)?);
     Ok(partitions.context("as many as counted")?.to_vec())
@@ -265,7 +271,9 @@ impl Member {
             if !self.sync(shares).await? {
                 continue;
             }
-            self.consume().await.with_context(|| format!("member {}", self.number))?;
+            self.consume()
+                .await
+                .with_context(|| format!("member {}", self.number))?;
         }
         Ok(())
     }
@@ -291,14 +299,20 @@ impl Member {
             .with_member_id(text(&self.standing.id))
             .with_protocol_type(text("consumer"))
             .with_protocols(vec![protocol]);
-        let answer = self.line.ask(7, &request, |answer| answer.error_code).await?;
+        let answer = self
+            .line
+            .ask(7, &request, |answer| answer.error_code)
+            .await?;
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => {
                 self.standing.id = answer.member_id.to_string();
                 self.standing.generation = answer.generation_id;
                 self.standing.partitions.clear();
-                let mut ids: Vec<String> =
-                    answer.members.iter().map(|member| member.member_id.to_string()).collect();
+                let mut ids: Vec<String> = answer
+                    .members
+                    .iter()
+                    .map(|member| member.member_id.to_string())
+                    .collect();
                 ids.sort();
                 shares(&ids).map(Some)
             }
@@ -317,7 +331,10 @@ impl Member {
             .with_generation_id(self.standing.generation)
             .with_member_id(text(&self.standing.id))
             .with_assignments(assignments);
-        let answer = self.line.ask(3, &request, |answer| answer.error_code).await?;
+        let answer = self
+            .line
+            .ask(3, &request, |answer| answer.error_code)
+            .await?;
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => {
                 self.standing.partitions = partitions_of(&answer.assignment)?;
@@ -335,7 +352,10 @@ impl Member {
             .with_group_id(group())
             .with_generation_id(self.standing.generation)
             .with_member_id(text(&self.standing.id));
-        let answer = self.line.ask(3, &request, |answer| answer.error_code).await?;
+        let answer = self
+            .line
+            .ask(3, &request, |answer| answer.error_code)
+            .await?;
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => Ok(true),
             ErrorCode::REBALANCE_IN_PROGRESS => Ok(false),
@@ -400,7 +420,10 @@ impl Member {
             .with_topics(vec![topic]);
         let first = |answer: &klamm_protocol::messages::OffsetCommitResponse| {
             let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-            partitions.map(|told| told.error_code).find(|code| *code != 0).unwrap_or(0)
+            partitions
+                .map(|told| told.error_code)
+                .find(|code| *code != 0)
+                .unwrap_or(0)
         };
         let answer = self.line.ask(COMMIT_VERSION, &request, first).await?;
         match ErrorCode(first(&answer)) {
@@ -410,7 +433,9 @@ impl Member {
         }
         self.standing.commits += 1;
         for (partition, offset) in read {
-            with(&self.ledger, |ledger| ledger.acknowledged(*partition, *offset));
+            with(&self.ledger, |ledger| {
+                ledger.acknowledged(*partition, *offset)
+            });
         }
         self.publish();
         Ok(true)
@@ -473,9 +498,16 @@ impl Consumers {
         let partitions = usize::try_from(PARTITIONS)?;
         consumers
             .until(PATIENCE, |standings| {
-                let owned: usize = standings.iter().map(|standing| standing.partitions.len()).sum();
-                let together = standings.windows(2).all(|pair| pair[0].generation == pair[1].generation);
-                owned == partitions && together && standings.iter().all(|standing| standing.commits > 0)
+                let owned: usize = standings
+                    .iter()
+                    .map(|standing| standing.partitions.len())
+                    .sum();
+                let together = standings
+                    .windows(2)
+                    .all(|pair| pair[0].generation == pair[1].generation);
+                owned == partitions
+                    && together
+                    && standings.iter().all(|standing| standing.commits > 0)
             })
             .await
             .context("the group forms")?;
@@ -568,7 +600,10 @@ mod tests {
     #[test]
     fn assignments_are_read_back() {
         for partitions in [&[][..], &[2], &[0, 1, 3]] {
-            assert_eq!(partitions_of(&assignment(partitions)).ok().as_deref(), Some(partitions));
+            assert_eq!(
+                partitions_of(&assignment(partitions)).ok().as_deref(),
+                Some(partitions)
+            );
         }
     }
 
@@ -583,7 +618,11 @@ mod tests {
         let floor = ledger.floor();
         let check = |told: &[(i32, i64)]| {
             let told: BTreeMap<i32, i64> = told.iter().copied().collect();
-            ledger.check(&floor, &told).err().map(|error| error.to_string()).unwrap_or_default()
+            ledger
+                .check(&floor, &told)
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default()
         };
         assert_eq!(check(&[(0, 9)]), "");
         assert_eq!(check(&[(0, 12)]), "", "sent, and perhaps stored");

@@ -39,7 +39,9 @@ fn rounds(default: u32) -> u32 {
 /// Whether every member has committed so much more often than before.
 fn all_went_on(before: &[Standing], now: &[Standing], by: u64) -> bool {
     let pairs = before.iter().zip(now);
-    pairs.into_iter().all(|(before, now)| now.commits >= before.commits + by)
+    pairs
+        .into_iter()
+        .all(|(before, now)| now.commits >= before.commits + by)
 }
 
 /// Crashes the broker `rounds` times under a group at work.
@@ -53,7 +55,9 @@ async fn campaign(data: &Path, rounds: u32, crash: impl Fn(Broker) -> Result<()>
     let mut slowest = Duration::ZERO;
     for round in 1..=rounds {
         let before = group.standings();
-        group.until(PATIENCE, |now| all_went_on(&before, now, 3)).await?;
+        group
+            .until(PATIENCE, |now| all_went_on(&before, now, 3))
+            .await?;
         let moment = rand::rng().random_range(0..400);
         tokio::time::sleep(Duration::from_millis(moment)).await;
         let floor = group.ledger(|ledger| ledger.floor());
@@ -77,7 +81,11 @@ async fn campaign(data: &Path, rounds: u32, crash: impl Fn(Broker) -> Result<()>
             );
         }
     }
-    let commits: u64 = group.standings().iter().map(|standing| standing.commits).sum();
+    let commits: u64 = group
+        .standings()
+        .iter()
+        .map(|standing| standing.commits)
+        .sum();
     let ledger = group.finish().await?;
     let found = committed(&address).await?;
     ledger.check(&ledger.floor(), &found)?;

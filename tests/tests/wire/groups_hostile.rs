@@ -38,7 +38,10 @@ enum Ask {
 impl Ask {
     /// The code of the answer; `None` if the broker closes the connection instead.
     async fn code(&self, connection: &Connection) -> Result<Option<ErrorCode>> {
-        async fn send<R: ApiRequest>(connection: &Connection, request: &R) -> Result<Option<R::Response>> {
+        async fn send<R: ApiRequest>(
+            connection: &Connection,
+            request: &R,
+        ) -> Result<Option<R::Response>> {
             match connection.send_version(newest::<R>(), request).await {
                 Ok(answer) => Ok(Some(answer)),
                 Err(klamm_client::Error::Closed { .. }) => Ok(None),
@@ -46,20 +49,33 @@ impl Ask {
             }
         }
         Ok(match self {
-            Ask::Join(request) => send(connection, request).await?.map(|answer| code(answer.error_code)),
-            Ask::Sync(request) => send(connection, request).await?.map(|answer| code(answer.error_code)),
+            Ask::Join(request) => send(connection, request)
+                .await?
+                .map(|answer| code(answer.error_code)),
+            Ask::Sync(request) => send(connection, request)
+                .await?
+                .map(|answer| code(answer.error_code)),
             Ask::Leave(request) => send(connection, request).await?.map(|answer| {
                 let member = answer.members.first().map_or(0, |member| member.error_code);
-                code(if answer.error_code == 0 { member } else { answer.error_code })
+                code(if answer.error_code == 0 {
+                    member
+                } else {
+                    answer.error_code
+                })
             }),
             Ask::Commit(request) => send(connection, request).await?.map(|answer| {
                 let codes = commit_codes(&answer);
-                codes.into_iter().find(|code| !code.is_none()).unwrap_or(ErrorCode::NONE)
+                codes
+                    .into_iter()
+                    .find(|code| !code.is_none())
+                    .unwrap_or(ErrorCode::NONE)
             }),
             Ask::Read(request) => send(connection, request)
                 .await?
                 .map(|answer| code(answer.groups.first().map_or(0, |group| group.error_code))),
-            Ask::Beat(request) => send(connection, request).await?.map(|answer| code(answer.error_code)),
+            Ask::Beat(request) => send(connection, request)
+                .await?
+                .map(|answer| code(answer.error_code)),
             Ask::Delete(group) => Some(delete_groups(connection, 2, &[group]).await?[0].1),
         })
     }
@@ -90,22 +106,73 @@ fn joins(scene: &Scene) -> Vec<Case> {
                 .with_name(text(&format!("protocol-{number}")))
                 .with_metadata(Bytes::from(vec![7; bytes]))
         };
-        join.clone().with_protocols((0..count).map(protocol).collect())
+        join.clone()
+            .with_protocols((0..count).map(protocol).collect())
     };
     let invalid_session = &[Some(ErrorCode::INVALID_SESSION_TIMEOUT)];
     let inconsistent = &[Some(ErrorCode::INCONSISTENT_GROUP_PROTOCOL)];
     let fenced = &[Some(ErrorCode::FENCED_INSTANCE_ID)];
     vec![
-        (89, "no group id", Ask::Join(join.clone().with_group_id(group_id(""))), &[Some(ErrorCode::INVALID_GROUP_ID)]),
-        (90, "session of 0", Ask::Join(join.clone().with_session_timeout_ms(0)), invalid_session),
-        (90, "session below 0", Ask::Join(join.clone().with_session_timeout_ms(i32::MIN)), invalid_session),
-        (90, "session of 24 days", Ask::Join(join.clone().with_session_timeout_ms(i32::MAX)), invalid_session),
-        (91, "unknown member", Ask::Join(join.clone().with_member_id(text("stranger"))), &[UNKNOWN]),
-        (92, "1,000 protocols that nobody shares", Ask::Join(protocols(1000, 1000)), inconsistent),
-        (92, "1,000 protocols of 110 KiB", Ask::Join(protocols(1000, 110 << 10)), &[CLOSED]),
-        (93, "another protocol type", Ask::Join(join.clone().with_protocol_type(text("connect"))), inconsistent),
-        (93, "no protocols", Ask::Join(join.clone().with_protocols(Vec::new())), inconsistent),
-        (100, "someone else's instance", Ask::Join(own.with_member_id(text("stranger"))), fenced),
+        (
+            89,
+            "no group id",
+            Ask::Join(join.clone().with_group_id(group_id(""))),
+            &[Some(ErrorCode::INVALID_GROUP_ID)],
+        ),
+        (
+            90,
+            "session of 0",
+            Ask::Join(join.clone().with_session_timeout_ms(0)),
+            invalid_session,
+        ),
+        (
+            90,
+            "session below 0",
+            Ask::Join(join.clone().with_session_timeout_ms(i32::MIN)),
+            invalid_session,
+        ),
+        (
+            90,
+            "session of 24 days",
+            Ask::Join(join.clone().with_session_timeout_ms(i32::MAX)),
+            invalid_session,
+        ),
+        (
+            91,
+            "unknown member",
+            Ask::Join(join.clone().with_member_id(text("stranger"))),
+            &[UNKNOWN],
+        ),
+        (
+            92,
+            "1,000 protocols that nobody shares",
+            Ask::Join(protocols(1000, 1000)),
+            inconsistent,
+        ),
+        (
+            92,
+            "1,000 protocols of 110 KiB",
+            Ask::Join(protocols(1000, 110 << 10)),
+            &[CLOSED],
+        ),
+        (
+            93,
+            "another protocol type",
+            Ask::Join(join.clone().with_protocol_type(text("connect"))),
+            inconsistent,
+        ),
+        (
+            93,
+            "no protocols",
+            Ask::Join(join.clone().with_protocols(Vec::new())),
+            inconsistent,
+        ),
+        (
+            100,
+            "someone else's instance",
+            Ask::Join(own.with_member_id(text("stranger"))),
+            fenced,
+        ),
     ]
 }
 
@@ -114,23 +181,64 @@ fn syncs(scene: &Scene) -> Vec<Case> {
     let mut stranger = member.clone();
     (stranger.id, stranger.instance) = ("stranger".to_owned(), None);
     let sync = member.sync_request(&[]);
-    let many: Vec<String> = (0..10_000).map(|number| format!("nobody-{number}")).collect();
+    let many: Vec<String> = (0..10_000)
+        .map(|number| format!("nobody-{number}"))
+        .collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|id| (id.as_str(), &b"x"[..])).collect();
     let illegal = &[Some(ErrorCode::ILLEGAL_GENERATION)];
     vec![
-        (91, "unknown member", Ask::Sync(stranger.sync_request(&[])), &[UNKNOWN]),
-        (91, "generation of the past", Ask::Sync(sync.clone().with_generation_id(0)), illegal),
-        (91, "generation of the future", Ask::Sync(sync.clone().with_generation_id(i32::MAX)), illegal),
-        (94, "assignments for 10,000 strangers", Ask::Sync(member.sync_request(&many)), &[OK]),
-        (100, "an instance that is not there", Ask::Sync(sync.with_group_instance_id(Some(text("nobody")))), &[UNKNOWN]),
+        (
+            91,
+            "unknown member",
+            Ask::Sync(stranger.sync_request(&[])),
+            &[UNKNOWN],
+        ),
+        (
+            91,
+            "generation of the past",
+            Ask::Sync(sync.clone().with_generation_id(0)),
+            illegal,
+        ),
+        (
+            91,
+            "generation of the future",
+            Ask::Sync(sync.clone().with_generation_id(i32::MAX)),
+            illegal,
+        ),
+        (
+            94,
+            "assignments for 10,000 strangers",
+            Ask::Sync(member.sync_request(&many)),
+            &[OK],
+        ),
+        (
+            100,
+            "an instance that is not there",
+            Ask::Sync(sync.with_group_instance_id(Some(text("nobody")))),
+            &[UNKNOWN],
+        ),
         (
             91,
             "leaving for a stranger",
-            Ask::Leave(LeaveGroupRequest::default().with_group_id(group_id(&member.group)).with_members(vec![stranger.identity()])),
+            Ask::Leave(
+                LeaveGroupRequest::default()
+                    .with_group_id(group_id(&member.group))
+                    .with_members(vec![stranger.identity()]),
+            ),
             &[UNKNOWN],
         ),
-        (104, "deleting a live group", Ask::Delete(member.group.clone()), &[Some(ErrorCode::NON_EMPTY_GROUP)]),
-        (104, "deleting what is not there", Ask::Delete(unique("group")), &[Some(ErrorCode::GROUP_ID_NOT_FOUND)]),
+        (
+            104,
+            "deleting a live group",
+            Ask::Delete(member.group.clone()),
+            &[Some(ErrorCode::NON_EMPTY_GROUP)],
+        ),
+        (
+            104,
+            "deleting what is not there",
+            Ask::Delete(unique("group")),
+            &[Some(ErrorCode::GROUP_ID_NOT_FOUND)],
+        ),
     ]
 }
 
@@ -161,15 +269,60 @@ fn commits(scene: &Scene) -> Vec<Case> {
     let mut long_group = nobody.clone();
     long_group.group_id = group_id(&long);
     vec![
-        (98, "metadata of 32,767", Ask::Commit(with_large), &[Some(ErrorCode::OFFSET_METADATA_TOO_LARGE)]),
-        (99, "100,000 partitions that are not there", Ask::Commit(with_many), unknown_partition),
-        (99, "10,000 topics that are not there", Ask::Commit(with_topics), unknown_topic),
-        (101, "nobody's commit to a live group", Ask::Commit(nobody.clone()), &[UNKNOWN]),
-        (101, "nobody's commit with a generation", Ask::Commit(nobody.with_generation_id_or_member_epoch(scene.live.generation)), &[UNKNOWN]),
-        (91, "the past", Ask::Commit(own.clone().with_generation_id_or_member_epoch(0)), &[Some(ErrorCode::ILLEGAL_GENERATION)]),
-        (91, "the future", Ask::Commit(own.clone().with_generation_id_or_member_epoch(i32::MAX)), &[Some(ErrorCode::ILLEGAL_GENERATION)]),
-        (100, "an instance that is not there", Ask::Commit(own.with_group_instance_id(Some(text("nobody")))), &[UNKNOWN]),
-        (91, "a group whose name is long", Ask::Commit(long_group), &[OK]),
+        (
+            98,
+            "metadata of 32,767",
+            Ask::Commit(with_large),
+            &[Some(ErrorCode::OFFSET_METADATA_TOO_LARGE)],
+        ),
+        (
+            99,
+            "100,000 partitions that are not there",
+            Ask::Commit(with_many),
+            unknown_partition,
+        ),
+        (
+            99,
+            "10,000 topics that are not there",
+            Ask::Commit(with_topics),
+            unknown_topic,
+        ),
+        (
+            101,
+            "nobody's commit to a live group",
+            Ask::Commit(nobody.clone()),
+            &[UNKNOWN],
+        ),
+        (
+            101,
+            "nobody's commit with a generation",
+            Ask::Commit(nobody.with_generation_id_or_member_epoch(scene.live.generation)),
+            &[UNKNOWN],
+        ),
+        (
+            91,
+            "the past",
+            Ask::Commit(own.clone().with_generation_id_or_member_epoch(0)),
+            &[Some(ErrorCode::ILLEGAL_GENERATION)],
+        ),
+        (
+            91,
+            "the future",
+            Ask::Commit(own.clone().with_generation_id_or_member_epoch(i32::MAX)),
+            &[Some(ErrorCode::ILLEGAL_GENERATION)],
+        ),
+        (
+            100,
+            "an instance that is not there",
+            Ask::Commit(own.with_group_instance_id(Some(text("nobody")))),
+            &[UNKNOWN],
+        ),
+        (
+            91,
+            "a group whose name is long",
+            Ask::Commit(long_group),
+            &[OK],
+        ),
     ]
 }
 
@@ -180,9 +333,14 @@ fn beats(scene: &Scene) -> Vec<Case> {
     newcomer.id = "newcomer".to_owned();
     let join = newcomer.join_request();
     let pattern = |pattern: &str| {
-        Ask::Beat(join.clone().with_subscribed_topic_regex(Some(text(pattern))))
+        Ask::Beat(
+            join.clone()
+                .with_subscribed_topic_regex(Some(text(pattern))),
+        )
     };
-    let many: Vec<_> = (0..20_000).map(|number| (uuid::Uuid::from_u128(number), 0)).collect();
+    let many: Vec<_> = (0..20_000)
+        .map(|number| (uuid::Uuid::from_u128(number), 0))
+        .collect();
     let many = crate::groups::consumer::listed(&many.into_iter().collect());
     let owns_much = beat.clone().with_topic_partitions(Some(many));
     let fenced = &[Some(ErrorCode::FENCED_MEMBER_EPOCH)];
@@ -191,20 +349,56 @@ fn beats(scene: &Scene) -> Vec<Case> {
     let invalid_request = &[Some(ErrorCode::INVALID_REQUEST)];
     let commit = commit_request(&modern.group, &scene.topic, vec![committed(0, 1)]);
     let commit = commit.with_member_id(text(&modern.id));
-    let mut read = crate::groups::calls::offsets_request(newest::<OffsetFetchRequest>(), &modern.group, None);
+    let mut read =
+        crate::groups::calls::offsets_request(newest::<OffsetFetchRequest>(), &modern.group, None);
     read.groups[0].member_id = Some(text(&modern.id));
     read.groups[0].member_epoch = modern.epoch + 1;
     vec![
-        (102, "epoch ahead", Ask::Beat(beat.clone().with_member_epoch(modern.epoch + 1)), fenced),
-        (102, "epoch behind", Ask::Beat(beat.clone().with_member_epoch(i32::MIN)), invalid_request),
-        (102, "stranger", Ask::Beat(newcomer.beat_request()), &[UNKNOWN]),
-        (102, "20,000 partitions that are not there", Ask::Beat(owns_much), &[OK]),
-        (102, "commit ahead", Ask::Commit(commit.with_generation_id_or_member_epoch(modern.epoch + 1)), stale),
+        (
+            102,
+            "epoch ahead",
+            Ask::Beat(beat.clone().with_member_epoch(modern.epoch + 1)),
+            fenced,
+        ),
+        (
+            102,
+            "epoch behind",
+            Ask::Beat(beat.clone().with_member_epoch(i32::MIN)),
+            invalid_request,
+        ),
+        (
+            102,
+            "stranger",
+            Ask::Beat(newcomer.beat_request()),
+            &[UNKNOWN],
+        ),
+        (
+            102,
+            "20,000 partitions that are not there",
+            Ask::Beat(owns_much),
+            &[OK],
+        ),
+        (
+            102,
+            "commit ahead",
+            Ask::Commit(commit.with_generation_id_or_member_epoch(modern.epoch + 1)),
+            stale,
+        ),
         (102, "read ahead", Ask::Read(read), stale),
         (103, "a pattern without end", pattern("(((("), invalid),
-        (103, "a pattern that repeats too often", pattern("((a{1000}){1000}){1000}"), invalid),
+        (
+            103,
+            "a pattern that repeats too often",
+            pattern("((a{1000}){1000}){1000}"),
+            invalid,
+        ),
         (103, "a pattern that looks back", pattern(r"(a)\1"), invalid),
-        (103, "a rebalance timeout below 0", Ask::Beat(join.clone().with_rebalance_timeout_ms(-5)), invalid_request),
+        (
+            103,
+            "a rebalance timeout below 0",
+            Ask::Beat(join.clone().with_rebalance_timeout_ms(-5)),
+            invalid_request,
+        ),
     ]
 }
 
@@ -212,12 +406,18 @@ async fn scene() -> Result<Scene> {
     let connection = connect().await?;
     let topic = create(&connection, 1, &[]).await?;
     let group = new_group().await?;
-    let live = form(vec![Member::new(&group).await?.with_instance("shelf")]).await?.remove(0);
+    let live = form(vec![Member::new(&group).await?.with_instance("shelf")])
+        .await?
+        .remove(0);
     let group = new_group().await?;
     let mut modern = Consumer::new(&group, &[&topic]).await?;
     modern.join().await?;
     reconcile(&mut [&mut modern], &all_of(&topic, 1)).await?;
-    Ok(Scene { topic, live, modern })
+    Ok(Scene {
+        topic,
+        live,
+        modern,
+    })
 }
 
 #[tokio::test]
@@ -227,11 +427,21 @@ async fn inputs_89_to_104_have_their_outcome_and_disturb_nobody() -> Result<()> 
     for (number, what, ask, expected) in cases.into_iter().flatten() {
         let connection = connect().await?;
         let began = Instant::now();
-        let found = ask.code(&connection).await.with_context(|| format!("{number} {what}"))?;
+        let found = ask
+            .code(&connection)
+            .await
+            .with_context(|| format!("{number} {what}"))?;
         let took = began.elapsed();
-        ensure!(expected.contains(&found), "{number} {what}: {found:?} where {expected:?} is due");
+        ensure!(
+            expected.contains(&found),
+            "{number} {what}: {found:?} where {expected:?} is due"
+        );
         ensure!(took < Duration::from_secs(3), "{number} {what}: {took:?}");
-        assert_eq!(scene.live.heartbeat().await?, ErrorCode::NONE, "after {number} {what}");
+        assert_eq!(
+            scene.live.heartbeat().await?,
+            ErrorCode::NONE,
+            "after {number} {what}"
+        );
         assert_eq!(scene.live.assignment().await?, share_of(&scene.live.id));
         let beat = scene.modern.code_of(&scene.modern.beat_request()).await?;
         assert_eq!(beat, ErrorCode::NONE, "after {number} {what}");
@@ -250,10 +460,16 @@ async fn input_94_what_a_follower_assigns_is_ignored() -> Result<()> {
         let [leader, follower] = [&members[0], &members[1]];
         let usurper = follower.clone();
         let victim = leader.id.clone();
-        let usurping = tokio::spawn(async move { usurper.sync(&[(&victim, b"mine"), (&usurper.id, b"mine")]).await });
+        let usurping = tokio::spawn(async move {
+            usurper
+                .sync(&[(&victim, b"mine"), (&usurper.id, b"mine")])
+                .await
+        });
         tokio::time::sleep(Duration::from_millis(100)).await;
         ensure!(!usurping.is_finished());
-        let told = leader.sync(&[(&leader.id, b"a"), (&follower.id, b"b")]).await?;
+        let told = leader
+            .sync(&[(&leader.id, b"a"), (&follower.id, b"b")])
+            .await?;
         assert_eq!(told.assignment, &b"a"[..]);
         assert_eq!(usurping.await??.assignment, &b"b"[..]);
     }
@@ -271,7 +487,10 @@ async fn input_95_a_flood_of_joins_fills_the_group_and_ends() -> Result<()> {
     }
     let mut joining = Vec::new();
     for _ in 0..max + 40 {
-        let member = Member::new(&group).await?.aged(Age::Old).with_timeouts(30_000, 1000);
+        let member = Member::new(&group)
+            .await?
+            .aged(Age::Old)
+            .with_timeouts(30_000, 1000);
         joining.push(tokio::spawn(async move { member.join_code().await }));
     }
     let (mut accepted, mut full) = (0, 0);
@@ -284,7 +503,10 @@ async fn input_95_a_flood_of_joins_fills_the_group_and_ends() -> Result<()> {
             other => anyhow::bail!("{other}"),
         }
     }
-    ensure!(full >= 40 && accepted <= max, "{accepted} accepted, {full} refused");
+    ensure!(
+        full >= 40 && accepted <= max,
+        "{accepted} accepted, {full} refused"
+    );
     eventually("those that never sync are removed", || async {
         Ok((state(&observer, &group).await? == "Empty").then_some(()))
     })
@@ -317,7 +539,10 @@ async fn input_96_ids_that_nobody_uses_are_forgotten() -> Result<()> {
     let newcomer = Member::new(&group).await?;
     let began = Instant::now();
     crate::groups::member::grow(&mut members, newcomer).await?;
-    ensure!(began.elapsed() < Duration::from_secs(3), "they hold up nobody");
+    ensure!(
+        began.elapsed() < Duration::from_secs(3),
+        "they hold up nobody"
+    );
     Ok(())
 }
 
@@ -352,7 +577,12 @@ async fn input_99_a_commit_of_one_partition_many_times_is_bounded() -> Result<()
     assert_eq!(codes.len(), 50_000);
     ensure!(codes.iter().all(|code| *code == codes[0]), "all or nothing");
     let stored = offset_of(&connection, &group, &topic).await?;
-    assert_eq!(stored, if codes[0].is_none() { 49_999 } else { -1 }, "{}", codes[0]);
+    assert_eq!(
+        stored,
+        if codes[0].is_none() { 49_999 } else { -1 },
+        "{}",
+        codes[0]
+    );
     let (error, _) = offsets(&connection, 8, &group, None).await?;
     assert_eq!(error, ErrorCode::NONE);
     Ok(())
@@ -363,7 +593,9 @@ async fn input_99_a_commit_of_one_partition_many_times_is_bounded() -> Result<()
 async fn input_92_metadata_too_large_for_a_record_is_refused_and_the_group_lives() -> Result<()> {
     let group = new_group().await?;
     let large = vec![7; 8 << 20];
-    let mut member = Member::new(&group).await?.with_protocols(&[("range", &large)]);
+    let mut member = Member::new(&group)
+        .await?
+        .with_protocols(&[("range", &large)]);
     member.rebalance_ms = 1000;
     let mut codes = vec![member.join_code().await?];
     if codes[0] == ErrorCode::MEMBER_ID_REQUIRED {
@@ -378,12 +610,17 @@ async fn input_92_metadata_too_large_for_a_record_is_refused_and_the_group_lives
         }
     }
     let last = codes.last().copied().context("a code")?;
-    ensure!(!last.is_none() && last != ErrorCode::MEMBER_ID_REQUIRED, "{codes:?}");
+    ensure!(
+        !last.is_none() && last != ErrorCode::MEMBER_ID_REQUIRED,
+        "{codes:?}"
+    );
     if !ours() {
         // Kafka answers no join of the group after that.
         return Ok(());
     }
-    let small = Member::new(&group).await?.with_protocols(&[("range", &subscription(&["t"]))]);
+    let small = Member::new(&group)
+        .await?
+        .with_protocols(&[("range", &subscription(&["t"]))]);
     let mut small = small.with_timeouts(30_000, 1000);
     let answer = small.join().await?;
     crate::groups::member::settle(std::slice::from_ref(&small), &answer.leader).await
@@ -420,15 +657,25 @@ async fn input_103_patterns_do_not_explode() -> Result<()> {
         let expected = all_of(&topic, i32::from(matches));
         reconcile(&mut [&mut consumer], &expected).await?;
         let took = began.elapsed();
-        ensure!(took < Duration::from_secs(5), "{took:?} for {:.60}", pattern);
+        ensure!(
+            took < Duration::from_secs(5),
+            "{took:?} for {:.60}",
+            pattern
+        );
     }
     if ours() {
         let group = new_group().await?;
         let consumer = Consumer::new(&group, &[]).await?;
         let long = "a".repeat(1 << 20);
-        let request = consumer.join_request().with_subscribed_topic_regex(Some(text(&long)));
+        let request = consumer
+            .join_request()
+            .with_subscribed_topic_regex(Some(text(&long)));
         let told = Ask::Beat(request).code(&consumer.connection).await?;
-        let bounded = [CLOSED, Some(ErrorCode::INVALID_REGULAR_EXPRESSION), Some(ErrorCode::INVALID_REQUEST)];
+        let bounded = [
+            CLOSED,
+            Some(ErrorCode::INVALID_REGULAR_EXPRESSION),
+            Some(ErrorCode::INVALID_REQUEST),
+        ];
         ensure!(bounded.contains(&told), "{told:?} for a pattern of 1 MiB");
     }
     Ok(())

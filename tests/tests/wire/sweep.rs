@@ -25,11 +25,11 @@ use klamm_protocol::messages::{
     ElectLeadersRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
     LeaveGroupRequest, ListConfigResourcesRequest, ListGroupsRequest,
     ListPartitionReassignmentsRequest, MetadataRequest, OffsetDeleteRequest,
-    OffsetForLeaderEpochRequest,
-    UpdateFeaturesRequest, alter_configs_request, alter_partition_reassignments_request,
-    create_partitions_request, delete_topics_request, describe_producers_request,
-    describe_quorum_request, describe_topic_partitions_request, elect_leaders_request,
-    incremental_alter_configs_request, list_partition_reassignments_request, offset_delete_request,
+    OffsetForLeaderEpochRequest, UpdateFeaturesRequest, alter_configs_request,
+    alter_partition_reassignments_request, create_partitions_request, delete_topics_request,
+    describe_producers_request, describe_quorum_request, describe_topic_partitions_request,
+    elect_leaders_request, incremental_alter_configs_request, list_partition_reassignments_request,
+    offset_delete_request,
 };
 use klamm_protocol::{Api, ApiRequest};
 
@@ -264,8 +264,9 @@ impl Sweep {
         )
         .await?;
         calls::coordinated(&self.connection, "sweep").await?;
-        let commit =
-            |_: i16, topic: &Topic| calls::commit_request("sweep", topic, vec![calls::committed(0, 1)]);
+        let commit = |_: i16, topic: &Topic| {
+            calls::commit_request("sweep", topic, vec![calls::committed(0, 1)])
+        };
         self.ask(commit, |r| r.throttle_time_ms).await?;
         let read = |version: i16, topic: &Topic| {
             calls::offsets_request(version, "sweep", Some(&[(topic, &[0])]))
@@ -291,7 +292,8 @@ impl Sweep {
             .await?;
         self.ask(|_, _| member.sync_request(&[]), |r| r.throttle_time_ms)
             .await?;
-        let beat = |_: i16, _: &Topic| HeartbeatRequest::default().with_group_id(calls::group_id("sweep"));
+        let beat =
+            |_: i16, _: &Topic| HeartbeatRequest::default().with_group_id(calls::group_id("sweep"));
         self.ask(beat, |r| r.throttle_time_ms).await?;
         let leave = |version: i16, _: &Topic| {
             let request = LeaveGroupRequest::default().with_group_id(calls::group_id("sweep"));
@@ -302,16 +304,20 @@ impl Sweep {
         };
         self.ask(leave, |r| r.throttle_time_ms).await?;
         let names = vec![calls::group_id("sweep")];
-        let describe = |_: i16, _: &Topic| DescribeGroupsRequest::default().with_groups(names.clone());
+        let describe =
+            |_: i16, _: &Topic| DescribeGroupsRequest::default().with_groups(names.clone());
         self.ask(describe, |r| r.throttle_time_ms).await?;
         self.ask(|_, _| ListGroupsRequest::default(), |r| r.throttle_time_ms)
             .await?;
-        let delete = |_: i16, _: &Topic| DeleteGroupsRequest::default().with_groups_names(names.clone());
+        let delete =
+            |_: i16, _: &Topic| DeleteGroupsRequest::default().with_groups_names(names.clone());
         self.ask(delete, |r| r.throttle_time_ms).await?;
         let consumer = Consumer::over(self.connection.clone(), &unique("sweep"), &[&self.topic]);
         self.ask(|_, _| consumer.join_request(), |r| r.throttle_time_ms)
             .await?;
-        let describe = |_: i16, _: &Topic| ConsumerGroupDescribeRequest::default().with_group_ids(names.clone());
+        let describe = |_: i16, _: &Topic| {
+            ConsumerGroupDescribeRequest::default().with_group_ids(names.clone())
+        };
         self.ask(describe, |r| r.throttle_time_ms).await
     }
 

@@ -27,28 +27,49 @@ async fn behaviour_98_members_are_told_in_full_when_stable() -> Result<()> {
         assert_eq!(code(described.error_code), ErrorCode::NONE);
         assert_eq!(*described.group_id, *group);
         assert_eq!(&*described.group_state, "Stable");
-        assert_eq!((&*described.protocol_type, &*described.protocol_data), ("consumer", "range"));
+        assert_eq!(
+            (&*described.protocol_type, &*described.protocol_data),
+            ("consumer", "range")
+        );
         assert_eq!(described.authorized_operations, i32::MIN, "not asked for");
         assert_eq!(described.members.len(), 2);
         for (member, client) in members.iter().zip(["first-client", "second-client"]) {
-            let told = described.members.iter().find(|told| *told.member_id == *member.id);
+            let told = described
+                .members
+                .iter()
+                .find(|told| *told.member_id == *member.id);
             let told = told.context("a member")?;
             assert_eq!(&*told.client_id, client);
             assert_eq!(&*told.client_host, "/127.0.0.1");
             assert_eq!(told.member_metadata, subscription(&["some-topic"]));
             assert_eq!(told.member_assignment, share_of(&member.id));
             let instance = member.instance.as_deref().filter(|_| version >= 4);
-            assert_eq!(told.group_instance_id.as_deref(), instance, "version {version}");
+            assert_eq!(
+                told.group_instance_id.as_deref(),
+                instance,
+                "version {version}"
+            );
         }
         if version >= 3 {
             let request = DescribeGroupsRequest::default()
                 .with_groups(vec![group_id(&group), group_id(&unique("group"))])
                 .with_include_authorized_operations(true);
-            let told = members[0].connection.send_version(version, &request).await?.groups;
-            let of = told.iter().find(|told| *told.group_id == *group).context("the group")?;
+            let told = members[0]
+                .connection
+                .send_version(version, &request)
+                .await?
+                .groups;
+            let of = told
+                .iter()
+                .find(|told| *told.group_id == *group)
+                .context("the group")?;
             // READ, DELETE and DESCRIBE.
             let wanted = 1 << 3 | 1 << 6 | 1 << 8;
-            ensure!(of.authorized_operations & wanted == wanted, "{:b}", of.authorized_operations);
+            ensure!(
+                of.authorized_operations & wanted == wanted,
+                "{:b}",
+                of.authorized_operations
+            );
             assert_eq!(told.len(), 2);
         }
     }
@@ -68,8 +89,15 @@ async fn behaviour_98_groups_go_through_states() -> Result<()> {
             let chosen = if expected == "Stable" { "range" } else { "" };
             assert_eq!(&*described.protocol_data, chosen);
             assert_eq!(described.members.len(), count);
-            let told = described.members.iter().all(|told| !told.member_metadata.is_empty());
-            assert_eq!(told && count > 0, expected == "Stable", "metadata is told when it counts");
+            let told = described
+                .members
+                .iter()
+                .all(|told| !told.member_metadata.is_empty());
+            assert_eq!(
+                told && count > 0,
+                expected == "Stable",
+                "metadata is told when it counts"
+            );
         }
         for (state, shown) in [(expected, true), ("Dead", false)] {
             let row = listed(&observer, 4, &group, &[state], &[]).await?;
@@ -79,7 +107,9 @@ async fn behaviour_98_groups_go_through_states() -> Result<()> {
     };
     seen("Stable", 1).await?;
     let joining = Member::new(&group).await?.joining();
-    members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+    members[0]
+        .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+        .await?;
     seen("PreparingRebalance", 2).await?;
     let answers = rejoin(&mut members).await?;
     members.push(joining.await??.0);
@@ -104,9 +134,15 @@ async fn behaviour_98_unknown_groups_are_dead_or_not_found() -> Result<()> {
             ErrorCode::GROUP_ID_NOT_FOUND
         };
         assert_eq!(code(described.error_code), expected, "version {version}");
-        assert_eq!((&*described.group_state, described.members.len()), ("Dead", 0));
+        assert_eq!(
+            (&*described.group_state, described.members.len()),
+            ("Dead", 0)
+        );
         ensure!(described.protocol_type.is_empty() && described.protocol_data.is_empty());
-        ensure!(version < 6 || described.error_message.is_some(), "{described:?}");
+        ensure!(
+            version < 6 || described.error_message.is_some(),
+            "{described:?}"
+        );
     }
     Ok(())
 }
@@ -120,7 +156,10 @@ async fn behaviour_99_groups_with_members_are_not_deleted() -> Result<()> {
         let gone = stable(&empty, Age::New, 1).await?;
         assert_eq!(gone[0].commit(&topic, 1).await?, ErrorCode::NONE);
         assert_eq!(gone[0].leave().await?, ErrorCode::NONE);
-        assert_eq!(commit_alone(&connection, 8, &simple, &topic, 1).await?, ErrorCode::NONE);
+        assert_eq!(
+            commit_alone(&connection, 8, &simple, &topic, 1).await?,
+            ErrorCode::NONE
+        );
         let unknown = unique("group");
         let asked = [live.as_str(), &empty, &simple, &unknown];
         let told = delete_groups(&connection, version, &asked).await?;
@@ -131,13 +170,20 @@ async fn behaviour_99_groups_with_members_are_not_deleted() -> Result<()> {
             (&simple, ErrorCode::NONE),
             (&unknown, ErrorCode::GROUP_ID_NOT_FOUND),
         ] {
-            let found = told.iter().find(|(of, _)| of == group).map(|(_, found)| *found);
+            let found = told
+                .iter()
+                .find(|(of, _)| of == group)
+                .map(|(_, found)| *found);
             assert_eq!(found, Some(expected), "version {version}");
         }
         assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE);
         for group in [&empty, &simple] {
             assert_eq!(state(&connection, group).await?, "Dead");
-            assert_eq!(offset_of(&connection, group, &topic).await?, -1, "its offsets are gone");
+            assert_eq!(
+                offset_of(&connection, group, &topic).await?,
+                -1,
+                "its offsets are gone"
+            );
             ensure!(listed(&connection, 5, group, &[], &[]).await?.is_none());
             let again = delete_groups(&connection, version, &[group]).await?;
             assert_eq!(again[0].1, ErrorCode::GROUP_ID_NOT_FOUND);
@@ -155,7 +201,8 @@ async fn offset_delete(
     topics: &[(&Topic, &[i32])],
 ) -> Result<(ErrorCode, Vec<(String, i32, ErrorCode)>)> {
     let topic = |(topic, partitions): &(&Topic, &[i32])| {
-        let partition = |index: &i32| OffsetDeleteRequestPartition::default().with_partition_index(*index);
+        let partition =
+            |index: &i32| OffsetDeleteRequestPartition::default().with_partition_index(*index);
         OffsetDeleteRequestTopic::default()
             .with_name(name(&topic.name))
             .with_partitions(partitions.iter().map(partition).collect())
@@ -167,7 +214,11 @@ async fn offset_delete(
     let mut codes = Vec::new();
     for topic in &response.topics {
         for told in &topic.partitions {
-            codes.push((topic.name.to_string(), told.partition_index, code(told.error_code)));
+            codes.push((
+                topic.name.to_string(),
+                told.partition_index,
+                code(told.error_code),
+            ));
         }
     }
     codes.sort();
@@ -188,9 +239,15 @@ async fn behaviour_99_offsets_of_subscribed_topics_are_not_deleted() -> Result<(
     let (error, codes) = offset_delete(&connection, &group, &both).await?;
     assert_eq!(error, ErrorCode::NONE);
     let code_of = |codes: &[(String, i32, ErrorCode)], topic: &Topic| {
-        codes.iter().find(|(name, _, _)| *name == topic.name).map(|(_, _, code)| *code)
+        codes
+            .iter()
+            .find(|(name, _, _)| *name == topic.name)
+            .map(|(_, _, code)| *code)
     };
-    assert_eq!(code_of(&codes, &subscribed), Some(ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC));
+    assert_eq!(
+        code_of(&codes, &subscribed),
+        Some(ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC)
+    );
     assert_eq!(code_of(&codes, &other), Some(ErrorCode::NONE));
     assert_eq!(offset_of(&connection, &group, &subscribed).await?, 1);
     assert_eq!(offset_of(&connection, &group, &other).await?, -1);
@@ -208,7 +265,10 @@ async fn behaviour_99_what_cannot_be_deleted_is_said() -> Result<()> {
     let group = new_group().await?;
     let (error, codes) = offset_delete(&connection, &group, &[(&topic, &[0])]).await?;
     assert_eq!((error, codes.len()), (ErrorCode::GROUP_ID_NOT_FOUND, 0));
-    assert_eq!(commit_alone(&connection, 8, &group, &topic, 1).await?, ErrorCode::NONE);
+    assert_eq!(
+        commit_alone(&connection, 8, &group, &topic, 1).await?,
+        ErrorCode::NONE
+    );
     let missing = Topic {
         name: unique("missing"),
         id: uuid::Uuid::nil(),
@@ -240,7 +300,11 @@ async fn behaviour_99_what_cannot_be_deleted_is_said() -> Result<()> {
 #[tokio::test]
 async fn behaviours_93_and_98_removed_members_are_described_no_more() -> Result<()> {
     let group = new_group().await?;
-    let mut members = form(vec![Member::new(&group).await?, Member::new(&group).await?.with_instance("shelf")]).await?;
+    let mut members = form(vec![
+        Member::new(&group).await?,
+        Member::new(&group).await?.with_instance("shelf"),
+    ])
+    .await?;
     let mut removed = members.remove(1);
     removed.id = String::new();
     let admin = connect().await?;
@@ -250,7 +314,9 @@ async fn behaviours_93_and_98_removed_members_are_described_no_more() -> Result<
         Ok((describe_group(&admin, 6, &group).await?.members.len() == 1).then_some(()))
     })
     .await?;
-    members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+    members[0]
+        .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+        .await?;
     let answers = rejoin(&mut members).await?;
     settle(&members, &answers[0].leader).await?;
     let newcomer = Member::new(&group).await?;

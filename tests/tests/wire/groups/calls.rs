@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use klamm_client::Connection;
-use klamm_protocol::{ApiRequest, ErrorCode};
 use klamm_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use klamm_protocol::messages::describe_groups_response::DescribedGroup;
 use klamm_protocol::messages::find_coordinator_response::Coordinator;
@@ -18,6 +17,7 @@ use klamm_protocol::messages::{
     GroupId, ListGroupsRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
     OffsetFetchResponse,
 };
+use klamm_protocol::{ApiRequest, ErrorCode};
 use uuid::Uuid;
 
 use crate::calls::{Topic, code, name, text};
@@ -276,7 +276,8 @@ pub(crate) fn found_offsets(
     version: i16,
     response: &OffsetFetchResponse,
 ) -> Result<(ErrorCode, Vec<Found>)> {
-    let owned = |metadata: &Option<klamm_protocol::StrBytes>| metadata.as_deref().map(str::to_owned);
+    let owned =
+        |metadata: &Option<klamm_protocol::StrBytes>| metadata.as_deref().map(str::to_owned);
     let mut found = Vec::new();
     if version < 8 {
         for topic in &response.topics {
@@ -373,8 +374,9 @@ pub(crate) async fn delete_groups(
     let names = groups.iter().map(|group| group_id(group)).collect();
     let request = DeleteGroupsRequest::default().with_groups_names(names);
     let response = connection.send_version(version, &request).await?;
-    let result = |result: &klamm_protocol::messages::delete_groups_response::DeletableGroupResult| {
-        (result.group_id.to_string(), code(result.error_code))
-    };
+    let result =
+        |result: &klamm_protocol::messages::delete_groups_response::DeletableGroupResult| {
+            (result.group_id.to_string(), code(result.error_code))
+        };
     Ok(response.results.iter().map(result).collect())
 }

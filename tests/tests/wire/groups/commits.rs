@@ -1,16 +1,16 @@
 //! Offsets committed by nobody in particular: behaviours 95 and 96.
 
 use anyhow::{Result, ensure};
-use klamm_protocol::messages::{OffsetCommitRequest, OffsetFetchRequest};
 use klamm_protocol::ErrorCode;
+use klamm_protocol::messages::{OffsetCommitRequest, OffsetFetchRequest};
 use uuid::Uuid;
 
 use crate::calls::{Topic, connect_and_create, create, delete, text};
 use crate::rig::{connect, eventually, unique};
 
 use super::calls::{
-    Age, commit, commit_alone, commit_codes, commit_request, commit_topic, committed, newest,
-    new_group, offset_of, offsets, state, versions,
+    Age, commit, commit_alone, commit_codes, commit_request, commit_topic, committed, new_group,
+    newest, offset_of, offsets, state, versions,
 };
 use super::member::stable;
 
@@ -28,38 +28,69 @@ async fn behaviour_95_a_simple_group_commits_and_reads_in_every_version() -> Res
         };
         let request = commit_request(&group, &topic, vec![partition(1), partition(0)]);
         let response = connection.send_version(version, &request).await?;
-        assert_eq!(commit_codes(&response), [ErrorCode::NONE; 2], "version {version}");
-        let indexes: Vec<i32> = response.topics[0].partitions.iter().map(|p| p.partition_index).collect();
+        assert_eq!(
+            commit_codes(&response),
+            [ErrorCode::NONE; 2],
+            "version {version}"
+        );
+        let indexes: Vec<i32> = response.topics[0]
+            .partitions
+            .iter()
+            .map(|p| p.partition_index)
+            .collect();
         assert_eq!(indexes, [1, 0]);
         for fetch in versions::<OffsetFetchRequest>() {
-            let (error, found) = offsets(&connection, fetch, &group, Some(&[(&topic, &[0, 1])])).await?;
+            let (error, found) =
+                offsets(&connection, fetch, &group, Some(&[(&topic, &[0, 1])])).await?;
             assert_eq!(error, ErrorCode::NONE);
             assert_eq!(found.len(), 2, "{found:?}");
             for found in found {
-                ensure!(found.topic == topic.name || found.topic_id == topic.id, "{found:?}");
+                ensure!(
+                    found.topic == topic.name || found.topic_id == topic.id,
+                    "{found:?}"
+                );
                 assert_eq!(found.offset, offset + i64::from(found.partition));
                 assert_eq!(found.metadata.as_deref(), Some("what I noted: \u{e9}"));
                 let epoch = if version >= 6 && fetch >= 5 { 0 } else { -1 };
-                assert_eq!((found.epoch, found.error), (epoch, ErrorCode::NONE), "{version} {fetch}");
+                assert_eq!(
+                    (found.epoch, found.error),
+                    (epoch, ErrorCode::NONE),
+                    "{version} {fetch}"
+                );
             }
         }
     }
-    assert_eq!(state(&connection, &group).await?, "Empty", "it is a group now");
+    assert_eq!(
+        state(&connection, &group).await?,
+        "Empty",
+        "it is a group now"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn behaviour_95_anyone_may_commit_while_the_group_is_empty_and_nobody_else_later() -> Result<()> {
+async fn behaviour_95_anyone_may_commit_while_the_group_is_empty_and_nobody_else_later()
+-> Result<()> {
     let (connection, topic) = connect_and_create().await?;
     for version in [2, 5, 8, newest::<OffsetCommitRequest>()] {
         let group = new_group().await?;
-        assert_eq!(commit_alone(&connection, version, &group, &topic, 1).await?, ErrorCode::NONE);
+        assert_eq!(
+            commit_alone(&connection, version, &group, &topic, 1).await?,
+            ErrorCode::NONE
+        );
         let members = stable(&group, Age::New, 1).await?;
         let refused = commit_alone(&connection, version, &group, &topic, 2).await?;
-        assert_eq!(refused, ErrorCode::UNKNOWN_MEMBER_ID, "version {version}: there is a member");
+        assert_eq!(
+            refused,
+            ErrorCode::UNKNOWN_MEMBER_ID,
+            "version {version}: there is a member"
+        );
         assert_eq!(offset_of(&connection, &group, &topic).await?, 1);
         assert_eq!(members[0].leave().await?, ErrorCode::NONE);
-        assert_eq!(commit_alone(&connection, version, &group, &topic, 3).await?, ErrorCode::NONE);
+        assert_eq!(
+            commit_alone(&connection, version, &group, &topic, 3).await?,
+            ErrorCode::NONE
+        );
         assert_eq!(offset_of(&connection, &group, &topic).await?, 3);
         // Who was a member is one no more.
         let late = members[0].commit_request(&topic, 4);
@@ -83,7 +114,11 @@ async fn behaviour_95_a_generation_of_an_unknown_group_is_refused() -> Result<()
             let request = commit_request(&group, &topic, vec![committed(0, 1)])
                 .with_generation_id_or_member_epoch(generation)
                 .with_member_id(text("someone"));
-            assert_eq!(commit(&connection, version, &request).await?, expected, "version {version}");
+            assert_eq!(
+                commit(&connection, version, &request).await?,
+                expected,
+                "version {version}"
+            );
         }
     }
     assert_eq!(offset_of(&connection, &group, &topic).await?, -1);
@@ -103,14 +138,27 @@ async fn behaviour_95_metadata_has_a_limit_of_its_own() -> Result<()> {
         let request = commit_request(&group, &topic, partitions);
         let response = connection.send_version(version, &request).await?;
         let too_large = ErrorCode::OFFSET_METADATA_TOO_LARGE;
-        assert_eq!(commit_codes(&response), [ErrorCode::NONE, too_large, ErrorCode::NONE]);
+        assert_eq!(
+            commit_codes(&response),
+            [ErrorCode::NONE, too_large, ErrorCode::NONE]
+        );
         let (_, mut found) = offsets(&connection, 9, &group, None).await?;
         found.sort_by_key(|found| found.partition);
         let found: Vec<_> = found
             .iter()
-            .map(|found| (found.partition, found.offset, found.metadata.as_deref().map(str::len)))
+            .map(|found| {
+                (
+                    found.partition,
+                    found.offset,
+                    found.metadata.as_deref().map(str::len),
+                )
+            })
             .collect();
-        assert_eq!(found, [(0, 5, Some(4096)), (2, 5, Some(0))], "the others are stored");
+        assert_eq!(
+            found,
+            [(0, 5, Some(4096)), (2, 5, Some(0))],
+            "the others are stored"
+        );
     }
     Ok(())
 }
@@ -124,10 +172,19 @@ async fn behaviour_95_unknown_partitions_are_refused_one_by_one() -> Result<()> 
             name: unique("missing"),
             id: Uuid::new_v4(),
         };
-        let mut request = commit_request(&group, &topic, vec![committed(0, 1), committed(1, 1), committed(-1, 1)]);
-        request.topics.push(commit_topic(&missing, vec![committed(0, 1)]));
+        let mut request = commit_request(
+            &group,
+            &topic,
+            vec![committed(0, 1), committed(1, 1), committed(-1, 1)],
+        );
+        request
+            .topics
+            .push(commit_topic(&missing, vec![committed(0, 1)]));
         let response = connection.send_version(version, &request).await?;
-        let known = response.topics.iter().find(|told| *told.name == *topic.name || told.topic_id == topic.id);
+        let known = response
+            .topics
+            .iter()
+            .find(|told| *told.name == *topic.name || told.topic_id == topic.id);
         let mut codes: Vec<_> = known
             .iter()
             .flat_map(|told| &told.partitions)
@@ -138,7 +195,11 @@ async fn behaviour_95_unknown_partitions_are_refused_one_by_one() -> Result<()> 
         assert_eq!(codes, [(-1, unknown), (0, ErrorCode::NONE), (1, unknown)]);
         let all = commit_codes(&response);
         assert_eq!(all.len(), 4);
-        let unknown_topic = if version < 10 { unknown } else { ErrorCode::UNKNOWN_TOPIC_ID };
+        let unknown_topic = if version < 10 {
+            unknown
+        } else {
+            ErrorCode::UNKNOWN_TOPIC_ID
+        };
         ensure!(all.contains(&unknown_topic), "{all:?}");
         assert_eq!(offset_of(&connection, &group, &topic).await?, 1);
     }
@@ -153,9 +214,15 @@ async fn behaviour_95_offsets_may_go_back_and_metadata_may_be_null() -> Result<(
         for offset in [1000, 0, i64::MAX, 7] {
             let partition = committed(0, offset).with_committed_metadata(None);
             let request = commit_request(&group, &topic, vec![partition]);
-            assert_eq!(commit(&connection, version, &request).await?, ErrorCode::NONE);
+            assert_eq!(
+                commit(&connection, version, &request).await?,
+                ErrorCode::NONE
+            );
             let (_, found) = offsets(&connection, 9, &group, None).await?;
-            assert_eq!((found[0].offset, found[0].metadata.as_deref()), (offset, Some("")));
+            assert_eq!(
+                (found[0].offset, found[0].metadata.as_deref()),
+                (offset, Some(""))
+            );
         }
         let empty = commit_request(&group, &topic, Vec::new()).with_topics(Vec::new());
         let response = connection.send_version(version, &empty).await?;
@@ -182,7 +249,10 @@ async fn behaviour_96_offsets_go_with_their_topic() -> Result<()> {
     let stays = create(&connection, 1, &[]).await?;
     let group = new_group().await?;
     for topic in [&topic, &stays] {
-        assert_eq!(commit_alone(&connection, 9, &group, topic, 5).await?, ErrorCode::NONE);
+        assert_eq!(
+            commit_alone(&connection, 9, &group, topic, 5).await?,
+            ErrorCode::NONE
+        );
     }
     delete(&connection, &topic).await?;
     eventually("the offset is gone", || async {

@@ -20,12 +20,20 @@ async fn behaviour_95_members_commit_with_their_generation() -> Result<()> {
         }
         let known = &members[0];
         for generation in [known.generation - 1, known.generation + 1, i32::MAX, -1] {
-            let request = known.commit_request(&topic, 99).with_generation_id_or_member_epoch(generation);
+            let request = known
+                .commit_request(&topic, 99)
+                .with_generation_id_or_member_epoch(generation);
             let found = commit(&connection, age.commit(), &request).await?;
-            assert_eq!(found, ErrorCode::ILLEGAL_GENERATION, "{generation}, {age:?}");
+            assert_eq!(
+                found,
+                ErrorCode::ILLEGAL_GENERATION,
+                "{generation}, {age:?}"
+            );
         }
         for stranger in ["stranger", ""] {
-            let request = known.commit_request(&topic, 99).with_member_id(text(stranger));
+            let request = known
+                .commit_request(&topic, 99)
+                .with_member_id(text(stranger));
             let found = commit(&connection, age.commit(), &request).await?;
             assert_eq!(found, ErrorCode::UNKNOWN_MEMBER_ID, "{stranger:?}, {age:?}");
         }
@@ -41,17 +49,30 @@ async fn behaviour_95_the_phase_decides_whether_members_may_commit() -> Result<(
         let group = new_group().await?;
         let mut members = stable(&group, age, 1).await?;
         let joining = Member::new(&group).await?.aged(age).joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         // What was consumed up to now may be committed before joining.
-        assert_eq!(members[0].commit(&topic, 1).await?, ErrorCode::NONE, "join phase");
+        assert_eq!(
+            members[0].commit(&topic, 1).await?,
+            ErrorCode::NONE,
+            "join phase"
+        );
         let answers = rejoin(&mut members).await?;
         members.push(joining.await??.0);
         for member in &members {
-            assert_eq!(member.commit(&topic, 2).await?, ErrorCode::REBALANCE_IN_PROGRESS);
+            assert_eq!(
+                member.commit(&topic, 2).await?,
+                ErrorCode::REBALANCE_IN_PROGRESS
+            );
         }
         settle(&members, &answers[0].leader).await?;
         assert_eq!(offset_of(&connection, &group, &topic).await?, 1);
-        assert_eq!(members[1].commit(&topic, 3).await?, ErrorCode::NONE, "stable");
+        assert_eq!(
+            members[1].commit(&topic, 3).await?,
+            ErrorCode::NONE,
+            "stable"
+        );
         assert_eq!(offset_of(&connection, &group, &topic).await?, 3);
     }
     Ok(())

@@ -106,7 +106,9 @@ impl Consumer {
         self.beat_request()
             .with_member_epoch(0)
             .with_rebalance_timeout_ms(self.rebalance_ms)
-            .with_subscribed_topic_names(Some(self.topics.iter().map(|topic| name(topic)).collect()))
+            .with_subscribed_topic_names(Some(
+                self.topics.iter().map(|topic| name(topic)).collect(),
+            ))
             .with_topic_partitions(Some(Vec::new()))
     }
 
@@ -119,14 +121,21 @@ impl Consumer {
     }
 
     /// Sends a heartbeat: its code.
-    pub(crate) async fn code_of(&self, request: &ConsumerGroupHeartbeatRequest) -> Result<ErrorCode> {
+    pub(crate) async fn code_of(
+        &self,
+        request: &ConsumerGroupHeartbeatRequest,
+    ) -> Result<ErrorCode> {
         Ok(code(self.send(request).await?.error_code))
     }
 
     /// Takes over what an answer says, which must be without error.
     pub(crate) fn adopt(&mut self, answer: &ConsumerGroupHeartbeatResponse) -> Result<()> {
         let found = code(answer.error_code);
-        ensure!(found.is_none(), "heartbeat: {found} {:?}", answer.error_message);
+        ensure!(
+            found.is_none(),
+            "heartbeat: {found} {:?}",
+            answer.error_message
+        );
         self.epoch = answer.member_epoch;
         if let Some(id) = &answer.member_id {
             self.id = id.to_string();
@@ -169,7 +178,8 @@ impl Consumer {
 
     /// Leaves for good (-1) or for a while (-2).
     pub(crate) async fn leave(&self, epoch: i32) -> Result<ConsumerGroupHeartbeatResponse> {
-        self.send(&self.beat_request().with_member_epoch(epoch)).await
+        self.send(&self.beat_request().with_member_epoch(epoch))
+            .await
     }
 }
 
@@ -191,7 +201,9 @@ pub(crate) async fn reconcile(consumers: &mut [&mut Consumer], all: &Partitions)
                 ensure!(owned.insert(*partition), "{partition:?} has two owners");
             }
         }
-        let told = consumers.iter().all(|consumer| consumer.assigned == consumer.owned);
+        let told = consumers
+            .iter()
+            .all(|consumer| consumer.assigned == consumer.owned);
         if told && owned == *all && is_settled(consumers).await? {
             return Ok(());
         }
@@ -213,7 +225,11 @@ async fn is_settled(consumers: &[&mut Consumer]) -> Result<bool> {
 pub(crate) async fn wait_for_share(consumer: &mut Consumer, count: usize) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(10);
     while consumer.assigned.len() != count {
-        ensure!(Instant::now() < until, "its share does not become {count}: {:?}", consumer.assigned);
+        ensure!(
+            Instant::now() < until,
+            "its share does not become {count}: {:?}",
+            consumer.assigned
+        );
         consumer.beat().await?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -20,10 +20,21 @@ async fn behaviour_100_every_version_names_a_broker_of_the_metadata() -> Result<
         let found = find(&connection, version, &group).await?;
         assert_eq!(code(found.error_code), ErrorCode::NONE, "version {version}");
         assert_eq!(*found.key, *group);
-        let broker = brokers.iter().find(|broker| broker.node_id == found.node_id);
+        let broker = brokers
+            .iter()
+            .find(|broker| broker.node_id == found.node_id);
         let broker = broker.with_context(|| format!("{found:?} is none of {brokers:?}"))?;
-        assert_eq!((&found.host, found.port), (&broker.host, broker.port), "version {version}");
-        ensure!(found.error_message.as_deref().is_none_or(|message| message.is_empty() || message == "NONE"));
+        assert_eq!(
+            (&found.host, found.port),
+            (&broker.host, broker.port),
+            "version {version}"
+        );
+        ensure!(
+            found
+                .error_message
+                .as_deref()
+                .is_none_or(|message| message.is_empty() || message == "NONE")
+        );
     }
     Ok(())
 }
@@ -36,10 +47,18 @@ async fn several_groups_are_found_at_once() -> Result<()> {
     for version in [4, 5, 6] {
         let keys = groups.iter().map(|group| text(group)).collect();
         let request = FindCoordinatorRequest::default().with_coordinator_keys(keys);
-        let found = connection.send_version(version, &request).await?.coordinators;
+        let found = connection
+            .send_version(version, &request)
+            .await?
+            .coordinators;
         let keys: Vec<String> = found.iter().map(|found| found.key.to_string()).collect();
         assert_eq!(keys, groups);
-        ensure!(found.iter().all(|found| found.error_code == 0 && found.port > 0), "{found:?}");
+        ensure!(
+            found
+                .iter()
+                .all(|found| found.error_code == 0 && found.port > 0),
+            "{found:?}"
+        );
         let none = connection
             .send_version(version, &FindCoordinatorRequest::default())
             .await?;
@@ -73,7 +92,10 @@ async fn offsets_lie_in_an_internal_compacted_topic() -> Result<()> {
     coordinated(&connection, &group).await?;
     let topic = describe(&connection, "__consumer_offsets").await?;
     assert_eq!(code(topic.error_code), ErrorCode::NONE);
-    ensure!(topic.is_internal && !topic.partitions.is_empty(), "{topic:?}");
+    ensure!(
+        topic.is_internal && !topic.partitions.is_empty(),
+        "{topic:?}"
+    );
     Ok(())
 }
 
@@ -84,9 +106,10 @@ async fn behaviour_101_the_feature_of_the_new_protocol_is_final() -> Result<()> 
         .with_client_software_name(text("a"))
         .with_client_software_version(text("1"));
     let response = connection.send_version(4, &request).await?;
-    let feature = |finalized: &&klamm_protocol::messages::api_versions_response::FinalizedFeatureKey| {
-        &*finalized.name == "group.version"
-    };
+    let feature =
+        |finalized: &&klamm_protocol::messages::api_versions_response::FinalizedFeatureKey| {
+            &*finalized.name == "group.version"
+        };
     let found = response.finalized_features.iter().find(feature);
     assert_eq!(found.map(|found| found.max_version_level), Some(1));
     Ok(())

@@ -1,8 +1,10 @@
 //! Identity and epochs of members of the new protocol: behaviours 101 and 102.
 
 use anyhow::{Result, ensure};
-use klamm_protocol::messages::{ConsumerGroupHeartbeatRequest, OffsetCommitRequest, OffsetFetchRequest};
 use klamm_protocol::ErrorCode;
+use klamm_protocol::messages::{
+    ConsumerGroupHeartbeatRequest, OffsetCommitRequest, OffsetFetchRequest,
+};
 
 use crate::calls::{Topic, code, connect_and_create, create, name, text};
 use crate::rig::{connect, connect_as, unique};
@@ -37,16 +39,30 @@ async fn behaviour_101_strangers_and_wrong_epochs_are_fenced() -> Result<()> {
     }
     ensure!(consumer.epoch > 2, "{}", consumer.epoch);
     for epoch in [consumer.epoch + 1, i32::MAX, 1] {
-        let found = consumer.code_of(&consumer.beat_request().with_member_epoch(epoch)).await?;
+        let found = consumer
+            .code_of(&consumer.beat_request().with_member_epoch(epoch))
+            .await?;
         assert_eq!(found, ErrorCode::FENCED_MEMBER_EPOCH, "epoch {epoch}");
     }
     let mut stranger = consumer.clone();
     stranger.id = "stranger".to_owned();
-    assert_eq!(stranger.code_of(&stranger.beat_request()).await?, ErrorCode::UNKNOWN_MEMBER_ID);
-    assert_eq!(code(stranger.leave(-1).await?.error_code), ErrorCode::UNKNOWN_MEMBER_ID);
+    assert_eq!(
+        stranger.code_of(&stranger.beat_request()).await?,
+        ErrorCode::UNKNOWN_MEMBER_ID
+    );
+    assert_eq!(
+        code(stranger.leave(-1).await?.error_code),
+        ErrorCode::UNKNOWN_MEMBER_ID
+    );
     stranger.group = unique("group");
-    assert_eq!(stranger.code_of(&stranger.beat_request()).await?, ErrorCode::GROUP_ID_NOT_FOUND);
-    assert_eq!(consumer.code_of(&consumer.beat_request()).await?, ErrorCode::NONE);
+    assert_eq!(
+        stranger.code_of(&stranger.beat_request()).await?,
+        ErrorCode::GROUP_ID_NOT_FOUND
+    );
+    assert_eq!(
+        consumer.code_of(&consumer.beat_request()).await?,
+        ErrorCode::NONE
+    );
     // Who is fenced joins again, with the same id.
     consumer.join().await?;
     reconcile(&mut [&mut consumer], &all_of(&topic, 1)).await
@@ -69,7 +85,10 @@ async fn behaviour_101_the_epoch_before_is_good_for_a_retry() -> Result<()> {
     let lost = first.send(&request).await?;
     ensure!(lost.member_epoch > first.epoch, "{lost:?}");
     let again = first.send(&request).await?;
-    assert_eq!((code(again.error_code), again.member_epoch), (ErrorCode::NONE, lost.member_epoch));
+    assert_eq!(
+        (code(again.error_code), again.member_epoch),
+        (ErrorCode::NONE, lost.member_epoch)
+    );
     // Not with partitions it does not own, though.
     let more = request.with_topic_partitions(Some(listed(&all_of(&topic, 2))));
     assert_eq!(first.code_of(&more).await?, ErrorCode::FENCED_MEMBER_EPOCH);
@@ -80,19 +99,76 @@ fn requests(consumer: &Consumer) -> Vec<(&'static str, ConsumerGroupHeartbeatReq
     let join = consumer.join_request();
     let invalid = ErrorCode::INVALID_REQUEST;
     vec![
-        ("no group", join.clone().with_group_id(super::calls::group_id("")), invalid),
-        ("no member id", join.clone().with_member_id(text("")), invalid),
-        ("no rebalance timeout", join.clone().with_rebalance_timeout_ms(-1), invalid),
-        ("no owned partitions", join.clone().with_topic_partitions(None), invalid),
-        ("owned partitions", join.clone().with_topic_partitions(Some(listed(&Partitions::from([(uuid::Uuid::new_v4(), 0)])))), invalid),
-        ("no subscription", join.clone().with_subscribed_topic_names(None), invalid),
-        ("an empty instance id", join.clone().with_instance_id(Some(text(""))), invalid),
-        ("an empty rack", join.clone().with_rack_id(Some(text(""))), invalid),
-        ("an unknown assignor", join.clone().with_server_assignor(Some(text("mine"))), ErrorCode::UNSUPPORTED_ASSIGNOR),
-        ("a broken pattern", join.clone().with_subscribed_topic_regex(Some(text("a(b"))), ErrorCode::INVALID_REGULAR_EXPRESSION),
-        ("a pattern that looks ahead", join.clone().with_subscribed_topic_regex(Some(text("(?=a)b"))), ErrorCode::INVALID_REGULAR_EXPRESSION),
-        ("a static leave without instance", consumer.beat_request().with_member_epoch(-2), invalid),
-        ("an epoch below all", consumer.beat_request().with_member_epoch(-3), invalid),
+        (
+            "no group",
+            join.clone().with_group_id(super::calls::group_id("")),
+            invalid,
+        ),
+        (
+            "no member id",
+            join.clone().with_member_id(text("")),
+            invalid,
+        ),
+        (
+            "no rebalance timeout",
+            join.clone().with_rebalance_timeout_ms(-1),
+            invalid,
+        ),
+        (
+            "no owned partitions",
+            join.clone().with_topic_partitions(None),
+            invalid,
+        ),
+        (
+            "owned partitions",
+            join.clone()
+                .with_topic_partitions(Some(listed(&Partitions::from([(
+                    uuid::Uuid::new_v4(),
+                    0,
+                )])))),
+            invalid,
+        ),
+        (
+            "no subscription",
+            join.clone().with_subscribed_topic_names(None),
+            invalid,
+        ),
+        (
+            "an empty instance id",
+            join.clone().with_instance_id(Some(text(""))),
+            invalid,
+        ),
+        (
+            "an empty rack",
+            join.clone().with_rack_id(Some(text(""))),
+            invalid,
+        ),
+        (
+            "an unknown assignor",
+            join.clone().with_server_assignor(Some(text("mine"))),
+            ErrorCode::UNSUPPORTED_ASSIGNOR,
+        ),
+        (
+            "a broken pattern",
+            join.clone().with_subscribed_topic_regex(Some(text("a(b"))),
+            ErrorCode::INVALID_REGULAR_EXPRESSION,
+        ),
+        (
+            "a pattern that looks ahead",
+            join.clone()
+                .with_subscribed_topic_regex(Some(text("(?=a)b"))),
+            ErrorCode::INVALID_REGULAR_EXPRESSION,
+        ),
+        (
+            "a static leave without instance",
+            consumer.beat_request().with_member_epoch(-2),
+            invalid,
+        ),
+        (
+            "an epoch below all",
+            consumer.beat_request().with_member_epoch(-3),
+            invalid,
+        ),
     ]
 }
 
@@ -107,8 +183,17 @@ async fn behaviour_101_joining_needs_everything_to_be_said() -> Result<()> {
         assert_eq!(code(answer.error_code), expected, "{what}");
         ensure!(answer.error_message.is_some(), "{what}");
     }
-    assert_eq!(settled.code_of(&settled.beat_request()).await?, ErrorCode::NONE);
-    assert_eq!(describe_consumers(&settled.connection, 1, &group).await?.members.len(), 1);
+    assert_eq!(
+        settled.code_of(&settled.beat_request()).await?,
+        ErrorCode::NONE
+    );
+    assert_eq!(
+        describe_consumers(&settled.connection, 1, &group)
+            .await?
+            .members
+            .len(),
+        1
+    );
     Ok(())
 }
 
@@ -118,21 +203,34 @@ async fn behaviour_101_static_members_keep_their_place_while_away() -> Result<()
     let topic = create(&connection, 4, &[]).await?;
     let all = all_of(&topic, 4);
     let group = new_group().await?;
-    let mut fixed = Consumer::new(&group, &[&topic]).await?.with_instance("shelf");
+    let mut fixed = Consumer::new(&group, &[&topic])
+        .await?
+        .with_instance("shelf");
     let mut other = Consumer::new(&group, &[&topic]).await?;
     fixed.join().await?;
     other.join().await?;
     reconcile(&mut [&mut fixed, &mut other], &all).await?;
-    let rival = Consumer::new(&group, &[&topic]).await?.with_instance("shelf");
+    let rival = Consumer::new(&group, &[&topic])
+        .await?
+        .with_instance("shelf");
     let taken = rival.code_of(&rival.join_request()).await?;
     assert_eq!(taken, ErrorCode::UNRELEASED_INSTANCE_ID, "it is here");
     let away = fixed.leave(-2).await?;
-    assert_eq!((code(away.error_code), away.member_epoch), (ErrorCode::NONE, -2));
+    assert_eq!(
+        (code(away.error_code), away.member_epoch),
+        (ErrorCode::NONE, -2)
+    );
     let epoch = other.epoch;
     other.beat().await?;
-    assert_eq!((other.epoch, other.owned.len()), (epoch, 2), "nothing moves");
+    assert_eq!(
+        (other.epoch, other.owned.len()),
+        (epoch, 2),
+        "nothing moves"
+    );
     // Its next incarnation takes over.
-    let mut next = Consumer::new(&group, &[&topic]).await?.with_instance("shelf");
+    let mut next = Consumer::new(&group, &[&topic])
+        .await?
+        .with_instance("shelf");
     next.join().await?;
     assert_eq!(next.assigned, fixed.owned);
     reconcile(&mut [&mut next, &mut other], &all).await?;
@@ -164,7 +262,9 @@ async fn behaviour_102_commits_carry_the_member_epoch() -> Result<()> {
         if version < 9 {
             continue;
         }
-        let ahead = request.clone().with_generation_id_or_member_epoch(consumer.epoch + 1);
+        let ahead = request
+            .clone()
+            .with_generation_id_or_member_epoch(consumer.epoch + 1);
         let found = commit(&connection, version, &ahead).await?;
         assert_eq!(found, ErrorCode::STALE_MEMBER_EPOCH, "version {version}");
         let stranger = request.clone().with_member_id(text("stranger"));
@@ -190,9 +290,21 @@ async fn behaviour_102_reads_may_carry_the_member_epoch() -> Result<()> {
         for (id, epoch, expected) in [
             (None, -1, ErrorCode::NONE),
             (Some(consumer.id.as_str()), consumer.epoch, ErrorCode::NONE),
-            (Some(&consumer.id), consumer.epoch + 1, ErrorCode::STALE_MEMBER_EPOCH),
-            (Some(&consumer.id), consumer.epoch - 1, ErrorCode::STALE_MEMBER_EPOCH),
-            (Some("stranger"), consumer.epoch, ErrorCode::UNKNOWN_MEMBER_ID),
+            (
+                Some(&consumer.id),
+                consumer.epoch + 1,
+                ErrorCode::STALE_MEMBER_EPOCH,
+            ),
+            (
+                Some(&consumer.id),
+                consumer.epoch - 1,
+                ErrorCode::STALE_MEMBER_EPOCH,
+            ),
+            (
+                Some("stranger"),
+                consumer.epoch,
+                ErrorCode::UNKNOWN_MEMBER_ID,
+            ),
         ] {
             for topics in [None, Some(&[(&topic, &[0][..])][..])] {
                 let mut request = offsets_request(version, &group, topics);
@@ -221,16 +333,33 @@ async fn behaviour_101_groups_are_described_member_by_member() -> Result<()> {
     for version in [0, 1] {
         let described = describe_consumers(&consumer.connection, version, &group).await?;
         assert_eq!(code(described.error_code), ErrorCode::NONE);
-        assert_eq!((&*described.group_state, &*described.assignor_name), ("Stable", "uniform"));
-        assert_eq!((described.group_epoch, described.assignment_epoch), (consumer.epoch, consumer.epoch));
+        assert_eq!(
+            (&*described.group_state, &*described.assignor_name),
+            ("Stable", "uniform")
+        );
+        assert_eq!(
+            (described.group_epoch, described.assignment_epoch),
+            (consumer.epoch, consumer.epoch)
+        );
         assert_eq!(described.members.len(), 1);
         let told = &described.members[0];
         assert_eq!(*told.member_id, *consumer.id);
-        assert_eq!((told.instance_id.as_deref(), told.rack_id.as_deref()), (Some("shelf"), Some("rack-1")));
-        assert_eq!((&*told.client_id, &*told.client_host), ("told-client", "/127.0.0.1"));
+        assert_eq!(
+            (told.instance_id.as_deref(), told.rack_id.as_deref()),
+            (Some("shelf"), Some("rack-1"))
+        );
+        assert_eq!(
+            (&*told.client_id, &*told.client_host),
+            ("told-client", "/127.0.0.1")
+        );
         assert_eq!(told.member_epoch, consumer.epoch);
         assert_eq!(told.subscribed_topic_names, [name(&topic.name)]);
-        ensure!(told.subscribed_topic_regex.as_deref().unwrap_or_default().is_empty());
+        ensure!(
+            told.subscribed_topic_regex
+                .as_deref()
+                .unwrap_or_default()
+                .is_empty()
+        );
         assert_eq!(told.member_type, if version == 0 { -1 } else { 1 });
         for assignment in [&told.assignment, &told.target_assignment] {
             assert_eq!(assignment.topic_partitions.len(), 1);

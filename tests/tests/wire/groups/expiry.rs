@@ -30,7 +30,10 @@ async fn commit_for(
     retention_ms: i64,
 ) -> Result<()> {
     let request = request.with_retention_time_ms(retention_ms);
-    assert_eq!(commit(connection, version, &request).await?, ErrorCode::NONE);
+    assert_eq!(
+        commit(connection, version, &request).await?,
+        ErrorCode::NONE
+    );
     Ok(())
 }
 
@@ -56,7 +59,11 @@ async fn behaviour_97_old_clients_say_how_long_an_offset_is_kept() -> Result<()>
         commit_for(&connection, request, version, SHORT).await?;
         assert_eq!(offset_of(&connection, &group, &topic).await?, 1);
         expect_gone(&connection, &group, &topic).await?;
-        assert_eq!(offset_of(&connection, &group, &long).await?, 1, "kept by default");
+        assert_eq!(
+            offset_of(&connection, &group, &long).await?,
+            1,
+            "kept by default"
+        );
     }
     Ok(())
 }
@@ -86,7 +93,10 @@ async fn behaviour_97_live_consumers_keep_what_they_subscribe_to() -> Result<()>
     }
     let other = create(&connection, 1, &[]).await?;
     let group = new_group().await?;
-    let member = Member::new(&group).await?.aged(Age::New).subscribed(&[&subscribed.name]);
+    let member = Member::new(&group)
+        .await?
+        .aged(Age::New)
+        .subscribed(&[&subscribed.name]);
     let members = form(vec![member]).await?;
     for topic in [&subscribed, &other] {
         commit_for(&connection, members[0].commit_request(topic, 1), 4, SHORT).await?;

@@ -1,8 +1,8 @@
 //! Reading committed offsets: behaviour 96.
 
 use anyhow::{Result, ensure};
-use klamm_protocol::messages::{OffsetFetchRequest};
 use klamm_protocol::ErrorCode;
+use klamm_protocol::messages::OffsetFetchRequest;
 use uuid::Uuid;
 
 use crate::calls::{Topic, code, connect_and_create, create, text};
@@ -34,13 +34,20 @@ async fn behaviour_96_what_was_never_committed_is_no_error() -> Result<()> {
             assert_eq!(error, ErrorCode::NONE, "version {version}");
             assert_eq!(found.len(), asked.len() + 1);
             for found in found {
-                assert_eq!((found.offset, found.epoch, found.error), (-1, -1, ErrorCode::NONE));
+                assert_eq!(
+                    (found.offset, found.epoch, found.error),
+                    (-1, -1, ErrorCode::NONE)
+                );
                 assert_eq!(found.metadata.as_deref(), Some(""), "version {version}");
             }
             if version >= 2 {
                 let (error, found) = offsets(&connection, version, group, None).await?;
                 let count = usize::from(group == &known);
-                assert_eq!((error, found.len()), (ErrorCode::NONE, count), "version {version}");
+                assert_eq!(
+                    (error, found.len()),
+                    (ErrorCode::NONE, count),
+                    "version {version}"
+                );
             }
         }
     }
@@ -53,11 +60,18 @@ async fn behaviour_96_no_topics_named_are_all_that_have_offsets() -> Result<()> 
     let first = create(&connection, 3, &[]).await?;
     let second = create(&connection, 1, &[]).await?;
     let group = new_group().await?;
-    for (topic, partitions) in [(&first, vec![committed(0, 1), committed(2, 3)]), (&second, vec![committed(0, 9)])] {
+    for (topic, partitions) in [
+        (&first, vec![committed(0, 1), committed(2, 3)]),
+        (&second, vec![committed(0, 9)]),
+    ] {
         let request = commit_request(&group, topic, partitions);
         assert_eq!(commit(&connection, 8, &request).await?, ErrorCode::NONE);
     }
-    let mut expected = vec![(first.name.clone(), 0, 1), (first.name.clone(), 2, 3), (second.name.clone(), 0, 9)];
+    let mut expected = vec![
+        (first.name.clone(), 0, 1),
+        (first.name.clone(), 2, 3),
+        (second.name.clone(), 0, 9),
+    ];
     expected.sort();
     for version in versions::<OffsetFetchRequest>() {
         if version >= 2 {
@@ -70,7 +84,13 @@ async fn behaviour_96_no_topics_named_are_all_that_have_offsets() -> Result<()> 
             };
             let mut found: Vec<_> = found
                 .into_iter()
-                .map(|found| (named(found.topic_id, &found.topic), found.partition, found.offset))
+                .map(|found| {
+                    (
+                        named(found.topic_id, &found.topic),
+                        found.partition,
+                        found.offset,
+                    )
+                })
                 .collect();
             found.sort();
             assert_eq!(found, expected, "version {version}");
@@ -93,7 +113,10 @@ async fn behaviour_96_several_groups_are_read_at_once() -> Result<()> {
     }
     let unknown = unique("group");
     for version in versions::<OffsetFetchRequest>().filter(|version| *version >= 8) {
-        let mut asked: Vec<_> = groups.iter().map(|group| group_offsets(group, None)).collect();
+        let mut asked: Vec<_> = groups
+            .iter()
+            .map(|group| group_offsets(group, None))
+            .collect();
         asked[1] = group_offsets(&groups[1], Some(&[(&topic, &[0, 1])]));
         asked.push(group_offsets(&unknown, Some(&[(&topic, &[0])])));
         let request = OffsetFetchRequest::default().with_groups(asked);
@@ -103,10 +126,16 @@ async fn behaviour_96_several_groups_are_read_at_once() -> Result<()> {
             assert_eq!(response.groups.len(), 6, "version {version}");
             for told in response.groups {
                 ensure!(told.error_code == 0, "{told:?}");
-                let at = groups.iter().position(|group| group.as_str() == &**told.group_id);
-                let single = klamm_protocol::messages::OffsetFetchResponse::default().with_groups(vec![told]);
+                let at = groups
+                    .iter()
+                    .position(|group| group.as_str() == &**told.group_id);
+                let single = klamm_protocol::messages::OffsetFetchResponse::default()
+                    .with_groups(vec![told]);
                 let (_, found) = found_offsets(version, &single)?;
-                let read: Vec<_> = found.iter().map(|found| (found.partition, found.offset)).collect();
+                let read: Vec<_> = found
+                    .iter()
+                    .map(|found| (found.partition, found.offset))
+                    .collect();
                 match at {
                     Some(1) => assert_eq!(read, [(0, 1), (1, -1)]),
                     Some(at) => assert_eq!(read, [(0, i64::try_from(at)?)]),
@@ -136,7 +165,11 @@ async fn behaviour_96_members_of_classic_groups_need_no_epoch_to_read() -> Resul
         }
         let response = connection.send_version(version, &request).await?;
         let (error, found) = found_offsets(version, &response)?;
-        assert_eq!((error, found[0].offset), (ErrorCode::NONE, 4), "version {version}");
+        assert_eq!(
+            (error, found[0].offset),
+            (ErrorCode::NONE, 4),
+            "version {version}"
+        );
         ensure!(code(response.error_code).is_none());
     }
     Ok(())

@@ -20,7 +20,9 @@ async fn behaviour_91_heartbeats_tell_the_phase() -> Result<()> {
         let mut members = stable(&group, age, 1).await?;
         assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE, "stable");
         let joining = Member::new(&group).await?.aged(age).joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let answers = rejoin(&mut members).await?;
         members.push(joining.await??.0);
         for member in &members {
@@ -52,12 +54,19 @@ async fn behaviour_91_who_is_silent_is_removed_and_a_commit_is_a_sign_of_life() 
     while beats.heartbeat().await? == ErrorCode::NONE {
         assert_eq!(commits.commit(&topic, 1).await?, ErrorCode::NONE);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        ensure!(began.elapsed() < Duration::from_secs(10), "the silent one stays");
+        ensure!(
+            began.elapsed() < Duration::from_secs(10),
+            "the silent one stays"
+        );
     }
     let took = began.elapsed();
     ensure!(took > Duration::from_millis(5000), "{took:?}");
     assert_eq!(beats.heartbeat().await?, ErrorCode::REBALANCE_IN_PROGRESS);
-    assert_eq!(commits.heartbeat().await?, ErrorCode::REBALANCE_IN_PROGRESS, "not removed");
+    assert_eq!(
+        commits.heartbeat().await?,
+        ErrorCode::REBALANCE_IN_PROGRESS,
+        "not removed"
+    );
     assert_eq!(silent.heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
     Ok(())
 }
@@ -69,7 +78,9 @@ async fn behaviour_91_waiting_in_a_join_is_no_silence() -> Result<()> {
     let member = async || anyhow::Ok(Member::new(&group).await?.with_timeouts(SESSION_MS, 8000));
     let members = form(vec![member().await?, member().await?]).await?;
     let newcomer = member().await?.joining();
-    members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+    members[0]
+        .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+        .await?;
     let began = Instant::now();
     let waits = members[0].joining();
     while !waits.is_finished() {
@@ -82,9 +93,16 @@ async fn behaviour_91_waiting_in_a_join_is_no_silence() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let took = began.elapsed();
-    ensure!(took > Duration::from_secs(7) && took < Duration::from_secs(11), "{took:?}");
+    ensure!(
+        took > Duration::from_secs(7) && took < Duration::from_secs(11),
+        "{took:?}"
+    );
     let (_, answer) = waits.await??;
-    assert_eq!(answer.members.len(), 2, "who waited is in, who did not join is out");
+    assert_eq!(
+        answer.members.len(),
+        2,
+        "who waited is in, who did not join is out"
+    );
     newcomer.await??;
     assert_eq!(members[1].heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
     Ok(())
@@ -107,6 +125,9 @@ async fn behaviour_91_waiting_in_a_sync_is_no_silence() -> Result<()> {
     let synced = members[0].sync(&[(&members[1].id, b"at last")]).await?;
     assert_eq!(synced.error_code, 0);
     let told = waits.await??;
-    assert_eq!((told.error_code, &told.assignment[..]), (0, &b"at last"[..]));
+    assert_eq!(
+        (told.error_code, &told.assignment[..]),
+        (0, &b"at last"[..])
+    );
     Ok(())
 }

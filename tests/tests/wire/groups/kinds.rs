@@ -30,13 +30,19 @@ async fn behaviour_103_classic_requests_about_a_consumer_group() -> Result<()> {
     for age in Age::ALL {
         let mut member = Member::new(&group).await?.aged(age);
         member.protocol_type = "connect".to_owned();
-        assert_eq!(member.join_code().await?, ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
+        assert_eq!(
+            member.join_code().await?,
+            ErrorCode::INCONSISTENT_GROUP_PROTOCOL
+        );
         // One of the new protocol is no member to the old requests.
         member.id = modern.id.clone();
         member.generation = modern.epoch;
         member.chosen = Some("range".to_owned());
         assert_eq!(member.heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
-        assert_eq!(code(member.sync(&[]).await?.error_code), ErrorCode::UNKNOWN_MEMBER_ID);
+        assert_eq!(
+            code(member.sync(&[]).await?.error_code),
+            ErrorCode::UNKNOWN_MEMBER_ID
+        );
     }
     let deleted = delete_groups(&connection, 2, &[&group]).await?;
     assert_eq!(deleted[0].1, ErrorCode::NON_EMPTY_GROUP);
@@ -58,18 +64,28 @@ async fn behaviour_103_new_requests_about_a_classic_group() -> Result<()> {
     let members = form(vec![member]).await?;
     let modern = Consumer::new(&group, &[&topic]).await?;
     let found = modern.code_of(&modern.join_request()).await?;
-    assert_eq!(found, ErrorCode::GROUP_ID_NOT_FOUND, "no group of consumers");
+    assert_eq!(
+        found,
+        ErrorCode::GROUP_ID_NOT_FOUND,
+        "no group of consumers"
+    );
     let later = modern.beat_request().with_member_epoch(1);
     assert_eq!(modern.code_of(&later).await?, ErrorCode::GROUP_ID_NOT_FOUND);
     for version in [0, 1] {
         let described = describe_consumers(&connection, version, &group).await?;
         let found = code(described.error_code);
-        assert_eq!(found, ErrorCode::GROUP_ID_NOT_FOUND, "so that clients ask by the old API");
+        assert_eq!(
+            found,
+            ErrorCode::GROUP_ID_NOT_FOUND,
+            "so that clients ask by the old API"
+        );
     }
     assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE);
     // Of consumers whose words cannot be read no group of the new protocol is made.
     let group = new_group().await?;
-    let garbled = Member::new(&group).await?.with_protocols(&[("range", b"\xff")]);
+    let garbled = Member::new(&group)
+        .await?
+        .with_protocols(&[("range", b"\xff")]);
     let members = form(vec![garbled]).await?;
     let modern = Consumer::new(&group, &[&topic]).await?;
     let found = modern.code_of(&modern.join_request()).await?;

@@ -27,10 +27,19 @@ async fn behaviour_93_one_member_leaves_in_every_version() -> Result<()> {
                 .with_group_id(group_id(&group))
                 .with_member_id(text(&member.id));
             let answer = member.connection.send_version(version, &request).await?;
-            assert_eq!((answer.error_code, answer.members.len()), (0, 0), "version {version}");
+            assert_eq!(
+                (answer.error_code, answer.members.len()),
+                (0, 0),
+                "version {version}"
+            );
         } else {
-            let answer = leave(&member.connection, version, &group, vec![member.identity()]).await?;
-            assert_eq!((answer.error_code, answer.members.len()), (0, 1), "version {version}");
+            let answer =
+                leave(&member.connection, version, &group, vec![member.identity()]).await?;
+            assert_eq!(
+                (answer.error_code, answer.members.len()),
+                (0, 1),
+                "version {version}"
+            );
             assert_eq!(answer.members[0].error_code, 0);
             assert_eq!(*answer.members[0].member_id, *member.id);
         }
@@ -53,15 +62,24 @@ async fn behaviour_93_each_of_many_has_its_own_code() -> Result<()> {
         let leaving = [
             (identity("", Some("one")), ErrorCode::NONE),
             (identity("", Some("one")), ErrorCode::UNKNOWN_MEMBER_ID),
-            (identity(&members[3].id, Some("two")), ErrorCode::FENCED_INSTANCE_ID),
+            (
+                identity(&members[3].id, Some("two")),
+                ErrorCode::FENCED_INSTANCE_ID,
+            ),
             (identity(&members[1].id, Some("two")), ErrorCode::NONE),
             (identity("", Some("nobody")), ErrorCode::UNKNOWN_MEMBER_ID),
-            (identity(&members[3].id, Some("nobody")), ErrorCode::UNKNOWN_MEMBER_ID),
+            (
+                identity(&members[3].id, Some("nobody")),
+                ErrorCode::UNKNOWN_MEMBER_ID,
+            ),
             (identity("nobody", None), ErrorCode::UNKNOWN_MEMBER_ID),
             (identity("", None), ErrorCode::UNKNOWN_MEMBER_ID),
             (identity(&members[2].id, None), ErrorCode::NONE),
         ];
-        let identities = leaving.iter().map(|(identity, _)| identity.clone()).collect();
+        let identities = leaving
+            .iter()
+            .map(|(identity, _)| identity.clone())
+            .collect();
         let answer = leave(&members[0].connection, version, &group, identities).await?;
         assert_eq!(code(answer.error_code), ErrorCode::NONE);
         assert_eq!(answer.members.len(), leaving.len());
@@ -69,7 +87,10 @@ async fn behaviour_93_each_of_many_has_its_own_code() -> Result<()> {
             assert_eq!(code(told.error_code), *expected, "{asked:?}");
             assert_eq!(told.group_instance_id, asked.group_instance_id);
             let id = &*told.member_id;
-            ensure!(asked.member_id.is_empty() || id == &*asked.member_id, "{told:?}");
+            ensure!(
+                asked.member_id.is_empty() || id == &*asked.member_id,
+                "{told:?}"
+            );
         }
         let rest = &members[3];
         assert_eq!(rest.heartbeat().await?, ErrorCode::REBALANCE_IN_PROGRESS);
@@ -85,8 +106,18 @@ async fn behaviour_93_nobody_leaves_what_is_not_there() -> Result<()> {
     let connection = crate::rig::connect().await?;
     let group = new_group().await?;
     for group in [unique("group"), group] {
-        let answer = leave(&connection, 5, &group, vec![identity("a", None), identity("", Some("b"))]).await?;
-        let codes: Vec<_> = answer.members.iter().map(|told| code(told.error_code)).collect();
+        let answer = leave(
+            &connection,
+            5,
+            &group,
+            vec![identity("a", None), identity("", Some("b"))],
+        )
+        .await?;
+        let codes: Vec<_> = answer
+            .members
+            .iter()
+            .map(|told| code(told.error_code))
+            .collect();
         ensure!(
             code(answer.error_code) == ErrorCode::UNKNOWN_MEMBER_ID
                 || codes == [ErrorCode::UNKNOWN_MEMBER_ID; 2],

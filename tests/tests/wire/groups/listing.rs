@@ -16,7 +16,10 @@ async fn behaviour_98_every_version_lists_what_it_can_say() -> Result<()> {
     let stable_one = new_group().await?;
     let _members = stable(&stable_one, Age::New, 1).await?;
     let simple = new_group().await?;
-    assert_eq!(commit_alone(&connection, 8, &simple, &topic, 1).await?, ErrorCode::NONE);
+    assert_eq!(
+        commit_alone(&connection, 8, &simple, &topic, 1).await?,
+        ErrorCode::NONE
+    );
     let connector = new_group().await?;
     let mut member = Member::new(&connector).await?;
     member.protocol_type = "connect".to_owned();
@@ -50,7 +53,10 @@ async fn behaviours_98_and_103_lists_are_filtered_by_state_and_type() -> Result<
     let classic = new_group().await?;
     let _members = stable(&classic, Age::New, 1).await?;
     let empty = new_group().await?;
-    assert_eq!(commit_alone(&connection, 8, &empty, &topic, 1).await?, ErrorCode::NONE);
+    assert_eq!(
+        commit_alone(&connection, 8, &empty, &topic, 1).await?,
+        ErrorCode::NONE
+    );
     let modern = new_group().await?;
     let mut consumer = Consumer::new(&modern, &[&topic]).await?;
     consumer.join().await?;
@@ -74,8 +80,14 @@ async fn behaviours_98_and_103_lists_are_filtered_by_state_and_type() -> Result<
         for group in [c, e, m] {
             let version = if types.is_empty() { 4 } else { 5 };
             for version in version..=5 {
-                let found = listed(&observer, version, group, states, types).await?.is_some();
-                assert_eq!(found, expected.contains(&group), "{states:?} {types:?}: {group}");
+                let found = listed(&observer, version, group, states, types)
+                    .await?
+                    .is_some();
+                assert_eq!(
+                    found,
+                    expected.contains(&group),
+                    "{states:?} {types:?}: {group}"
+                );
             }
         }
     }

@@ -235,7 +235,10 @@ impl Member {
     pub(crate) async fn leave(&self) -> Result<ErrorCode> {
         if self.age.leave() >= 3 {
             let answer = leave(&self.connection, 5, &self.group, vec![self.identity()]).await?;
-            ensure!(answer.error_code == 0 && answer.members.len() == 1, "{answer:?}");
+            ensure!(
+                answer.error_code == 0 && answer.members.len() == 1,
+                "{answer:?}"
+            );
             return Ok(code(answer.members[0].error_code));
         }
         let request = LeaveGroupRequest::default()
@@ -313,7 +316,9 @@ pub(crate) async fn grow_unsettled(
 ) -> Result<Vec<JoinGroupResponse>> {
     let joining = newcomer.joining();
     if let Some(first) = members.first() {
-        first.wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        first
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
     }
     let mut answers = rejoin(members).await?;
     let (member, answer) = joining.await??;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use klamm_protocol::ErrorCode;
 
-use crate::calls::{Topic, connect_and_create, create, code};
+use crate::calls::{Topic, code, connect_and_create, create};
 use crate::rig::{connect, eventually};
 
 use super::calls::{Age, describe_group, listed, new_group, offset_of, state};
@@ -28,14 +28,21 @@ fn assignment(topic: &Topic, partitions: &[i32]) -> Bytes {
 /// Partitions of an assignment of one topic or none, whatever its version.
 fn partitions_of(bytes: &[u8], topic: &Topic) -> Result<Vec<i32>> {
     let number = |at: usize| -> Result<i32> {
-        let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-        Ok(i32::from_be_bytes(bytes.ok_or_else(|| anyhow::anyhow!("cut off"))?))
+        let bytes = bytes
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        Ok(i32::from_be_bytes(
+            bytes.ok_or_else(|| anyhow::anyhow!("cut off"))?,
+        ))
     };
     if number(2)? == 0 {
         return Ok(Vec::new());
     }
     let at = 8 + topic.name.len();
-    ensure!(bytes.get(8..at) == Some(topic.name.as_bytes()), "another topic: {bytes:?}");
+    ensure!(
+        bytes.get(8..at) == Some(topic.name.as_bytes()),
+        "another topic: {bytes:?}"
+    );
     let count = usize::try_from(number(at)?)?;
     let mut partitions = Vec::new();
     for index in 0..count {
@@ -78,7 +85,10 @@ async fn behaviour_102_a_group_is_upgraded_and_downgraded_online() -> Result<()>
     let mut modern = Consumer::new(&group, &[&topic]).await?;
     modern.join().await?;
     let row = listed(&connection, 5, &group, &[], &[]).await?;
-    assert_eq!(row.map(|row| row.group_type.to_string()).as_deref(), Some("consumer"));
+    assert_eq!(
+        row.map(|row| row.group_type.to_string()).as_deref(),
+        Some("consumer")
+    );
     // Both settle, the old member by rebalances, and share.
     let mut share = vec![0, 1];
     for _ in 0..200 {
@@ -96,13 +106,24 @@ async fn behaviour_102_a_group_is_upgraded_and_downgraded_online() -> Result<()>
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!((share.len(), modern.owned.len()), (1, 1));
-    ensure!(!modern.owned.contains(&(topic.id, share[0])), "each has its own");
+    ensure!(
+        !modern.owned.contains(&(topic.id, share[0])),
+        "each has its own"
+    );
     let described = describe_consumers(&connection, 1, &group).await?;
-    let mut kinds: Vec<i8> = described.members.iter().map(|told| told.member_type).collect();
+    let mut kinds: Vec<i8> = described
+        .members
+        .iter()
+        .map(|told| told.member_type)
+        .collect();
     kinds.sort_unstable();
     assert_eq!(kinds, [0, 1], "a classic member and a new one");
     assert_eq!(classic.heartbeat().await?, ErrorCode::NONE);
-    assert_eq!(classic.commit(&topic, 11).await?, ErrorCode::NONE, "by its generation");
+    assert_eq!(
+        classic.commit(&topic, 11).await?,
+        ErrorCode::NONE,
+        "by its generation"
+    );
     assert_eq!(offset_of(&connection, &group, &topic).await?, 11);
     // The last of the new protocol leaves: back to the classic protocol.
     assert_eq!(modern.leave(-1).await?.error_code, 0);
@@ -111,7 +132,9 @@ async fn behaviour_102_a_group_is_upgraded_and_downgraded_online() -> Result<()>
         Ok(row.map(drop))
     })
     .await?;
-    classic.wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+    classic
+        .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+        .await?;
     let before = classic.generation;
     let joined = classic.join().await?;
     ensure!(classic.generation > before, "{joined:?}");
@@ -120,7 +143,11 @@ async fn behaviour_102_a_group_is_upgraded_and_downgraded_online() -> Result<()>
     let told = classic.sync(&[(&classic.id, &share[..])]).await?;
     assert_eq!(told.assignment, share);
     assert_eq!(state(&connection, &group).await?, "Stable");
-    assert_eq!(offset_of(&connection, &group, &topic).await?, 11, "offsets stay");
+    assert_eq!(
+        offset_of(&connection, &group, &topic).await?,
+        11,
+        "offsets stay"
+    );
     Ok(())
 }
 
@@ -133,7 +160,10 @@ async fn behaviour_102_a_classic_consumer_may_join_a_group_of_the_new_protocol()
         let mut modern = Consumer::new(&group, &[&topic]).await?;
         modern.join().await?;
         super::consumer::reconcile(&mut [&mut modern], &all_of(&topic, 2)).await?;
-        let mut classic = Member::new(&group).await?.aged(age).subscribed(&[&topic.name]);
+        let mut classic = Member::new(&group)
+            .await?
+            .aged(age)
+            .subscribed(&[&topic.name]);
         let joined = classic.join().await?;
         assert_eq!(joined.protocol_name.as_deref(), Some("range"));
         let mut share = Vec::new();
@@ -179,7 +209,10 @@ async fn behaviour_102_an_empty_group_changes_with_its_first_member() -> Result<
     assert_eq!(modern.leave(-1).await?.error_code, 0);
     let classic = stable(&group, Age::New, 1).await?;
     assert_eq!(classic[0].heartbeat().await?, ErrorCode::NONE);
-    assert_eq!(&*describe_group(&connection, 6, &group).await?.group_state, "Stable");
+    assert_eq!(
+        &*describe_group(&connection, 6, &group).await?.group_state,
+        "Stable"
+    );
     assert_eq!(offset_of(&connection, &group, &topic).await?, 3);
     Ok(())
 }

@@ -34,11 +34,16 @@ async fn behaviour_89_a_follower_with_other_metadata_starts_a_rebalance() -> Res
         let mut members = stable(&group, age, 2).await?;
         members[1] = members[1].clone().subscribed(&["some-topic", "another"]);
         let joining = members[1].joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let answer = members[0].join().await?;
         members[1] = joining.await??.0;
         assert_eq!((members[0].generation, members[1].generation), (3, 3));
-        let told = answer.members.iter().find(|listed| *listed.member_id == *members[1].id);
+        let told = answer
+            .members
+            .iter()
+            .find(|listed| *listed.member_id == *members[1].id);
         let metadata = told.map(|listed| listed.metadata.clone());
         assert_eq!(metadata, Some(subscription(&["some-topic", "another"])));
         settle(&members, &answer.leader).await?;
@@ -52,12 +57,17 @@ async fn behaviour_89_a_leader_that_repeats_itself_starts_a_rebalance() -> Resul
         let group = new_group().await?;
         let mut members = stable(&group, age, 2).await?;
         let joining = members[0].joining();
-        members[1].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[1]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         members[1].join().await?;
         let (leader, answer) = joining.await??;
         members[0] = leader;
         assert_eq!(answer.generation_id, 3);
-        assert_eq!((&*answer.leader, answer.members.len()), (&*members[0].id, 2));
+        assert_eq!(
+            (&*answer.leader, answer.members.len()),
+            (&*members[0].id, 2)
+        );
         settle(&members, &answer.leader).await?;
     }
     Ok(())
@@ -92,7 +102,9 @@ async fn behaviour_89_other_metadata_before_the_sync_starts_over() -> Result<()>
         grow_unsettled(&mut members, newcomer).await?;
         let syncing = members[1].clone();
         let joining = members[0].clone().subscribed(&["changed"]).joining();
-        members[1].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[1]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let told = crate::calls::code(syncing.sync(&[]).await?.error_code);
         assert_eq!(told, ErrorCode::REBALANCE_IN_PROGRESS);
         rejoin(&mut members[1..]).await?;
@@ -111,16 +123,25 @@ async fn behaviour_89_who_leaves_starts_a_rebalance() -> Result<()> {
         let mut members = stable(&group, age, 2).await?;
         let leader = members.remove(0);
         assert_eq!(leader.leave().await?, ErrorCode::NONE);
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let answer = members[0].join().await?;
-        assert_eq!((answer.generation_id, &*answer.leader), (3, &*members[0].id));
+        assert_eq!(
+            (answer.generation_id, &*answer.leader),
+            (3, &*members[0].id)
+        );
         settle(&members, &answer.leader).await?;
         assert_eq!(leader.heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
         assert_eq!(members[0].leave().await?, ErrorCode::NONE);
         assert_eq!(state(&leader.connection, &group).await?, "Empty");
         // An empty group goes on where it was.
         let mut next = Member::new(&group).await?.aged(age);
-        assert_eq!(next.join().await?.generation_id, 5, "becoming empty is a generation too");
+        assert_eq!(
+            next.join().await?.generation_id,
+            5,
+            "becoming empty is a generation too"
+        );
     }
     Ok(())
 }

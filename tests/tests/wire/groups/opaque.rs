@@ -24,7 +24,11 @@ async fn behaviour_94_any_protocol_type_works_and_any_bytes_come_through() -> Re
                 newcomer.protocol_type = protocol_type.to_owned();
                 let answers = grow(&mut members, newcomer).await?;
                 let own = |blob: &&[u8]| answers[0].members.iter().any(|m| m.metadata == **blob);
-                ensure!(BLOBS[..members.len()].iter().all(own), "{:?}", answers[0].members);
+                ensure!(
+                    BLOBS[..members.len()].iter().all(own),
+                    "{:?}",
+                    answers[0].members
+                );
             }
             let described = describe_group(&members[0].connection, 5, &group).await?;
             assert_eq!(&*described.group_state, "Stable");

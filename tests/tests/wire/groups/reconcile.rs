@@ -4,16 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use klamm_protocol::ErrorCode;
-use klamm_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use klamm_protocol::messages::CreatePartitionsRequest;
+use klamm_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 
 use crate::calls::{TIMEOUT_MS, Topic, code, connect_and_create, create, name, text};
 use crate::rig::{connect, unique};
 
 use super::calls::new_group;
 use super::consumer::{
-    Consumer, Partitions, all_of, describe_consumers, listed, reconcile,
-    wait_for_consumers, wait_for_share,
+    Consumer, Partitions, all_of, describe_consumers, listed, reconcile, wait_for_consumers,
+    wait_for_share,
 };
 
 async fn topic_of(partitions: i32) -> Result<Topic> {
@@ -39,8 +39,14 @@ async fn behaviour_101_a_lone_member_gets_everything_and_hears_of_changes_only()
         assert_eq!(consumer.assigned, all_of(&topic, 3), "version {version}");
         let epoch = consumer.epoch;
         consumer.settle().await?;
-        let quiet = consumer.connection.send_version(version, &consumer.beat_request()).await?;
-        assert_eq!((code(quiet.error_code), quiet.member_epoch), (ErrorCode::NONE, epoch));
+        let quiet = consumer
+            .connection
+            .send_version(version, &consumer.beat_request())
+            .await?;
+        assert_eq!(
+            (code(quiet.error_code), quiet.member_epoch),
+            (ErrorCode::NONE, epoch)
+        );
         assert_eq!(quiet.assignment, None, "nothing has changed");
         // A full heartbeat, as after an error, is answered in full.
         let full = consumer.join_request().with_member_epoch(epoch);
@@ -63,7 +69,11 @@ async fn behaviour_101_a_partition_is_given_when_its_owner_has_dropped_it() -> R
     let old_epoch = first.epoch;
     let mut second = Consumer::new(&group, &[&topic]).await?;
     second.join().await?;
-    assert_eq!(second.assigned, Partitions::new(), "all is owned by the first");
+    assert_eq!(
+        second.assigned,
+        Partitions::new(),
+        "all is owned by the first"
+    );
     // The first is told to give up two and stays in its epoch until it has.
     wait_for_share(&mut first, 2).await?;
     for _ in 0..3 {
@@ -75,19 +85,31 @@ async fn behaviour_101_a_partition_is_given_when_its_owner_has_dropped_it() -> R
     let described = describe_consumers(&first.connection, 1, &group).await?;
     assert_eq!(&*described.group_state, "Reconciling");
     first.settle().await?;
-    ensure!(first.epoch > old_epoch, "dropping is what its epoch waited for");
+    ensure!(
+        first.epoch > old_epoch,
+        "dropping is what its epoch waited for"
+    );
     wait_for_share(&mut second, 2).await?;
     assert_eq!(second.assigned, &all - &first.owned);
     reconcile(&mut [&mut first, &mut second], &all).await?;
     wait_for_consumers(&first.connection, &group, "Stable").await?;
     // The one that leaves hands over.
     let left = first.leave(-1).await?;
-    assert_eq!((code(left.error_code), left.member_epoch), (ErrorCode::NONE, -1));
+    assert_eq!(
+        (code(left.error_code), left.member_epoch),
+        (ErrorCode::NONE, -1)
+    );
     reconcile(&mut [&mut second], &all).await?;
-    assert_eq!(first.code_of(&first.beat_request()).await?, ErrorCode::UNKNOWN_MEMBER_ID);
+    assert_eq!(
+        first.code_of(&first.beat_request()).await?,
+        ErrorCode::UNKNOWN_MEMBER_ID
+    );
     second.leave(-1).await?;
     let described = describe_consumers(&first.connection, 1, &group).await?;
-    assert_eq!((&*described.group_state, described.members.len()), ("Empty", 0));
+    assert_eq!(
+        (&*described.group_state, described.members.len()),
+        ("Empty", 0)
+    );
     Ok(())
 }
 
@@ -100,14 +122,19 @@ async fn behaviour_101_three_members_of_two_topics_share_evenly() -> Result<()> 
         let mut consumers = Vec::new();
         for _ in 0..3 {
             let mut consumer = Consumer::new(&group, &[&one, &two]).await?;
-            let request = consumer.join_request().with_server_assignor(Some(text(assignor)));
+            let request = consumer
+                .join_request()
+                .with_server_assignor(Some(text(assignor)));
             let joined = consumer.send(&request).await?;
             consumer.adopt(&joined)?;
             consumers.push(consumer);
             let mut members: Vec<&mut Consumer> = consumers.iter_mut().collect();
             reconcile(&mut members, &all).await?;
         }
-        let shares: Vec<usize> = consumers.iter().map(|consumer| consumer.owned.len()).collect();
+        let shares: Vec<usize> = consumers
+            .iter()
+            .map(|consumer| consumer.owned.len())
+            .collect();
         assert_eq!(shares, [3, 3, 3], "{assignor}");
         let described = describe_consumers(&consumers[0].connection, 0, &group).await?;
         assert_eq!(&*described.assignor_name, assignor);
@@ -131,14 +158,18 @@ async fn behaviour_101_members_may_change_what_they_want() -> Result<()> {
     reconcile(&mut [&mut consumer], &all_of(&one, 2)).await?;
     let before = consumer.epoch;
     let names = Some(vec![name(&two.name)]);
-    let told = consumer.send(&consumer.beat_request().with_subscribed_topic_names(names)).await?;
+    let told = consumer
+        .send(&consumer.beat_request().with_subscribed_topic_names(names))
+        .await?;
     consumer.adopt(&told)?;
     reconcile(&mut [&mut consumer], &all_of(&two, 2)).await?;
     ensure!(consumer.epoch > before);
     // What it subscribes to may come later.
     let later = unique("later");
     let names = Some(vec![name(&two.name), name(&later)]);
-    let told = consumer.send(&consumer.beat_request().with_subscribed_topic_names(names)).await?;
+    let told = consumer
+        .send(&consumer.beat_request().with_subscribed_topic_names(names))
+        .await?;
     consumer.adopt(&told)?;
     let created = crate::calls::creatable(&later, 1, &[]);
     crate::calls::try_create(&consumer.connection, created).await?;
@@ -179,7 +210,10 @@ async fn behaviour_101_who_does_not_give_up_in_time_is_fenced() -> Result<()> {
     wait_for_share(&mut slow, 1).await?;
     let began = Instant::now();
     while slow.code_of(&slow.beat_request()).await?.is_none() {
-        ensure!(began.elapsed() < Duration::from_secs(5), "it may keep what it was told to drop");
+        ensure!(
+            began.elapsed() < Duration::from_secs(5),
+            "it may keep what it was told to drop"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = began.elapsed();
@@ -217,7 +251,10 @@ async fn behaviour_101_a_pattern_subscribes_to_what_matches() -> Result<()> {
     reconcile(&mut [&mut consumer], &all).await?;
     let described = describe_consumers(&connection, 1, &group).await?;
     let member = &described.members[0];
-    assert_eq!(member.subscribed_topic_regex.as_deref(), Some(pattern.as_str()));
+    assert_eq!(
+        member.subscribed_topic_regex.as_deref(),
+        Some(pattern.as_str())
+    );
     // Patterns match whole names, and names and patterns add up.
     let group = new_group().await?;
     let named = Topic {

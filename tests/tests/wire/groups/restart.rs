@@ -11,9 +11,7 @@ use klamm_tests::broker::{Broker, free_port};
 use crate::calls::{Topic, code, create, wait_for};
 use crate::rig::{SETTINGS, connect_to, ours_only};
 
-use super::calls::{
-    Age, commit_alone, coordinated, describe_group, is_not_yet, listed, offset_of,
-};
+use super::calls::{Age, commit_alone, coordinated, describe_group, is_not_yet, listed, offset_of};
 use super::consumer::{Consumer, all_of, reconcile};
 use super::member::{Member, form, grow, share_of};
 
@@ -72,7 +70,9 @@ async fn behaviour_100_members_go_on_where_they_were() -> Result<()> {
     let topic = create(&connection, 1, &[]).await?;
     let group = "live";
     coordinated(&connection, group).await?;
-    let first = Member::at(&broker.address, group).await?.with_instance("shelf");
+    let first = Member::at(&broker.address, group)
+        .await?
+        .with_instance("shelf");
     let second = Member::at(&broker.address, group).await?.aged(Age::Middle);
     let mut members = form(vec![first, second]).await?;
     for (round, clean) in (1..).zip([true, false, true]) {
@@ -82,16 +82,29 @@ async fn behaviour_100_members_go_on_where_they_were() -> Result<()> {
         for member in &mut members {
             member.connection = connect_to(&broker.address).await?;
             let found = first_answer(async || member.heartbeat().await).await?;
-            assert_eq!(found, ErrorCode::NONE, "round {round}: the same id and generation");
+            assert_eq!(
+                found,
+                ErrorCode::NONE,
+                "round {round}: the same id and generation"
+            );
             assert_eq!(member.assignment().await?, share_of(&member.id));
         }
         assert_eq!(offset_of(&connection, group, &topic).await?, round);
         let described = describe_group(&connection, 6, group).await?;
-        assert_eq!((&*described.group_state, described.members.len()), ("Stable", 2));
-        assert_eq!((&*described.protocol_type, &*described.protocol_data), ("consumer", "range"));
+        assert_eq!(
+            (&*described.group_state, described.members.len()),
+            ("Stable", 2)
+        );
+        assert_eq!(
+            (&*described.protocol_type, &*described.protocol_data),
+            ("consumer", "range")
+        );
         for told in &described.members {
             assert_eq!(told.member_assignment, share_of(&told.member_id));
-            assert_eq!((&*told.client_id, &*told.client_host), ("klamm-client", "/127.0.0.1"));
+            assert_eq!(
+                (&*told.client_id, &*told.client_host),
+                ("klamm-client", "/127.0.0.1")
+            );
         }
     }
     // A rebalance after it goes on from the same generation, led by the same member.
@@ -142,9 +155,16 @@ async fn behaviour_100_every_kind_of_group_is_there_again() -> Result<()> {
         assert_eq!(offset_of(&connection, "simple", &topic).await?, 7);
         assert_eq!(offset_of(&connection, "empty", &topic).await?, 9);
         assert_eq!(offset_of(&connection, "deleted", &topic).await?, -1);
-        for (group, kind) in [("simple", "classic"), ("empty", "classic"), ("modern", "consumer")] {
+        for (group, kind) in [
+            ("simple", "classic"),
+            ("empty", "classic"),
+            ("modern", "consumer"),
+        ] {
             let row = listed(&connection, 5, group, &[], &[]).await?;
-            assert_eq!(row.map(|row| row.group_type.to_string()).as_deref(), Some(kind));
+            assert_eq!(
+                row.map(|row| row.group_type.to_string()).as_deref(),
+                Some(kind)
+            );
         }
         ensure!(listed(&connection, 5, "deleted", &[], &[]).await?.is_none());
     }
@@ -160,7 +180,9 @@ async fn behaviour_100_until_groups_are_loaded_clients_are_told_to_wait() -> Res
     let connection = connect_to(&broker.address).await?;
     let topic: Topic = create(&connection, 1, &[]).await?;
     coordinated(&connection, "live").await?;
-    let mut member = form(vec![Member::at(&broker.address, "live").await?]).await?.remove(0);
+    let mut member = form(vec![Member::at(&broker.address, "live").await?])
+        .await?
+        .remove(0);
     let mut committed = 0;
     for _ in 0..2000 {
         committed += 1;
@@ -181,11 +203,18 @@ async fn behaviour_100_until_groups_are_loaded_clients_are_told_to_wait() -> Res
     let found = first_answer(async || member.heartbeat().await).await?;
     assert_eq!(found, ErrorCode::NONE);
     let found = first_answer(async || {
-        Ok(code(super::calls::find(&member.connection, 6, "live").await?.error_code))
+        Ok(code(
+            super::calls::find(&member.connection, 6, "live")
+                .await?
+                .error_code,
+        ))
     })
     .await?;
     assert_eq!(found, ErrorCode::NONE);
-    assert_eq!(offset_of(&member.connection, "live", &topic).await?, committed);
+    assert_eq!(
+        offset_of(&member.connection, "live", &topic).await?,
+        committed
+    );
     let broker = starting.await??;
     wait_for(&connect_to(&broker.address).await?, &topic.name, 1).await?;
     assert_eq!(member.commit(&topic, committed + 1).await?, ErrorCode::NONE);
@@ -203,7 +232,9 @@ async fn behaviour_100_a_rebalance_survives_a_crash() -> Result<()> {
     let mut members = form(members).await?;
     let newcomer = Member::at(&broker.address, "live").await?;
     let joining = newcomer.joining();
-    members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+    members[0]
+        .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+        .await?;
     (broker, _) = place.restart(broker, false).await?;
     ensure!(joining.await?.is_err(), "its connection is gone");
     members[0].connection = connect_to(&broker.address).await?;

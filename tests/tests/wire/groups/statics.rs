@@ -47,11 +47,22 @@ async fn behaviour_92_a_restarted_follower_takes_its_own_place() -> Result<()> {
         let mut next = reborn(&members[1]).await?;
         let answer = next.join().await?;
         ensure!(next.id != members[1].id, "a new id");
-        assert_eq!(answer.generation_id, members[1].generation, "the same generation");
+        assert_eq!(
+            answer.generation_id, members[1].generation,
+            "the same generation"
+        );
         assert_eq!(*answer.leader, *members[0].id);
         ensure!(answer.members.is_empty() && !answer.skip_assignment);
-        assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE, "no rebalance");
-        assert_eq!(next.assignment().await?, share_of(&members[1].id), "the old one's share");
+        assert_eq!(
+            members[0].heartbeat().await?,
+            ErrorCode::NONE,
+            "no rebalance"
+        );
+        assert_eq!(
+            next.assignment().await?,
+            share_of(&members[1].id),
+            "the old one's share"
+        );
         expect_fenced(&members[1], &topic).await?;
         assert_eq!(next.commit(&topic, 1).await?, ErrorCode::NONE);
         assert_eq!(next.heartbeat().await?, ErrorCode::NONE);
@@ -73,7 +84,10 @@ async fn behaviour_92_a_restarted_leader_is_told_not_to_assign() -> Result<()> {
             ensure!(answer.skip_assignment);
         } else {
             // One that cannot be told to skip it is not told that it leads.
-            assert_eq!((&*answer.leader, answer.members.len()), (&*members[0].id, 0));
+            assert_eq!(
+                (&*answer.leader, answer.members.len()),
+                (&*members[0].id, 0)
+            );
         }
         assert_eq!(next.assignment().await?, share_of(&members[0].id));
         assert_eq!(members[1].heartbeat().await?, ErrorCode::NONE);
@@ -95,7 +109,10 @@ async fn behaviour_92_other_metadata_after_a_restart_is_stored() -> Result<()> {
         assert_eq!(members[0].heartbeat().await?, ErrorCode::NONE);
         assert_eq!(next.assignment().await?, share_of(&members[1].id));
         let described = describe_group(&next.connection, 5, &group).await?;
-        let own = described.members.iter().find(|listed| *listed.member_id == *next.id);
+        let own = described
+            .members
+            .iter()
+            .find(|listed| *listed.member_id == *next.id);
         let metadata = own.map(|listed| listed.member_metadata.clone());
         assert_eq!(metadata, Some(subscription(&["another"])));
     }
@@ -120,10 +137,15 @@ async fn behaviour_92_another_protocol_after_a_restart_is_a_rebalance() -> Resul
         let mut members = choosy_pair(&group, age).await?;
         let next = reborn(&members[1]).await?.with_protocols(&[("b", b"2")]);
         let joining = next.joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         expect_fenced(&members[1], &topic).await?;
         let answer = members[0].join().await?;
-        assert_eq!((answer.members.len(), answer.protocol_name.as_deref()), (2, Some("b")));
+        assert_eq!(
+            (answer.members.len(), answer.protocol_name.as_deref()),
+            (2, Some("b"))
+        );
         members[1] = joining.await??.0;
         assert_eq!(members[1].generation, 3);
         settle(&members, &answer.leader).await?;
@@ -140,7 +162,9 @@ async fn behaviour_92_of_two_incarnations_that_join_the_later_wins() -> Result<(
         let changed = reborn(&members[1]).await?.with_protocols(&[("b", b"2")]);
         let first = changed.clone();
         let first = tokio::spawn(async move { first.ask_join().await });
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let mut second = changed;
         second.connection = connect().await?;
         let second = second.joining();
@@ -163,18 +187,34 @@ async fn behaviours_85_and_92_who_is_away_keeps_its_place_for_a_session() -> Res
         let here = fast(Member::new(&group).await?);
         let mut members = form(vec![here, away]).await?;
         let joining = fast(Member::new(&group).await?).joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let began = Instant::now();
         let answer = members[0].join().await?;
         let took = began.elapsed();
-        ensure!(took > Duration::from_millis(500), "{took:?}: it is waited for");
+        ensure!(
+            took > Duration::from_millis(500),
+            "{took:?}: it is waited for"
+        );
         let newcomer = joining.await??.0;
-        let listed: Vec<&str> = answer.members.iter().map(|listed| &*listed.member_id).collect();
-        ensure!(listed.len() == 3 && listed.contains(&&*members[1].id), "{listed:?}");
+        let listed: Vec<&str> = answer
+            .members
+            .iter()
+            .map(|listed| &*listed.member_id)
+            .collect();
+        ensure!(
+            listed.len() == 3 && listed.contains(&&*members[1].id),
+            "{listed:?}"
+        );
         let away = members[1].clone();
         let present = [members.swap_remove(0), newcomer];
         settle(&present, &answer.leader).await?;
-        assert_eq!(away.heartbeat().await?, ErrorCode::ILLEGAL_GENERATION, "still a member");
+        assert_eq!(
+            away.heartbeat().await?,
+            ErrorCode::ILLEGAL_GENERATION,
+            "still a member"
+        );
     }
     Ok(())
 }

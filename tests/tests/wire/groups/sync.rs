@@ -24,8 +24,14 @@ async fn behaviour_90_followers_wait_for_the_leader() -> Result<()> {
         let members = unsettled(&group, age, 3).await?;
         let syncing = [members[1].syncing(), members[2].syncing()];
         tokio::time::sleep(Duration::from_millis(200)).await;
-        ensure!(syncing.iter().all(|syncing| !syncing.is_finished()), "the leader is waited for");
-        assert_eq!(state(&members[0].connection, &group).await?, "CompletingRebalance");
+        ensure!(
+            syncing.iter().all(|syncing| !syncing.is_finished()),
+            "the leader is waited for"
+        );
+        assert_eq!(
+            state(&members[0].connection, &group).await?,
+            "CompletingRebalance"
+        );
         // The third is not assigned anything.
         let shares = [&*members[0].id, &*members[1].id].map(|id| (id, share_of(id)));
         let shares = shares.each_ref().map(|(id, share)| (*id, &share[..]));
@@ -39,7 +45,13 @@ async fn behaviour_90_followers_wait_for_the_leader() -> Result<()> {
             assert_eq!(code(answer.error_code), ErrorCode::NONE);
             assert_eq!(answer.assignment, expected.unwrap_or_default(), "{age:?}");
             let echo = (age == Age::New).then_some(("consumer", "range"));
-            assert_eq!(answer.protocol_type.as_deref().zip(answer.protocol_name.as_deref()), echo);
+            assert_eq!(
+                answer
+                    .protocol_type
+                    .as_deref()
+                    .zip(answer.protocol_name.as_deref()),
+                echo
+            );
         }
         assert_eq!(state(&members[0].connection, &group).await?, "Stable");
         // Whoever asks again is told again, and what the leader says now is too late.
@@ -56,7 +68,9 @@ async fn behaviour_90_during_the_join_phase_there_is_nothing_to_sync() -> Result
         let group = new_group().await?;
         let mut members = stable(&group, age, 2).await?;
         let joining = Member::new(&group).await?.aged(age).joining();
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         for member in &members {
             let answer = member.sync(&[]).await?;
             assert_eq!(code(answer.error_code), ErrorCode::REBALANCE_IN_PROGRESS);
@@ -82,10 +96,16 @@ async fn behaviour_90_a_leader_that_never_syncs_is_removed() -> Result<()> {
         let told = members[1].sync(&[]).await?;
         let took = began.elapsed();
         assert_eq!(code(told.error_code), ErrorCode::REBALANCE_IN_PROGRESS);
-        ensure!(took > Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
+        ensure!(
+            took > Duration::from_millis(700) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
         assert_eq!(members[0].heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
         let answer = members[1].join().await?;
-        assert_eq!((&*answer.leader, answer.members.len()), (&*members[1].id, 1));
+        assert_eq!(
+            (&*answer.leader, answer.members.len()),
+            (&*members[1].id, 1)
+        );
         assert_eq!(answer.generation_id, 3);
     }
     Ok(())
@@ -103,7 +123,9 @@ async fn behaviour_90_a_follower_that_never_syncs_is_removed() -> Result<()> {
         let shares = [(&*members[0].id, &b"0"[..]), (&*members[1].id, &b"1"[..])];
         let synced = members[0].sync(&shares).await?;
         assert_eq!(synced.assignment, &b"0"[..]);
-        members[0].wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS).await?;
+        members[0]
+            .wait_for_heartbeat(ErrorCode::REBALANCE_IN_PROGRESS)
+            .await?;
         let answer = members[0].join().await?;
         assert_eq!(answer.members.len(), 1);
         assert_eq!(members[1].heartbeat().await?, ErrorCode::UNKNOWN_MEMBER_ID);
@@ -120,20 +142,49 @@ async fn behaviour_90_the_newest_version_says_which_protocol_is_meant() -> Resul
     for (protocol_type, protocol_name, expected) in [
         (Some("consumer"), Some("range"), ErrorCode::NONE),
         (None, None, ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
-        (Some("consumer"), None, ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
+        (
+            Some("consumer"),
+            None,
+            ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        ),
         (None, Some("range"), ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
-        (Some("connect"), Some("range"), ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
-        (Some("consumer"), Some("roundrobin"), ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
-        (Some(""), Some("range"), ErrorCode::INCONSISTENT_GROUP_PROTOCOL),
+        (
+            Some("connect"),
+            Some("range"),
+            ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        ),
+        (
+            Some("consumer"),
+            Some("roundrobin"),
+            ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        ),
+        (
+            Some(""),
+            Some("range"),
+            ErrorCode::INCONSISTENT_GROUP_PROTOCOL,
+        ),
     ] {
         let request = request
             .clone()
             .with_protocol_type(protocol_type.map(text))
             .with_protocol_name(protocol_name.map(text));
         for version in [0, 4, 5] {
-            let found = code(member.connection.send_version(version, &request).await?.error_code);
-            let expected = if version < 5 { ErrorCode::NONE } else { expected };
-            assert_eq!(found, expected, "{protocol_type:?} {protocol_name:?}, version {version}");
+            let found = code(
+                member
+                    .connection
+                    .send_version(version, &request)
+                    .await?
+                    .error_code,
+            );
+            let expected = if version < 5 {
+                ErrorCode::NONE
+            } else {
+                expected
+            };
+            assert_eq!(
+                found, expected,
+                "{protocol_type:?} {protocol_name:?}, version {version}"
+            );
         }
     }
     assert_eq!(member.heartbeat().await?, ErrorCode::NONE);
