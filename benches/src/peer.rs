@@ -237,7 +237,6 @@ impl Home {
             .with_context(|| format!("{} cannot be run", self.kind.name()))?;
         let mut peer = Peer {
             child,
-            began,
             ready_in: Duration::ZERO,
             home: self,
         };
@@ -293,7 +292,6 @@ fn free_ports() -> Result<[u16; 2]> {
 /// A running broker; dropping it kills it.
 pub struct Peer<'home> {
     child: Child,
-    began: Instant,
     /// From the start of the process until it said that it is ready.
     pub ready_in: Duration,
     home: &'home Home,
@@ -303,11 +301,6 @@ impl Peer<'_> {
     /// Where Kafka clients connect.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.home.port)
-    }
-
-    /// When its process was started.
-    pub fn began(&self) -> Instant {
-        self.began
     }
 
     /// What it used so far.

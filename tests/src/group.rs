@@ -5,7 +5,6 @@
 //! tells: not below the last commit that was acknowledged, not above the last that was sent.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -563,32 +562,30 @@ impl Consumers {
 }
 
 /// Writes a little to every partition.
-fn trickle(bootstrap: String, stop: Arc<AtomicBool>) -> impl Future<Output = Result<()>> {
-    async move {
-        let client = Client::connect(&bootstrap, patient()).await?;
-        let options = ProducerOptions {
-            acks: Acks::All,
-            idempotent: true,
-            delivery_timeout: PATIENCE,
-            retry_backoff: Duration::from_millis(20),
-            ..ProducerOptions::default()
-        };
-        let producer = Producer::new(client, options);
-        let mut number = 0_u64;
-        while !stop.load(Ordering::Relaxed) {
-            for partition in 0..PARTITIONS {
-                let message = NewMessage {
-                    value: Some(Bytes::from(number.to_string())),
-                    ..NewMessage::default()
-                };
-                drop(producer.send(TOPIC, Some(partition), message).await?);
-            }
-            number += 1;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+async fn trickle(bootstrap: String, stop: Arc<AtomicBool>) -> Result<()> {
+    let client = Client::connect(&bootstrap, patient()).await?;
+    let options = ProducerOptions {
+        acks: Acks::All,
+        idempotent: true,
+        delivery_timeout: PATIENCE,
+        retry_backoff: Duration::from_millis(20),
+        ..ProducerOptions::default()
+    };
+    let producer = Producer::new(client, options);
+    let mut number = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        for partition in 0..PARTITIONS {
+            let message = NewMessage {
+                value: Some(Bytes::from(number.to_string())),
+                ..NewMessage::default()
+            };
+            drop(producer.send(TOPIC, Some(partition), message).await?);
         }
-        producer.flush().await?;
-        Ok(())
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    producer.flush().await?;
+    Ok(())
 }
 
 #[cfg(test)]

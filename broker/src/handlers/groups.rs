@@ -82,11 +82,14 @@ enum Part {
     Refused(Answer),
     /// With the shard, or waiting for room in its queue. The copy is for a refusal.
     Asked {
-        blocked: Option<(mpsc::Sender<Ask>, Ask)>,
+        blocked: Option<Box<Blocked>>,
         answer: oneshot::Receiver<Result<Answer, ErrorCode>>,
-        request: Request,
+        request: Box<Request>,
     },
 }
+
+/// A part for which the queue of its shard has no room.
+type Blocked = (mpsc::Sender<Ask>, Ask);
 
 /// Decodes a request, takes it apart and hands the parts to their shards.
 pub fn start<Q, H>(ctx: RequestContext, body: Bytes, handler: H) -> Started
@@ -121,11 +124,9 @@ where
     }
     let finish = call.finish;
     Started::Later(
-        async move {
-            let parts = unblock(parts).await;
-            answer(ctx, parts, finish).boxed()
-        }
-        .boxed(),
+        unblock(parts)
+            .map(|parts| answer(ctx, parts, finish).boxed())
+            .boxed(),
     )
 }
 
@@ -158,20 +159,21 @@ fn hand_over(
     let blocked = match queue.try_send(ask) {
         // Closed: the receiver of the answer finds that out.
         Ok(()) | Err(TrySendError::Closed(_)) => None,
-        Err(TrySendError::Full(ask)) => Some((queue, ask)),
+        Err(TrySendError::Full(ask)) => Some(Box::new((queue, ask))),
     };
     Part::Asked {
         blocked,
         answer,
-        request,
+        request: Box::new(request),
     }
 }
 
 async fn unblock(mut parts: Vec<Part>) -> Vec<Part> {
     for part in &mut parts {
         if let Part::Asked { blocked, .. } = part
-            && let Some((queue, ask)) = blocked.take()
+            && let Some(blocked) = blocked.take()
         {
+            let (queue, ask) = *blocked;
             // Closed: the receiver of the answer finds that out.
             let _ = queue.send(ask).await;
         }

@@ -354,9 +354,7 @@ impl Log {
             if attempt < ATTEMPTS && self.rearranged()? != before {
                 continue;
             }
-            return Err(match fault {
-                fault => self.verdict(shared, fault),
-            });
+            return Err(self.verdict(shared, fault));
         }
         unreachable!("the loop returns")
     }

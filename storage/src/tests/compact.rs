@@ -409,7 +409,7 @@ fn markers_and_transactions_stay_as_they_are() {
     let mut batches = Vec::new();
     for index in 1..=3 {
         let mut builder = BatchBuilder::new()
-            .producer(5, 0, index as i32 - 1)
+            .producer(5, 0, index - 1)
             .transactional();
         let (key, value) = (Some(&b"k"[..]), Some(&b"v"[..]));
         let record = NewRecord {

@@ -341,7 +341,7 @@ fn a_group_in_use_is_described_and_left_alone() -> Result<()> {
     );
     let one = &found["members"][0];
     ensure!(
-        one["id"] == &*member.id && one["client_id"] == client_id.as_str(),
+        one["id"] == *member.id && one["client_id"] == client_id.as_str(),
         "{found}"
     );
     ensure!(

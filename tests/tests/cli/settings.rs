@@ -36,10 +36,7 @@ fn settings_are_listed_for_scripts() -> Result<()> {
         "{set}"
     );
     let inherited = find("retention.ms", "topic")?;
-    ensure!(
-        inherited["value"] == (5 * 3_600_000).to_string(),
-        "{inherited}"
-    );
+    ensure!(inherited["value"] == "18000000", "{inherited}");
     let untouched = find("num.partitions", "broker")?;
     ensure!(untouched["source"] == "default" && untouched["value"] == untouched["default"]);
     Ok(())
