@@ -172,8 +172,6 @@ async fn a_refusal_is_no_reason_to_look_elsewhere() {
         let code = error.server_error().map(|error| error.code);
         assert_eq!(code, Some(ErrorCode::NON_EMPTY_GROUP));
     }
-    assert_eq!(
-        (script.lock().found, script.lock().deleted_at.len()),
-        (1, 2)
-    );
+    let script = script.lock();
+    assert_eq!((script.found, script.deleted_at.len()), (1, 2));
 }
