@@ -473,6 +473,9 @@ impl Consumers {
     /// # Errors
     /// What a member failed with.
     pub async fn start(bootstrap: &str, count: usize) -> Result<Consumers> {
+        // Whoever asks for the coordinator first has the offsets topic made.
+        let client = Client::connect(bootstrap, patient()).await?;
+        client.coordinator(GROUP).await?;
         let mut consumers = Consumers {
             stop: Arc::default(),
             ledger: Arc::default(),

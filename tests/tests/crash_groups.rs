@@ -110,6 +110,8 @@ async fn a_power_cut_loses_no_commit_and_moves_nobody() -> Result<()> {
         }
     };
     campaign(&volume.path().join("data"), rounds(3), |broker| {
+        // The process stops first, as it would with the power: see `Broker::freeze`.
+        broker.freeze()?;
         volume.cut()?;
         broker.kill()?;
         volume.restore()

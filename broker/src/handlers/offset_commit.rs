@@ -17,7 +17,6 @@ use klamm_protocol::messages::offset_commit_response::{
 };
 use klamm_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use klamm_records::TopicId;
-use uuid::Uuid;
 
 use super::groups::{GroupCall, content, count};
 use crate::context::RequestContext;
@@ -111,18 +110,13 @@ fn refuse_unknown(
     })
 }
 
-/// Adds partitions to the same topic, or the topic. It goes by its id or by its name.
-fn add(response: &mut OffsetCommitResponse, mut topic: OffsetCommitResponseTopic, by_id: bool) {
-    if by_id {
-        topic.name = TopicName::default();
-    } else {
-        topic.topic_id = Uuid::nil();
-    }
-    let same = response
-        .topics
-        .iter_mut()
-        .find(|present| present.name == topic.name && present.topic_id == topic.topic_id);
-    match same {
+/// Adds partitions to the same topic, or the topic. Clients see either its id or its name.
+fn add(response: &mut OffsetCommitResponse, topic: OffsetCommitResponseTopic, by_id: bool) {
+    let is_same = |present: &&mut OffsetCommitResponseTopic| match by_id {
+        true => present.topic_id == topic.topic_id,
+        false => present.name == topic.name,
+    };
+    match response.topics.iter_mut().find(is_same) {
         Some(present) => present.partitions.extend(topic.partitions),
         None => response.topics.push(topic),
     }

@@ -4,6 +4,7 @@
 
 mod basics;
 mod compact;
+mod compact_life;
 mod concurrent;
 mod crash;
 mod damage;

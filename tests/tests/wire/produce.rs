@@ -490,8 +490,14 @@ async fn behaviours_24_and_42_internal_topics_are_not_for_clients() -> Result<()
             [ErrorCode::NONE, ErrorCode::TOPIC_ALREADY_EXISTS].contains(&code(created.error_code)),
             "{created:?}"
         );
-        let topic = crate::calls::wait_for(&connection, internal, 1).await?;
-        ensure!(describe(&connection, internal).await?.is_internal);
+        let described = describe(&connection, internal).await?;
+        ensure!(described.is_internal);
+        let topic = crate::calls::wait_for(
+            &connection,
+            internal,
+            i32::try_from(described.partitions.len())?,
+        )
+        .await?;
         for version in [3, 13] {
             let answer = produce_version(&connection, version, &topic, 0, batch(&["x"])).await?;
             assert_eq!(

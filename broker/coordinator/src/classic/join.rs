@@ -156,8 +156,9 @@ impl ClassicGroup {
         }
     }
 
-    /// `group.max.size` counts members and ids given out. While members join, those who came are what
-    /// counts: a group that is too large, because the limit was lowered, so loses those who come last.
+    /// `group.max.size` counts members, not ids given out: who never comes back shuts nobody out. While
+    /// members join, those who came are what counts: a group that is too large, because the limit was
+    /// lowered, so loses those who come last.
     fn has_room_for(&self, join: &Joining<'_>) -> bool {
         let max_size = join.env.settings.max_size;
         let id = join.member_id();
@@ -174,7 +175,7 @@ impl ClassicGroup {
             self.members.len() < max_size
         } else if id.is_empty() {
             let replaces = join.instance_id().and_then(|id| self.static_member(id));
-            replaces.is_some() || self.members.len() + self.pending.len() < max_size
+            replaces.is_some() || self.members.len() < max_size
         } else {
             true
         }

@@ -375,7 +375,7 @@ pub(super) struct SubscriptionChange {
 }
 
 fn check_join(request: &ConsumerGroupHeartbeatRequest) -> Result<(), Refusal> {
-    if request.rebalance_timeout_ms == -1 {
+    if request.rebalance_timeout_ms < 0 {
         return Err(Refusal::invalid(
             "RebalanceTimeoutMs must be provided in first request.",
         ));

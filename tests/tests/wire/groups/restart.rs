@@ -11,7 +11,9 @@ use klamm_tests::broker::{Broker, free_port};
 use crate::calls::{Topic, code, create, wait_for};
 use crate::rig::{SETTINGS, connect_to, ours_only};
 
-use super::calls::{Age, commit_alone, coordinated, describe_group, is_not_yet, listed, offset_of};
+use super::calls::{
+    Age, commit_alone, coordinated, describe_group, is_not_yet, listed, offset_of, offsets,
+};
 use super::consumer::{Consumer, all_of, reconcile};
 use super::member::{Member, form, grow, share_of};
 
@@ -208,6 +210,12 @@ async fn behaviour_100_until_groups_are_loaded_clients_are_told_to_wait() -> Res
                 .await?
                 .error_code,
         ))
+    })
+    .await?;
+    assert_eq!(found, ErrorCode::NONE);
+    let found = first_answer(async || {
+        let asked = Some(&[(&topic, &[0][..])][..]);
+        Ok(offsets(&member.connection, 9, "live", asked).await?.0)
     })
     .await?;
     assert_eq!(found, ErrorCode::NONE);

@@ -255,12 +255,17 @@ fn b88_an_id_the_group_has_not_given_out_is_unknown() {
 }
 
 #[test]
-fn b88_the_size_of_a_group_counts_members_and_ids_given_out() {
+fn b88_the_size_of_a_group_counts_members_and_not_ids_given_out() {
     let (mut bench, ids) = Bench::stable(&[Join::new()]);
     bench.settings.max_size = 2;
-    let pending = bench.join(&Join::new());
-    let required = bench.join_answer(pending).unwrap();
+    let pending = [bench.join(&Join::new()), bench.join(&Join::new())];
+    let [required, late] = pending.map(|ticket| bench.join_answer(ticket).unwrap());
+    let ticket = bench.join(&Join::new().member(&required.member_id));
+    let rejoin = bench.join(&Join::new().member(&ids[0]));
+    assert_eq!(bench.joined(ticket).generation_id, 2);
+    bench.joined(rejoin);
     for join in [
+        Join::new().member(&late.member_id),
         Join::new(),
         Join::new().version(3),
         Join::new().instance("i"),
@@ -269,10 +274,6 @@ fn b88_the_size_of_a_group_counts_members_and_ids_given_out() {
         let code = bench.join_refused(ticket);
         assert_eq!(code, ErrorCode::GROUP_MAX_SIZE_REACHED);
     }
-    let ticket = bench.join(&Join::new().member(&required.member_id));
-    let rejoin = bench.join(&Join::new().member(&ids[0]));
-    assert_eq!(bench.joined(ticket).generation_id, 2);
-    bench.joined(rejoin);
     assert_eq!(bench.group.member_count(), 2);
 }
 
