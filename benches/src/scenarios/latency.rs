@@ -141,6 +141,7 @@ impl Latency {
 
     fn load(&self, home: &Home, peer: &Peer<'_>) -> Result<Vec<Measured>> {
         let address = peer.address();
+        self.await_partitions(&address)?;
         let sending = Wire::connect(&address)?;
         let answers = sending.socket().try_clone()?;
         let shared = Shared {
@@ -173,12 +174,27 @@ impl Latency {
             };
             sleep_until(shared.origin + Duration::from_secs(self.warm_up + self.seconds));
             let after = peer.usage()?;
-            sender.join().expect("the sender does not panic")?;
+            let sent = sender.join().expect("the sender does not panic");
             let latencies = consumer.join().expect("the consumer does not panic")?;
             reader.join().expect("the reader does not panic")?;
+            // Last: it also fails when another did, and that one knows why.
+            sent?;
             anyhow::Ok((latencies, before, after, drained))
         })?;
         Ok(self.values(latencies, drained.as_ref(), after.since(&before)))
+    }
+
+    /// Kafka names a partition's leader some time before that one serves it.
+    fn await_partitions(&self, address: &str) -> Result<()> {
+        let mut offsets = vec![0; usize::try_from(self.partitions)?];
+        let mut wire = Wire::connect(address)?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let served = fetched(&wire.fetch(&offsets)?, &mut offsets, |_| Ok(()));
+            if served.is_ok() || Instant::now() > until {
+                return served;
+            }
+        }
     }
 
     fn values(

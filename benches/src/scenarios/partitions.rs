@@ -14,6 +14,8 @@ use crate::peer::{Home, Kind, Peer};
 use crate::setup::{self, PRODUCE};
 use crate::wire::Wire;
 
+/// Pause before those that could not take a record are tried again.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Partitions of one request.
 const AT_ONCE: i32 = 1000;
 /// For background work that follows the writes.
@@ -58,7 +60,7 @@ impl Partitions {
         setup::create_topic(&peer.address(), self.count).await?;
         let created = began.elapsed();
         let began = Instant::now();
-        self.write(&peer).await?;
+        write(&peer.address(), self.count).await?;
         let written = began.elapsed();
         sleep(SETTLE).await;
         let idle = idle_cpu(&peer, self.idle).await?;
@@ -68,7 +70,7 @@ impl Partitions {
         let ready = peer.ready_in;
         let client = setup::client(&peer.address()).await?;
         setup::led(&client, setup::TOPIC.as_str(), self.count).await?;
-        self.write(&peer).await?;
+        write(&peer.address(), self.count).await?;
         let restarted = peer.age();
         peer.stop().await?;
         Ok(vec![
@@ -81,21 +83,21 @@ impl Partitions {
             Measured::seconds("restart_seconds", restarted),
         ])
     }
+}
 
-    /// One record to each partition, until all are acknowledged.
-    async fn write(&self, peer: &Peer<'_>) -> Result<()> {
-        let mut wire = Wire::connect(&peer.address())?;
-        for first in (0..self.count).step_by(AT_ONCE as usize) {
-            let mut missing: Vec<i32> = (first..self.count.min(first + AT_ONCE)).collect();
-            while !missing.is_empty() {
-                missing = write_to(&mut wire, &missing)?;
-                if !missing.is_empty() {
-                    sleep(Duration::from_millis(5)).await;
-                }
+/// One record to each partition of the topic, until all are acknowledged.
+pub(super) async fn write(address: &str, count: i32) -> Result<()> {
+    let mut wire = Wire::connect(address)?;
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        let mut missing: Vec<i32> = (first..count.min(first + AT_ONCE)).collect();
+        while !missing.is_empty() {
+            missing = write_to(&mut wire, &missing)?;
+            if !missing.is_empty() {
+                sleep(PAUSE).await;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// One record to each; those that could not take it yet.

@@ -80,6 +80,8 @@ impl Sync {
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
         let peer = home.start().await?;
         setup::create_topic(&peer.address(), self.partitions).await?;
+        // Kafka names a partition's leader some time before that one serves it.
+        super::partitions::write(&peer.address(), self.partitions).await?;
         let (latencies, usage) = std::thread::scope(|scope| {
             let load = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
