@@ -161,7 +161,11 @@ const SLICE: &[Sample] = &[
             ],
             STORING,
         ),
-        limits: &[limit("missed", Klamm, Bar::Zero)],
+        limits: &[
+            limit("missed", Klamm, Bar::Zero),
+            limit("e2e_p50", Kafka, Bar::AtMost(2.0)),
+            limit("e2e_p99", Kafka, Bar::AtMost(3.0)),
+        ],
     },
     Sample {
         load: load("consume-cache-100B", &["consume", "--mib=256"], STORING),
