@@ -1,23 +1,30 @@
 #![doc = include_str!("../README.md")]
 
+mod html;
+mod librdkafka;
 mod measure;
 mod member;
+mod null;
 mod peer;
 mod report;
 mod scenarios;
 mod setup;
+mod suite;
+mod wire;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use peer::{Home, Kind, Programs};
-use report::Report;
+use peer::{Kind, Programs};
 use scenarios::Scenario;
+use suite::Runner;
 
-/// Drives Klamm and Apache Kafka with the same load, in turn, and compares them
+/// Drives Klamm, Apache Kafka and a broker that stores nothing with the same load, in turn, and
+/// compares them
 #[derive(Parser)]
 #[command(name = "klamm-bench", version)]
 struct Arguments {
@@ -30,7 +37,7 @@ struct Arguments {
         global = true,
         value_enum,
         value_delimiter = ',',
-        default_value = "klamm,kafka"
+        default_value = "klamm,kafka,kafka-flush,null"
     )]
     peers: Vec<Kind>,
     /// How the result is printed
@@ -48,8 +55,22 @@ struct Arguments {
     /// Where the brokers' folders are made; on the disk that is to be measured
     #[arg(long, global = true, value_name = "DIR", env = "KLAMM_BENCH_DIR")]
     dir: Option<PathBuf>,
+    /// The program of librdkafka/load.c
+    #[arg(long, global = true, value_name = "FILE", env = "KLAMM_RDKAFKA_LOAD")]
+    rdkafka_load: Option<PathBuf>,
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
+}
+
+/// What is to be done.
+#[derive(Subcommand, Clone, Debug)]
+enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// All loads, or a short slice of them
+    All(suite::All),
+    /// Serves as the null broker
+    Null(null::Null),
 }
 
 /// How results are printed.
@@ -71,54 +92,75 @@ fn programs(arguments: &Arguments) -> Result<Programs> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("klamm"),
     };
+    let cached = |path: &str| {
+        let home = std::env::var_os("HOME").context("HOME is not set")?;
+        Ok::<PathBuf, anyhow::Error>(PathBuf::from(home).join(".cache/klamm-compat").join(path))
+    };
     let kafka_jars = match &arguments.kafka_jars {
         Some(path) => path.clone(),
-        None => {
-            let home = std::env::var_os("HOME").context("HOME is not set: use --kafka-jars")?;
-            PathBuf::from(home).join(".cache/klamm-compat/java/4.3.1/jars")
-        }
+        None => cached("java/4.3.1/jars")?,
     };
-    Ok(Programs { klamm, kafka_jars })
+    let load = match &arguments.rdkafka_load {
+        Some(path) => path.clone(),
+        None => cached("benches/load")?,
+    };
+    Ok(Programs {
+        klamm,
+        kafka_jars,
+        load,
+    })
+}
+
+/// As many open files as may be: for thousands of connections, here and in the brokers.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // With fewer the loads of few connections still run.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let scenario = &arguments.scenario;
+    raise_open_files();
+    if let Command::Null(null) = &arguments.command {
+        null.run().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let programs = programs(&arguments)?;
     for kind in &arguments.peers {
         programs.check(*kind)?;
     }
-    let own = scenario.settings().iter();
-    let mut settings: Vec<(String, String)> = own
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
-    settings.extend(arguments.settings.iter().cloned());
-    let dir = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut report = Report::new(scenario.name(), scenario.summary(), scenario.bars());
-    for round in 1..=usize::from(arguments.rounds) {
-        let mut peers = arguments.peers.clone();
-        // Whoever runs second finds a warmer machine: that is not always the same one.
-        if round % 2 == 0 {
-            peers.reverse();
+    let runner = Runner {
+        programs,
+        dir: arguments.dir.clone().unwrap_or_else(std::env::temp_dir),
+        rounds: arguments.rounds,
+        settings: arguments.settings.clone(),
+    };
+    let as_json = arguments.output == Output::Json;
+    let (text, fine) = match &arguments.command {
+        Command::All(all) => all.run(&runner, &arguments.peers, as_json).await?,
+        Command::Scenario(scenario) => {
+            let (name, bars) = (scenario.name(), scenario.bars());
+            let report = runner.run(name, scenario, bars, &arguments.peers).await?;
+            let text = if as_json {
+                format!("{:#}\n", report.json())
+            } else {
+                report.table()
+            };
+            (text, true)
         }
-        for kind in peers {
-            let began = Instant::now();
-            let home = Home::new(kind, &programs, &dir, &settings)?;
-            let measured = scenario.run(&home).await;
-            let measured = measured.with_context(|| format!("round {round}, {}", kind.name()))?;
-            report.add(round, kind, &measured);
-            eprintln!(
-                "round {round}: {} {} in {:.0} s",
-                scenario.name(),
-                kind.name(),
-                began.elapsed().as_secs_f64()
-            );
-        }
-    }
-    match arguments.output {
-        Output::Table => print!("{}", report.table()),
-        Output::Json => println!("{:#}", report.json()),
-    }
-    Ok(())
+        Command::Null(_) => unreachable!("served above"),
+    };
+    print!("{text}");
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

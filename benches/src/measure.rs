@@ -19,6 +19,12 @@ pub enum Unit {
     Seconds,
     /// Bytes, printed in MiB.
     Bytes,
+    /// 1,000,000 bytes in one second.
+    MegabytesPerSecond,
+    /// Seconds of processors for 1,000,000,000 bytes of keys and values.
+    SecondsPerGigabyte,
+    /// Hundredths of one processor.
+    Percent,
     /// A plain number.
     Count,
 }
@@ -31,6 +37,9 @@ impl Unit {
             Unit::Milliseconds => "ms",
             Unit::Seconds => "s",
             Unit::Bytes => "bytes",
+            Unit::MegabytesPerSecond => "MB/s",
+            Unit::SecondsPerGigabyte => "s/GB",
+            Unit::Percent => "%",
             Unit::Count => "",
         }
     }

@@ -1,8 +1,8 @@
-//! A broker as a process: Klamm or Apache Kafka on this machine, started over a folder of its own,
+//! A broker as a process: Klamm, Apache Kafka or the null broker on this machine, started over a folder of its own,
 //! killed, started again over what it left, and measured.
 //!
 //! Invariants:
-//! - Both get the same settings, and otherwise run with their defaults.
+//! - All get the same settings, and otherwise run with their defaults.
 //! - A peer's ports stay the same over restarts; they are free ones of 127.0.0.1.
 //! - No process outlives its `Peer`, and no folder its `Home`.
 
@@ -71,8 +71,12 @@ const KAFKA_CLUSTER_ID: &str = "S2xhbW0tYmVuY2gtcGVlcg";
 pub enum Kind {
     /// `klamm dev`.
     Klamm,
-    /// Apache Kafka in KRaft mode.
+    /// Apache Kafka in KRaft mode, with its defaults: nothing is synced before the answer.
     Kafka,
+    /// The same with `log.flush.interval.messages=1`: each batch is synced, as in Klamm.
+    KafkaFlush,
+    /// The null broker of this program.
+    Null,
 }
 
 impl Kind {
@@ -81,7 +85,13 @@ impl Kind {
         match self {
             Kind::Klamm => "klamm",
             Kind::Kafka => "kafka",
+            Kind::KafkaFlush => "kafka-flush",
+            Kind::Null => "null",
         }
+    }
+
+    fn is_kafka(self) -> bool {
+        matches!(self, Kind::Kafka | Kind::KafkaFlush)
     }
 }
 
@@ -92,6 +102,8 @@ pub struct Programs {
     pub klamm: PathBuf,
     /// The folder with Kafka's jars.
     pub kafka_jars: PathBuf,
+    /// The program of `librdkafka/load.c`.
+    pub load: PathBuf,
 }
 
 impl Programs {
@@ -103,7 +115,8 @@ impl Programs {
                 "no program {}: build it with `cargo build --release`, or name it in KLAMM",
                 self.klamm.display()
             ),
-            Kind::Kafka => ensure!(
+            Kind::Null => {}
+            Kind::Kafka | Kind::KafkaFlush => ensure!(
                 self.kafka_jars.is_dir(),
                 "no jars in {}: benches/run fetches them, or name a folder with --kafka-jars",
                 self.kafka_jars.display()
@@ -144,7 +157,7 @@ impl Home {
             port,
             other_port,
         };
-        if kind == Kind::Kafka {
+        if kind.is_kafka() {
             home.format_kafka()?;
         }
         Ok(home)
@@ -175,6 +188,9 @@ impl Home {
              log.dirs={}\n",
             self.path("data").display()
         );
+        if self.kind == Kind::KafkaFlush {
+            properties += "log.flush.interval.messages=1\n";
+        }
         for (key, value) in &self.settings {
             properties += &format!("{key}={value}\n");
         }
@@ -196,8 +212,13 @@ impl Home {
         Ok(())
     }
 
-    fn command(&self) -> Command {
-        match self.kind {
+    fn command(&self) -> Result<Command> {
+        Ok(match self.kind {
+            Kind::Null => {
+                let mut null = Command::new(std::env::current_exe()?);
+                null.args(["null", "--listen", &self.address()]);
+                null
+            }
             Kind::Klamm => {
                 let mut klamm = Command::new(&self.programs.klamm);
                 klamm
@@ -210,23 +231,38 @@ impl Home {
                 }
                 klamm
             }
-            Kind::Kafka => {
+            Kind::Kafka | Kind::KafkaFlush => {
                 let mut java = self.java();
                 java.args(KAFKA_JVM)
                     .arg("kafka.Kafka")
                     .arg(self.path("server.properties"));
                 java
             }
-        }
+        })
     }
 
-    /// Starts the broker over what the folder holds and waits until it says that it is ready.
-    pub async fn start(&self) -> Result<Peer<'_>> {
+    /// Where Kafka clients connect.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Which broker lives here.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where programs are.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Starts the broker over what the folder holds and does not wait for it.
+    pub fn spawn(&self) -> Result<Peer<'_>> {
         let log = self.path("log");
         // A log of an earlier start says ready too.
         File::create(&log)?;
         let output = OpenOptions::new().append(true).open(&log)?;
-        let mut command = self.command();
+        let mut command = self.command()?;
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -235,11 +271,19 @@ impl Home {
         let child = command
             .spawn()
             .with_context(|| format!("{} cannot be run", self.kind.name()))?;
-        let mut peer = Peer {
+        Ok(Peer {
             child,
+            began,
             ready_in: Duration::ZERO,
             home: self,
-        };
+        })
+    }
+
+    /// Starts the broker over what the folder holds and waits until it says that it is ready.
+    pub async fn start(&self) -> Result<Peer<'_>> {
+        let log = self.path("log");
+        let mut peer = self.spawn()?;
+        let began = peer.began;
         while !self.says_ready(&log)? {
             if let Some(status) = peer.child.try_wait()? {
                 bail!(
@@ -264,8 +308,8 @@ impl Home {
         let text = std::fs::read(log)?;
         let text = String::from_utf8_lossy(&text);
         Ok(match self.kind {
-            Kind::Klamm => text.lines().any(|line| line.starts_with("ready")),
-            Kind::Kafka => text.contains("Kafka Server started"),
+            Kind::Klamm | Kind::Null => text.lines().any(|line| line.starts_with("ready")),
+            Kind::Kafka | Kind::KafkaFlush => text.contains("Kafka Server started"),
         })
     }
 
@@ -292,6 +336,7 @@ fn free_ports() -> Result<[u16; 2]> {
 /// A running broker; dropping it kills it.
 pub struct Peer<'home> {
     child: Child,
+    began: Instant,
     /// From the start of the process until it said that it is ready.
     pub ready_in: Duration,
     home: &'home Home,
@@ -300,7 +345,12 @@ pub struct Peer<'home> {
 impl Peer<'_> {
     /// Where Kafka clients connect.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.home.port)
+        self.home.address()
+    }
+
+    /// Since the start of the process.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// What it used so far.

@@ -6,61 +6,99 @@ use serde_json::{Map, Value, json};
 
 use crate::measure::{Measured, Unit, median};
 use crate::peer::Kind;
-use crate::scenarios::Bar;
+use crate::scenarios::{Bar, Held};
 
 /// All runs of a scenario.
 pub struct Report {
+    name: String,
     scenario: &'static str,
     summary: String,
-    bars: &'static [(&'static str, Bar)],
+    bars: Vec<Held>,
+    peers: Vec<Kind>,
     rows: Vec<Row>,
     rounds: usize,
 }
 
 /// One value, over the rounds.
-struct Row {
-    name: &'static str,
-    unit: Unit,
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: Unit,
     found: Vec<(Kind, Vec<f64>)>,
 }
 
+/// A bar, and what was found.
+pub struct Verdict {
+    /// What is wanted, in words.
+    pub wanted: String,
+    /// Klamm's median in the other's; Klamm's own for a bar that wants zero.
+    pub ratio: f64,
+    /// Whether it is met.
+    pub met: bool,
+}
+
 impl Row {
-    fn of(&self, kind: Kind) -> &[f64] {
+    /// What a broker reached, round by round.
+    pub fn of(&self, kind: Kind) -> &[f64] {
         let found = self.found.iter().find(|(found, _)| *found == kind);
         found.map_or(&[], |(_, values)| values)
     }
 
-    fn median_of(&self, kind: Kind) -> Option<f64> {
+    /// The median over the rounds.
+    pub fn median_of(&self, kind: Kind) -> Option<f64> {
         let values = self.of(kind);
         (!values.is_empty()).then(|| median(values))
     }
 
-    /// Klamm's median in Kafka's.
-    fn ratio(&self) -> Option<f64> {
-        let kafka = self.median_of(Kind::Kafka).filter(|value| *value != 0.0)?;
-        Some(self.median_of(Kind::Klamm)? / kafka)
+    /// Klamm's median in another's.
+    pub fn ratio(&self, to: Kind) -> Option<f64> {
+        let other = self.median_of(to).filter(|value| *value != 0.0)?;
+        Some(self.median_of(Kind::Klamm)? / other)
     }
 }
 
 impl Report {
     /// Nothing run yet.
-    pub fn new(
-        scenario: &'static str,
-        summary: String,
-        bars: &'static [(&'static str, Bar)],
-    ) -> Report {
+    pub fn new(name: &str, scenario: &'static str, summary: String, bars: Vec<Held>) -> Report {
         Report {
+            name: name.to_owned(),
             scenario,
             summary,
             bars,
+            peers: Vec::new(),
             rows: Vec::new(),
             rounds: 0,
         }
     }
 
+    /// Its name among others.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was run.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// The brokers, Klamm first.
+    pub fn peers(&self) -> &[Kind] {
+        &self.peers
+    }
+
+    /// The values.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// Adds what a run against one peer found.
     pub fn add(&mut self, round: usize, kind: Kind, measured: &[Measured]) {
         self.rounds = self.rounds.max(round);
+        if !self.peers.contains(&kind) {
+            self.peers.push(kind);
+            self.peers.sort_by_key(|kind| *kind as u8);
+        }
         for one in measured {
             let row = match self.rows.iter().position(|row| row.name == one.name) {
                 Some(index) => self.rows.get_mut(index),
@@ -81,61 +119,43 @@ impl Report {
         }
     }
 
-    /// The bar of a value and whether it is met; `None` when there is none or not both peers ran.
-    fn verdict(&self, row: &Row) -> Option<(String, bool)> {
-        let (_, bar) = self.bars.iter().find(|(name, _)| *name == row.name)?;
-        Some(match *bar {
-            Bar::AtLeast(times) => (format!(">= {times:.2} x"), row.ratio()? >= times),
-            Bar::AtMost(times) => (format!("<= {times:.2} x"), row.ratio()? <= times),
-            // No round may miss it, so the median does not count.
-            Bar::Zero => {
-                let values = row.of(Kind::Klamm);
-                let zero = values.iter().all(|value| *value == 0.0);
-                (!values.is_empty()).then_some(("0".to_owned(), zero))?
-            }
-        })
+    /// The bars of a value, as far as the brokers for them ran.
+    pub fn verdicts(&self, row: &Row) -> Vec<Verdict> {
+        let bars = self.bars.iter().filter(|held| held.value == row.name);
+        bars.filter_map(|held| verdict(row, held)).collect()
     }
 
     /// For people: medians over the rounds, with the lowest and highest where they differ.
     pub fn table(&self) -> String {
-        let mut lines = vec![["", "klamm", "kafka", "ratio", "bar", ""].map(str::to_owned)];
+        let mut head = vec![String::new()];
+        head.extend(self.peers.iter().map(|kind| kind.name().to_owned()));
+        let others = self.peers.iter().filter(|kind| **kind != Kind::Klamm);
+        let others: Vec<Kind> = others.copied().collect();
+        head.extend(others.iter().map(|kind| format!("/{}", kind.name())));
+        head.push("bar".to_owned());
+        let mut lines = vec![head];
         for row in &self.rows {
-            let (bar, met) = match self.verdict(row) {
-                Some((bar, true)) => (bar, "met"),
-                Some((bar, false)) => (bar, "missed"),
-                None => (String::new(), ""),
-            };
-            lines.push([
-                format!("{} {}", row.name, printed_unit(row.unit)),
-                cell(row.unit, row.of(Kind::Klamm)),
-                cell(row.unit, row.of(Kind::Kafka)),
-                row.ratio()
-                    .map(|ratio| format!("{ratio:.2}"))
-                    .unwrap_or_default(),
-                bar,
-                met.to_owned(),
-            ]);
+            let mut line = vec![format!("{} {}", row.name, printed_unit(row.unit))];
+            let cells = self.peers.iter().map(|kind| cell(row.unit, row.of(*kind)));
+            line.extend(cells);
+            line.extend(others.iter().map(|kind| {
+                let ratio = row.ratio(*kind);
+                ratio.map(printed_ratio).unwrap_or_default()
+            }));
+            let verdicts = self.verdicts(row).into_iter().map(|verdict| {
+                let met = if verdict.met { "met" } else { "MISSED" };
+                format!("{} {met}", verdict.wanted)
+            });
+            line.push(verdicts.collect::<Vec<_>>().join(", "));
+            lines.push(line);
         }
-        let mut text = format!(
-            "{}: {}\nmedian of {} rounds (lowest .. highest)\n",
-            self.scenario, self.summary, self.rounds
-        );
-        let mut widths = [0_usize; 6];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        for line in &lines {
-            let mut padded = String::new();
-            for (width, cell) in widths.iter().zip(line) {
-                // Writing to a string cannot fail.
-                let _ = write!(padded, "{cell:<width$}  ");
-            }
-            text += padded.trim_end();
-            text.push('\n');
-        }
-        text
+        format!(
+            "{}: {}\nmedian of {} rounds (lowest .. highest)\n{}",
+            self.name,
+            self.summary,
+            self.rounds,
+            columns(&lines)
+        )
     }
 
     /// For programs. Times and sizes are in the units named, never scaled.
@@ -143,19 +163,23 @@ impl Report {
         let mut values = Map::new();
         for row in &self.rows {
             let mut value = Map::from_iter([("unit".to_owned(), json!(row.unit.name()))]);
+            let mut ratios = Map::new();
             for (kind, found) in &row.found {
                 let peer = json!({ "median": median(found), "rounds": found });
                 value.insert(kind.name().to_owned(), peer);
+                if let Some(ratio) = row.ratio(*kind).filter(|_| *kind != Kind::Klamm) {
+                    ratios.insert(kind.name().to_owned(), json!(ratio));
+                }
             }
-            if let Some(ratio) = row.ratio() {
-                value.insert("ratio".to_owned(), json!(ratio));
-            }
-            if let Some((bar, met)) = self.verdict(row) {
-                value.insert("bar".to_owned(), json!({ "wanted": bar, "met": met }));
-            }
+            value.insert("ratios".to_owned(), Value::Object(ratios));
+            let bars = self.verdicts(row).into_iter().map(|verdict| {
+                json!({ "wanted": verdict.wanted, "ratio": verdict.ratio, "met": verdict.met })
+            });
+            value.insert("bars".to_owned(), bars.collect());
             values.insert(row.name.to_owned(), Value::Object(value));
         }
         json!({
+            "name": self.name,
             "scenario": self.scenario,
             "summary": self.summary,
             "rounds": self.rounds,
@@ -165,14 +189,76 @@ impl Report {
     }
 }
 
-fn printed_unit(unit: Unit) -> &'static str {
+fn verdict(row: &Row, held: &Held) -> Option<Verdict> {
+    let against = held.against.name();
+    let (wanted, ratio, met) = match held.bar {
+        Bar::AtLeast(times) => {
+            let ratio = row.ratio(held.against)?;
+            (
+                format!(">= {} x {against}", printed_ratio(times)),
+                ratio,
+                ratio >= times,
+            )
+        }
+        Bar::AtMost(times) => {
+            let ratio = row.ratio(held.against)?;
+            (
+                format!("<= {} x {against}", printed_ratio(times)),
+                ratio,
+                ratio <= times,
+            )
+        }
+        // No round may miss it, so the median does not count.
+        Bar::Zero => {
+            let values = row.of(Kind::Klamm);
+            let most = values.iter().copied().reduce(f64::max)?;
+            ("0".to_owned(), most, most == 0.0)
+        }
+    };
+    Some(Verdict { wanted, ratio, met })
+}
+
+/// Columns as wide as their widest cell.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in lines {
+        let mut padded = String::new();
+        for (width, cell) in widths.iter().zip(line) {
+            // Writing to a string cannot fail.
+            let _ = write!(padded, "{cell:<width$}  ");
+        }
+        text += padded.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Enough digits for a ratio of any size.
+pub fn printed_ratio(ratio: f64) -> String {
+    if ratio < 0.1 {
+        format!("{ratio:.3}")
+    } else {
+        format!("{ratio:.2}")
+    }
+}
+
+/// The unit that [`cell`] prints in.
+pub fn printed_unit(unit: Unit) -> &'static str {
     match unit {
         Unit::Bytes => "MiB",
         unit => unit.name(),
     }
 }
 
-fn cell(unit: Unit, values: &[f64]) -> String {
+/// The median, with the lowest and highest where they differ.
+pub fn cell(unit: Unit, values: &[f64]) -> String {
     let scale = if unit == Unit::Bytes {
         1_048_576.0
     } else {
@@ -206,8 +292,17 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let bars = &[("rate", Bar::AtLeast(3.0)), ("missed", Bar::Zero)];
-        let mut report = Report::new("commit", "a load".to_owned(), bars);
+        let held = |value, against, bar| Held {
+            value,
+            against,
+            bar,
+        };
+        let bars = vec![
+            held("rate", Kind::Kafka, Bar::AtLeast(3.0)),
+            held("rate", Kind::Null, Bar::AtLeast(0.7)),
+            held("missed", Kind::Klamm, Bar::Zero),
+        ];
+        let mut report = Report::new("a load", "commit", "a load".to_owned(), bars);
         let rounds = [
             (400.0, 100.0, 0.0),
             (300.0, 110.0, 0.0),
@@ -216,8 +311,9 @@ mod tests {
         for (round, (klamm, kafka, missed)) in rounds.into_iter().enumerate() {
             let rate = |value| Measured::new("rate", Unit::PerSecond, value);
             let missed = Measured::new("missed", Unit::Count, missed);
-            report.add(round + 1, Kind::Klamm, &[rate(klamm), missed]);
             report.add(round + 1, Kind::Kafka, &[rate(kafka)]);
+            report.add(round + 1, Kind::Klamm, &[rate(klamm), missed]);
+            report.add(round + 1, Kind::Null, &[rate(1000.0)]);
         }
         report
     }
@@ -225,10 +321,12 @@ mod tests {
     #[test]
     fn ratios_are_of_medians_and_every_round_counts_where_nothing_may_be_missed() {
         let json = report().json();
-        assert_eq!(json["values"]["rate"]["ratio"], 3.5);
-        assert_eq!(json["values"]["rate"]["bar"]["met"], true);
+        let rate = &json["values"]["rate"];
+        assert_eq!(rate["ratios"]["kafka"], 3.5);
+        assert_eq!(rate["bars"][0]["met"], true);
+        assert_eq!(rate["bars"][1]["met"], false);
         assert_eq!(json["values"]["missed"]["klamm"]["median"], 0.0);
-        assert_eq!(json["values"]["missed"]["bar"]["met"], false);
+        assert_eq!(json["values"]["missed"]["bars"][0]["met"], false);
         assert_eq!(json["rounds"], 3);
     }
 
@@ -238,7 +336,10 @@ mod tests {
         let line = |start| table.lines().find(|line| line.starts_with(start));
         let rate = line("rate 1/s").unwrap_or_default();
         assert!(rate.contains("350.0 (300.0 .. 400.0)"), "{table}");
-        assert!(rate.ends_with("3.50   >= 3.00 x  met"), "{table}");
+        assert!(
+            rate.ends_with(">= 3.00 x kafka met, >= 0.70 x null MISSED"),
+            "{table}"
+        );
         assert!(
             line("missed").unwrap_or_default().contains(" - "),
             "{table}"

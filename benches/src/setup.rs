@@ -3,24 +3,32 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use klamm_client::{Client, ClientOptions, Connection, ConnectionOptions, NewTopic};
+use klamm_protocol::messages::ProduceRequest;
 use klamm_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use klamm_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
+use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use klamm_protocol::messages::{
     FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
     TopicName,
 };
-use klamm_protocol::{ErrorCode, StrBytes};
+use klamm_protocol::{ErrorCode, StrBytes, encode_request};
+use klamm_records::{BatchBuilder, NewRecord};
 use tokio::time::{Instant, sleep};
 
 /// The topic that all group scenarios consume.
 pub const TOPIC: StrBytes = StrBytes::from_static_str("bench");
 /// The newest version that names topics by name, not by id.
 pub const OFFSET_COMMIT: i16 = 9;
+/// As [`OFFSET_COMMIT`].
+pub const PRODUCE: i16 = 9;
+/// As [`OFFSET_COMMIT`].
+pub const FETCH: i16 = 12;
 /// As [`OFFSET_COMMIT`].
 pub const OFFSET_FETCH: i16 = 9;
 
@@ -49,17 +57,27 @@ pub async fn connect(address: &str, count: usize) -> Result<Vec<Connection>> {
     Ok(connections)
 }
 
-/// Creates [`TOPIC`] and waits until it is known.
-pub async fn create_topic(address: &str, partitions: i32) -> Result<()> {
+/// A client that waits for what takes time.
+pub async fn client(address: &str) -> Result<Client> {
     let options = ClientOptions {
         connection: connection_options(),
         retry_timeout: PATIENCE,
         unknown_topic_timeout: PATIENCE,
+        retry_backoff: Duration::from_millis(2),
         ..ClientOptions::default()
     };
-    let client = Client::connect(address, options).await?;
+    Ok(Client::connect(address, options).await?)
+}
+
+/// Creates [`TOPIC`] and waits until it is known and every partition has a leader.
+pub async fn create_topic(address: &str, partitions: i32) -> Result<()> {
+    create(&client(address).await?, TOPIC.as_str(), partitions).await
+}
+
+/// As [`create_topic`], any topic.
+pub async fn create(client: &Client, name: &str, partitions: i32) -> Result<()> {
     let topic = NewTopic {
-        name: TOPIC.to_string(),
+        name: name.to_owned(),
         partitions: Some(partitions),
         replication_factor: Some(1),
         configs: Vec::new(),
@@ -67,10 +85,65 @@ pub async fn create_topic(address: &str, partitions: i32) -> Result<()> {
     for created in client.create_topics(&[topic], false).await? {
         created.context("the topic cannot be created")?;
     }
-    let known = client.refresh_topic(TOPIC.as_str()).await?;
-    let count = i32::try_from(known.partitions.len())?;
-    ensure!(count == partitions, "{count} partitions of {partitions}");
-    Ok(())
+    led(client, name, partitions).await
+}
+
+/// Waits until every partition of a topic has a leader.
+pub async fn led(client: &Client, name: &str, partitions: i32) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let known = client.refresh_topic(name).await?;
+        let led = known.partitions.iter().filter(|one| one.leader.is_some());
+        let led = led.count();
+        if i32::try_from(led)? == partitions {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < until,
+            "{led} of {partitions} partitions have a leader"
+        );
+        sleep(PAUSE).await;
+    }
+}
+
+/// One uncompressed batch of these values, dated now.
+pub fn batch_of<V: AsRef<[u8]>>(values: &[V]) -> Result<Bytes> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let timestamp = i64::try_from(now.as_millis())?;
+    let mut batch = BatchBuilder::new();
+    for value in values {
+        batch.push(&NewRecord {
+            timestamp,
+            value: Some(value.as_ref()),
+            ..NewRecord::default()
+        })?;
+    }
+    Ok(batch.build()?)
+}
+
+/// The whole frame of a Produce request for partitions of [`TOPIC`], acks=all.
+pub fn produce_frame(
+    correlation_id: i32,
+    batches: impl IntoIterator<Item = (i32, Bytes)>,
+) -> Result<Bytes> {
+    let parts = batches.into_iter().map(|(partition, batch)| {
+        PartitionProduceData::default()
+            .with_index(partition)
+            .with_records(Some(batch))
+    });
+    let topic = TopicProduceData::default()
+        .with_name(TopicName(TOPIC))
+        .with_partition_data(parts.collect());
+    let request = ProduceRequest::default()
+        .with_acks(-1)
+        .with_timeout_ms(30_000)
+        .with_topic_data(vec![topic]);
+    Ok(encode_request(
+        PRODUCE,
+        correlation_id,
+        Some("klamm-bench"),
+        &request,
+    )?)
 }
 
 /// The id of group number `index`.

@@ -2,19 +2,40 @@
 //! against an empty broker, and what Klamm is held to.
 
 mod commit;
+mod consume;
 mod groups;
 mod join;
+mod latency;
+mod partitions;
+mod produce;
 mod reload;
+mod start;
+mod sync;
+mod tools;
 
 use anyhow::Result;
 use clap::Subcommand;
 
 use crate::measure::Measured;
-use crate::peer::Home;
+use crate::peer::{Home, Kind};
 
 /// A load with its arguments.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Scenario {
+    /// librdkafka produces at full speed
+    Produce(produce::Produce),
+    /// Connections that send one record at a time
+    Sync(sync::Sync),
+    /// End-to-end latency under an open load
+    Latency(latency::Latency),
+    /// librdkafka consumes at full speed
+    Consume(consume::Consume),
+    /// Many partitions: create, write, idle, kill -9, restart
+    Partitions(partitions::Partitions),
+    /// From the start of the process to the first acknowledged record
+    Start(start::Start),
+    /// Kafka's own producer-perf-test and consumer-perf-test
+    Tools(tools::Tools),
     /// Consumers that commit one offset after the other, each waiting for the answer
     Commit(commit::Commit),
     /// From the first JoinGroup of a group to the last assignment
@@ -25,21 +46,66 @@ pub enum Scenario {
     Groups(groups::Groups),
 }
 
-/// What the ratio Klamm : Kafka of a value is held to.
+/// What a value is held to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bar {
-    /// At least so many times Kafka's.
+    /// Klamm has at least so many times what the other has.
     AtLeast(f64),
-    /// At most so many times Kafka's.
+    /// Klamm has at most so many times what the other has.
     AtMost(f64),
-    /// Klamm's own value is zero.
+    /// Klamm's own value is zero, in every round.
     Zero,
+}
+
+/// A bar, the value it is for, and the broker that Klamm is compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Name of the value.
+    pub value: &'static str,
+    /// The other broker; of no account for [`Bar::Zero`].
+    pub against: Kind,
+    /// What the ratio is held to.
+    pub bar: Bar,
+}
+
+fn held(value: &'static str, against: Kind, bar: Bar) -> Held {
+    Held {
+        value,
+        against,
+        bar,
+    }
+}
+
+/// Does something with whatever scenario it is.
+macro_rules! with_each {
+    ($scenario:expr, $one:ident => $what:expr) => {
+        match $scenario {
+            Scenario::Produce($one) => $what,
+            Scenario::Sync($one) => $what,
+            Scenario::Latency($one) => $what,
+            Scenario::Consume($one) => $what,
+            Scenario::Partitions($one) => $what,
+            Scenario::Start($one) => $what,
+            Scenario::Tools($one) => $what,
+            Scenario::Commit($one) => $what,
+            Scenario::Join($one) => $what,
+            Scenario::Reload($one) => $what,
+            Scenario::Groups($one) => $what,
+        }
+    };
 }
 
 impl Scenario {
     /// Its name on the command line and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
+            Scenario::Produce(_) => "produce",
+            Scenario::Sync(_) => "sync",
+            Scenario::Latency(_) => "latency",
+            Scenario::Consume(_) => "consume",
+            Scenario::Partitions(_) => "partitions",
+            Scenario::Start(_) => "start",
+            Scenario::Tools(_) => "tools",
             Scenario::Commit(_) => "commit",
             Scenario::Join(_) => "join",
             Scenario::Reload(_) => "reload",
@@ -49,42 +115,51 @@ impl Scenario {
 
     /// What it was asked to do, in one line.
     pub fn summary(&self) -> String {
+        with_each!(self, one => one.summary())
+    }
+
+    /// Whether this broker can take the load.
+    pub fn suits(&self, kind: Kind) -> bool {
         match self {
-            Scenario::Commit(commit) => commit.summary(),
-            Scenario::Join(join) => join.summary(),
-            Scenario::Reload(reload) => reload.summary(),
-            Scenario::Groups(groups) => groups.summary(),
+            Scenario::Produce(_) | Scenario::Sync(_) | Scenario::Tools(_) => true,
+            // Nothing can be read from it, and it has no groups.
+            _ => kind != Kind::Null,
         }
     }
 
     /// Settings of the broker, by Kafka's names, that the scenario is defined with.
     pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Scenario::Commit(_) | Scenario::Reload(_) => &[],
             Scenario::Join(_) | Scenario::Groups(_) => &[("group.initial.rebalance.delay.ms", "0")],
+            _ => &[],
         }
     }
 
-    /// What Klamm is held to, by the name of the value.
-    pub fn bars(&self) -> &'static [(&'static str, Bar)] {
+    /// What Klamm is held to.
+    pub fn bars(&self) -> Vec<Held> {
+        let at_most = |name, bar| held(name, Kind::Kafka, Bar::AtMost(bar));
         match self {
-            Scenario::Commit(_) => &[("commits_per_second", Bar::AtLeast(3.0))],
-            Scenario::Join(_) => &[("join_to_assigned_p50", Bar::AtMost(0.5))],
-            Scenario::Reload(_) => &[("load_seconds", Bar::AtMost(0.25))],
-            Scenario::Groups(_) => &[
-                ("missed_sessions", Bar::Zero),
-                ("broker_rss", Bar::AtMost(1.0 / 3.0)),
+            Scenario::Produce(one) => one.bars(),
+            Scenario::Sync(one) => one.bars(),
+            Scenario::Latency(one) => one.bars(),
+            Scenario::Consume(one) => one.bars(),
+            Scenario::Partitions(one) => one.bars(),
+            Scenario::Start(one) => one.bars(),
+            Scenario::Tools(one) => one.bars(),
+            Scenario::Commit(_) => {
+                vec![held("commits_per_second", Kind::Kafka, Bar::AtLeast(3.0))]
+            }
+            Scenario::Join(_) => vec![at_most("join_to_assigned_p50", 0.5)],
+            Scenario::Reload(_) => vec![at_most("load_seconds", 0.25)],
+            Scenario::Groups(_) => vec![
+                held("missed_sessions", Kind::Klamm, Bar::Zero),
+                at_most("broker_rss", 1.0 / 3.0),
             ],
         }
     }
 
     /// One run against a broker with an empty folder.
     pub async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
-        match self {
-            Scenario::Commit(commit) => commit.run(home).await,
-            Scenario::Join(join) => join.run(home).await,
-            Scenario::Reload(reload) => reload.run(home).await,
-            Scenario::Groups(groups) => groups.run(home).await,
-        }
+        with_each!(self, one => one.run(home).await)
     }
 }

@@ -1,0 +1,199 @@
+//! One record at a time: every connection sends a record, waits for its acknowledgement, sends the
+//! next.
+//!
+//! The request is encoded once per connection and only its correlation id changes, and one thread
+//! drives all connections: the load costs little more than its system calls.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Bytes, BytesMut};
+use clap::Args;
+use klamm_protocol::messages::ProduceRequest;
+use klamm_protocol::{ErrorCode, decode_response, next_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Bar, Held, held};
+use crate::measure::{Latencies, Measured, Unit};
+use crate::peer::{Home, Kind, Peer};
+use crate::setup::{self, PRODUCE};
+
+/// Where the correlation id is in a request: after length, key and version.
+const CORRELATION_ID: std::ops::Range<usize> = 8..12;
+/// More than any answer here.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Arguments of `sync`.
+#[derive(Args, Clone, Debug)]
+pub struct Sync {
+    /// Connections, each with one record outstanding
+    #[arg(long, default_value_t = 100)]
+    connections: usize,
+    /// Partitions; connection n writes to partition n modulo this
+    #[arg(long, default_value_t = 100)]
+    partitions: i32,
+    /// Bytes of a record's value
+    #[arg(long, default_value_t = 100)]
+    size: usize,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Seconds of the same load before that
+    #[arg(long, default_value_t = 3)]
+    warm_up: u64,
+}
+
+impl Sync {
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "{} connections, each one record of {} B at a time, {} partitions, for {} s after {} s",
+            self.connections, self.size, self.partitions, self.seconds, self.warm_up
+        )
+    }
+
+    pub(super) fn bars(&self) -> Vec<Held> {
+        let mut bars = vec![held(
+            "cpu_ms_per_request",
+            Kind::Kafka,
+            Bar::AtMost(1.0 / 3.0),
+        )];
+        let rate = |kind, bar| held("requests_per_second", kind, Bar::AtLeast(bar));
+        match self.connections {
+            ..10 => bars.extend([rate(Kind::Kafka, 0.7), rate(Kind::KafkaFlush, 2.0)]),
+            10..1000 => bars.extend([
+                rate(Kind::Kafka, 1.5),
+                held("latency_p99", Kind::Kafka, Bar::AtMost(1.0)),
+                held("broker_peak_rss", Kind::Kafka, Bar::AtMost(1.0 / 8.0)),
+            ]),
+            _ => bars.extend([
+                rate(Kind::Kafka, 1.5),
+                held("latency_p99", Kind::Kafka, Bar::AtMost(0.5)),
+                held("broker_peak_rss", Kind::Kafka, Bar::AtMost(0.25)),
+            ]),
+        }
+        bars
+    }
+
+    pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
+        let peer = home.start().await?;
+        setup::create_topic(&peer.address(), self.partitions).await?;
+        // Kafka names a partition's leader some time before that one serves it.
+        super::partitions::write(&peer.address(), self.partitions).await?;
+        let (latencies, usage) = std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                runtime.block_on(self.load(&peer))
+            });
+            load.join().expect("the load does not panic")
+        })?;
+        let mut latencies = latencies;
+        let requests = latencies.count() as f64;
+        let [cpu, ..] = usage;
+        let mut measured = vec![
+            Measured::new(
+                "requests_per_second",
+                Unit::PerSecond,
+                requests / self.seconds as f64,
+            ),
+            Measured::milliseconds("latency_p50", latencies.percentile(0.5)),
+            Measured::milliseconds("latency_p99", latencies.percentile(0.99)),
+            Measured::milliseconds("latency_max", latencies.percentile(1.0)),
+            Measured::new(
+                "cpu_ms_per_request",
+                Unit::Milliseconds,
+                cpu.value * 1e3 / requests,
+            ),
+        ];
+        measured.extend(usage);
+        peer.stop().await?;
+        Ok(measured)
+    }
+
+    async fn load(&self, peer: &Peer<'_>) -> Result<(Latencies, [Measured; 3])> {
+        let value = vec![b'x'; self.size];
+        let mut writers = Vec::with_capacity(self.connections);
+        for index in 0..self.connections {
+            let partition = i32::try_from(index)? % self.partitions;
+            let batch = setup::batch_of(std::slice::from_ref(&value))?;
+            let stream = TcpStream::connect(peer.address()).await?;
+            stream.set_nodelay(true)?;
+            writers.push(Writer {
+                stream,
+                request: BytesMut::from(&setup::produce_frame(0, [(partition, batch)])?[..]),
+                answer: BytesMut::with_capacity(512),
+            });
+        }
+        let from = Instant::now() + Duration::from_secs(self.warm_up);
+        let until = from + Duration::from_secs(self.seconds);
+        let mut tasks = JoinSet::new();
+        for writer in writers {
+            tasks.spawn(writer.write(from, until));
+        }
+        sleep_until(from).await;
+        let before = peer.usage()?;
+        sleep_until(until).await;
+        let usage = peer.usage()?.since(&before);
+        let mut latencies = Latencies::default();
+        while let Some(one) = tasks.join_next().await {
+            latencies.merge(one??);
+        }
+        ensure!(latencies.count() > 0, "nothing was acknowledged");
+        Ok((latencies, usage))
+    }
+}
+
+struct Writer {
+    stream: TcpStream,
+    request: BytesMut,
+    answer: BytesMut,
+}
+
+impl Writer {
+    /// The times of those acknowledged between `from` and `until`.
+    async fn write(mut self, from: Instant, until: Instant) -> Result<Latencies> {
+        let mut latencies = Latencies::default();
+        for correlation_id in 1_i32.. {
+            let id = self.request.get_mut(CORRELATION_ID);
+            id.context("a request has a correlation id")?
+                .copy_from_slice(&correlation_id.to_be_bytes());
+            let began = Instant::now();
+            self.stream.write_all(&self.request).await?;
+            let answer = self.answer().await?;
+            let now = Instant::now();
+            acknowledged(answer)?;
+            if now >= until {
+                break;
+            }
+            if now >= from {
+                latencies.record(now - began);
+            }
+        }
+        Ok(latencies)
+    }
+
+    async fn answer(&mut self) -> Result<Bytes> {
+        loop {
+            if let Some(frame) = next_frame(&mut self.answer, MAX_ANSWER)? {
+                return Ok(frame);
+            }
+            self.answer.reserve(256);
+            let read = self.stream.read_buf(&mut self.answer).await?;
+            ensure!(read > 0, "the broker closed a connection");
+        }
+    }
+}
+
+/// That each batch of a Produce request was stored.
+pub(super) fn acknowledged(answer: Bytes) -> Result<()> {
+    let answer = decode_response::<ProduceRequest>(answer, PRODUCE)?;
+    for part in answer.responses.iter().flat_map(|t| &t.partition_responses) {
+        let code = ErrorCode(part.error_code);
+        ensure!(code == ErrorCode::NONE, "partition {}: {code}", part.index);
+    }
+    Ok(())
+}
