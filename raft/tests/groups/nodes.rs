@@ -223,7 +223,9 @@ impl Cluster {
                 let now = running.group(group).leadership();
                 (Some(at) != not && now.serving).then_some((at, now.term))
             };
-            self.running().filter_map(leading).max_by_key(|(_, term)| *term)
+            self.running()
+                .filter_map(leading)
+                .max_by_key(|(_, term)| *term)
         };
         eventually("a leader", || serving().is_some()).await;
         serving().unwrap()
@@ -272,7 +274,12 @@ impl Cluster {
             .collect();
         let paths: Vec<Vec<_>> = logs
             .iter()
-            .map(|log| log.segments().into_iter().map(|s| (s.path, s.size_bytes)).collect())
+            .map(|log| {
+                log.segments()
+                    .into_iter()
+                    .map(|s| (s.path, s.size_bytes))
+                    .collect()
+            })
             .collect();
         drop(logs);
         for at in 0..self.nodes.len() {
