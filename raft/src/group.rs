@@ -75,7 +75,8 @@ impl Group {
         }
     }
 
-    /// Purges entries up to `upto` on this replica, but none that is not applied yet. Their records
+    /// Purges entries up to `upto` on this replica, but none that is not applied yet, nor on a leader
+    /// one that a member still lacks (it could not be filled, see the README). Their records
     /// stay in the log; whole segments go once the log start has passed them too. Returns when the
     /// entries are gone. On a leader that waits for a follower
     /// which still reads them; giving up the wait does not take the purge back.
@@ -88,7 +89,8 @@ impl Group {
         let Some(applied) = applied else {
             return Ok(());
         };
-        let Some(at) = self.shared.log.entry_id(upto.index.min(applied.index))? else {
+        let most = applied.index.min(self.held_by_all());
+        let Some(at) = self.shared.log.entry_id(upto.index.min(most))? else {
             return Ok(());
         };
         loop {
@@ -113,6 +115,18 @@ impl Group {
             // Elapsed: look again, and ask again.
             let _ = tokio::time::timeout(PURGE_RETRY, purged).await;
         }
+    }
+
+    /// Index up to which every member has the log, as far as a leader knows; no bound elsewhere.
+    fn held_by_all(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten();
+        let others = matched.filter(|(node, _)| **node != self.shared.node.0);
+        others
+            .map(|(_, id)| id.map_or(0, |id| id.index))
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     fn want_snapshot(&self, at: EntryId) {

@@ -78,13 +78,15 @@ pub(crate) enum Response {
     TransferLeader(TransferLeaderResponse<TypeConfig>),
 }
 
-/// A share of what may be under way to a node; given back when dropped.
-#[derive(Debug, Default)]
-pub struct Room(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+/// A share of what may be under way to a node; given back when the last clone is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Room(
+    #[expect(dead_code, reason = "held for its drop")] Option<Arc<OwnedSemaphorePermit>>,
+);
 
 impl Room {
     pub(crate) fn of(permit: OwnedSemaphorePermit) -> Room {
-        Room(Some(permit))
+        Room(Some(Arc::new(permit)))
     }
 }
 

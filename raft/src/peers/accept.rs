@@ -73,7 +73,9 @@ pub(super) async fn run(listener: TcpListener, door: Door) {
             drop(place);
             match greeted {
                 Ok((peer, lane)) => {
-                    let _ = named.send((peer.node, lane));
+                    if lane != Lane::Question {
+                        let _ = named.send((peer.node, lane));
+                    }
                     let error = answer_peer(&door, stream, &peer, lane).await;
                     tracing::debug!(node = %peer.node, ?lane, %error, "a peer's connection ended");
                 }

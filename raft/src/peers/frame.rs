@@ -13,6 +13,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use crate::network::Room;
+
 /// Bytes of the length that starts a frame.
 const LENGTH_LEN: usize = 4;
 /// Bytes between the length and the head.
@@ -85,6 +87,8 @@ impl Frame {
 pub(super) struct Outgoing {
     start: Bytes,
     tail: Vec<Bytes>,
+    /// Held until it is written, even if nobody waits for the answer any more.
+    room: Room,
 }
 
 impl Outgoing {
@@ -110,7 +114,12 @@ impl Outgoing {
         Ok(Outgoing {
             start: start.freeze(),
             tail,
+            room: Room::default(),
         })
+    }
+
+    pub(super) fn holding(self, room: Room) -> Outgoing {
+        Outgoing { room, ..self }
     }
 
     /// A frame that consists of its kind and call only.
@@ -187,9 +196,11 @@ where
 {
     let mut frames = Vec::new();
     let mut slices: Vec<Bytes> = Vec::new();
+    let mut rooms = Vec::new();
     while queue.recv_many(&mut frames, MAX_FRAMES).await > 0 {
         let count = frames.len();
         for frame in frames.drain(..) {
+            rooms.push(frame.room);
             slices.push(frame.start);
             slices.extend(frame.tail.into_iter().filter(|part| !part.is_empty()));
         }
@@ -210,6 +221,7 @@ where
             done += advance(slices.get_mut(done..).unwrap_or_default(), written);
         }
         slices.clear();
+        rooms.clear();
     }
     Ok(())
 }

@@ -61,6 +61,8 @@ pub enum Lane {
     Control,
     /// Entries.
     Data,
+    /// One question from a node that may not be known yet, then it is closed.
+    Question,
 }
 
 impl Lane {
@@ -68,11 +70,12 @@ impl Lane {
         match self {
             Lane::Control => 1,
             Lane::Data => 2,
+            Lane::Question => 3,
         }
     }
 
     fn from_code(code: u8) -> Option<Lane> {
-        [Lane::Control, Lane::Data]
+        [Lane::Control, Lane::Data, Lane::Question]
             .into_iter()
             .find(|lane| lane.code() == code)
     }

@@ -89,7 +89,7 @@ impl Link {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, cause));
         }
         let call = state.next_call;
-        let frame = Outgoing::new(kind, call, head, tail)?;
+        let frame = Outgoing::new(kind, call, head, tail)?.holding(room.clone());
         state.next_call += 1;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
@@ -248,7 +248,7 @@ pub(super) async fn ask_once(
     address: &str,
     request: Option<Bytes>,
 ) -> Result<(PeerIdentity, Bytes), HandshakeError> {
-    let (stream, identity) = dial(context, address, Lane::Control, None).await?;
+    let (stream, identity) = dial(context, address, Lane::Question, None).await?;
     let Some(request) = request else {
         return Ok((identity, Bytes::new()));
     };
@@ -339,7 +339,7 @@ async fn watch(
     let silence = context.options.silence;
     let interval = match lane {
         Lane::Control => context.options.ping_interval,
-        Lane::Data => silence,
+        Lane::Data | Lane::Question => silence,
     };
     let since = Instant::now();
     let mut tick = tokio::time::interval(interval);

@@ -173,7 +173,7 @@ struct Peer {
 impl Peer {
     fn link(&self, lane: Lane) -> &Arc<Link> {
         match lane {
-            Lane::Control => &self.control,
+            Lane::Control | Lane::Question => &self.control,
             Lane::Data => &self.data,
         }
     }
