@@ -28,6 +28,8 @@ async fn host(options: PeersOptions) -> (Peers, String) {
     (peers, address)
 }
 
+type Change<'a> = &'a dyn Fn(&mut PeersOptions);
+
 fn guest(options: PeersOptions) -> Peers {
     Peers::new(options, tokio::runtime::Handle::current())
 }
@@ -71,7 +73,7 @@ async fn peers_find_out_who_is_there_and_ask() {
 async fn those_who_do_not_belong_are_refused_in_plain_words() {
     let (host, address) = host(peers_options(id(1))).await;
     host.set_peers(&BTreeMap::from([(id(3), "127.0.0.1:1".to_owned())]));
-    let with = |change: &dyn Fn(&mut PeersOptions)| {
+    let with = |change: Change<'_>| {
         let mut options = peers_options(id(2));
         change(&mut options);
         guest(options)
@@ -86,7 +88,7 @@ async fn those_who_do_not_belong_are_refused_in_plain_words() {
         no_secret.probe(&address).await,
         Err(HandshakeError::WrongSecret)
     ));
-    let cases: [(&dyn Fn(&mut PeersOptions), &str); 3] = [
+    let cases: [(Change<'_>, &str); 3] = [
         (
             &|options| options.cluster_id = "elsewhere".to_owned(),
             "belongs to cluster elsewhere",
