@@ -6,6 +6,9 @@
 //! heard, is still the same process, and the net has not failed: see [`Driver::doubts`]. A leader that has been at rest
 //! longer than its lease renews it with the first write (`lane.rs`).
 //!
+//! Most ticks look only at groups that are busy or were appended to since; all are looked at when something changed
+//! about a node, and each by turns, once in [`TURNS`] ticks.
+//!
 //! A transport that cannot tell who is there gets heartbeats for every group at every tick, and elections by patience alone.
 
 use std::collections::HashMap;
@@ -26,9 +29,15 @@ use crate::network::{Hearing, PeerTransport};
 /// Heartbeats after the last change before a group is at rest.
 const LAST_HEARTBEATS: u32 = 3;
 /// Between two heartbeats of a group at rest, and up to twice that.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(30);
 /// A follower that has heard nothing of its group for so long asks around.
-const NET: Duration = Duration::from_secs(45);
+const NET: Duration = Duration::from_secs(150);
+/// Ticks in which each group is looked at once, whatever it does.
+const TURNS: u64 = 10;
+/// Closed groups are not looked for among fewer.
+const MIN_WATCHED: usize = 64;
+/// Patience grows with failed elections up to this factor.
+const MAX_PATIENCE: u32 = 4;
 
 /// What the driver remembers of a group.
 struct Watched {
@@ -37,6 +46,10 @@ struct Watched {
     unchanged: u32,
     heartbeat_at: Instant,
     elect_at: Option<Instant>,
+    /// Elections called without result.
+    attempts: u32,
+    /// The term when it was looked at last.
+    term: u64,
     /// The leader followed: term, node, and its process when it was first heard.
     followed: Option<(u64, NodeId, u64)>,
 }
@@ -45,6 +58,8 @@ struct Driver {
     options: GroupsOptions,
     transport: Arc<dyn PeerTransport>,
     watched: HashMap<GroupId, Watched>,
+    /// Watched groups when it was last looked which of them are open still.
+    most_watched: usize,
     /// What is known of the nodes, looked up once per tick.
     nodes: HashMap<NodeId, Option<Hearing>>,
     /// Connection to each node at the last tick.
@@ -61,15 +76,21 @@ pub(crate) async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
             options,
             transport: Arc::clone(&inner.transport),
             watched: HashMap::new(),
+            most_watched: MIN_WATCHED,
             nodes: HashMap::new(),
             connections: HashMap::new(),
         }
     };
-    loop {
+    for turn in 0.. {
         tick.tick().await;
         let groups = {
             let Some(inner) = inner.upgrade() else { return };
-            inner.with_peers()
+            let all = driver.nodes_changed();
+            driver.forget(|group| inner.is_open(group));
+            inner.with_peers(|group| {
+                let its_turn = group.id().0 % TURNS == turn % TURNS;
+                group.shared.stirred.swap(false, Ordering::Relaxed) || all || its_turn
+            })
         };
         driver.tick(&groups).await;
     }
@@ -78,44 +99,57 @@ pub(crate) async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
 impl Driver {
     async fn tick(&mut self, groups: &[Group]) {
         let now = Instant::now();
-        self.remember_connections();
-        if self.watched.len() > groups.len() {
-            self.forget(groups);
-        }
         for group in groups {
             let id = group.id();
+            let leadership = group.leadership();
             let mut watched = self.watched.remove(&id).unwrap_or(Watched {
                 seen: None,
                 unchanged: 0,
                 heartbeat_at: now + spread(REST),
                 elect_at: None,
+                attempts: 0,
+                term: leadership.term,
                 followed: None,
             });
-            let leadership = group.leadership();
             if leadership.leader == Some(self.options.node) {
                 watched.elect_at = None;
+                watched.attempts = 0;
                 self.lead(group, &mut watched, now).await;
             } else {
                 self.follow(group, leadership, &mut watched, now).await;
+            }
+            let busy = watched.unchanged <= LAST_HEARTBEATS || watched.elect_at.is_some();
+            if busy {
+                group.shared.stirred.store(true, Ordering::Relaxed);
             }
             self.watched.insert(id, watched);
         }
     }
 
-    fn forget(&mut self, groups: &[Group]) {
-        let open: std::collections::HashSet<GroupId> = groups.iter().map(Group::id).collect();
-        self.watched.retain(|group, _| open.contains(group));
-    }
-
-    /// What is looked up from now on is of this tick; what was seen becomes the last tick's.
-    fn remember_connections(&mut self) {
-        for (node, hearing) in self.nodes.drain() {
-            if let Some(hearing) = hearing {
-                self.connections.insert(node, hearing.connection);
-            }
+    /// Forgets groups that are closed, now and then.
+    fn forget(&mut self, is_open: impl Fn(GroupId) -> bool) {
+        if self.watched.len() > self.most_watched * 2 {
+            self.watched.retain(|group, _| is_open(*group));
+            self.most_watched = self.watched.len().max(MIN_WATCHED);
         }
     }
 
+    /// Looks at the nodes anew; whether anything changed about one, or all groups are to be looked
+    /// at because the transport cannot tell.
+    fn nodes_changed(&mut self) -> bool {
+        let mut changed = !self.can_tell();
+        for (node, hearing) in &mut self.nodes {
+            if let Some(before) = hearing {
+                self.connections.insert(*node, before.connection);
+            }
+            let now = self.transport.hears(*node);
+            changed |= *hearing != now;
+            *hearing = now;
+        }
+        changed
+    }
+
+    /// What is known of a node in this tick.
     fn hears(&mut self, node: NodeId) -> Option<Hearing> {
         let transport = &self.transport;
         *self
@@ -188,19 +222,27 @@ impl Driver {
         watched: &mut Watched,
         now: Instant,
     ) {
-        watched.unchanged = 0;
+        watched.unchanged = u32::MAX;
+        watched.seen = None;
         let doubts = self.doubts(group, leadership, watched);
         group.shared.doubts_leader.store(doubts, Ordering::Release);
         if !doubts {
             watched.elect_at = None;
+            watched.attempts = 0;
             return;
         }
-        let patience = self.patience(leadership);
+        let patience = self.patience(leadership, watched.attempts);
+        if watched.term != leadership.term {
+            // Somebody has just got a vote here, or asks for one: give him time.
+            watched.term = leadership.term;
+            watched.elect_at = Some(now + self.options.election_timeout + patience);
+        }
         let at = *watched.elect_at.get_or_insert(now + patience);
         if now < at {
             return;
         }
         watched.elect_at = Some(now + patience);
+        watched.attempts = (watched.attempts + 1).min(MAX_PATIENCE);
         if group.is_in_doubt_of_itself() || (self.can_tell() && !group.hears_quorum()) {
             return;
         }
@@ -235,16 +277,18 @@ impl Driver {
         self.hears(self.options.node).is_some()
     }
 
-    /// How long to wait before an election, at random, so that candidates do not meet. That a node
-    /// is gone was noticed after a silence already; where nothing tells, patience has to.
-    fn patience(&mut self, leadership: Leadership) -> Duration {
+    /// How long to wait before an election, at random, so that candidates do not meet; longer after
+    /// each that failed, for then this machine or its disk may be slower than the timeout. That a
+    /// node is gone was noticed after a silence already; where nothing tells, patience has to.
+    fn patience(&mut self, leadership: Leadership, attempts: u32) -> Duration {
         let timeout = self.options.election_timeout;
         if !self.can_tell() {
             return timeout + spread(timeout);
         }
+        let most = timeout / 2 * attempts.max(1);
         match leadership.leader {
-            Some(_) => spread(timeout / 2),
-            None => timeout / 4 + spread(timeout / 2),
+            Some(_) if attempts == 0 => spread(most),
+            _ => timeout / 4 + spread(most),
         }
     }
 }

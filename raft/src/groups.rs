@@ -179,11 +179,16 @@ impl Groups {
 }
 
 impl Inner {
-    /// The open groups that have more than one voter.
-    pub(crate) fn with_peers(&self) -> Vec<Group> {
+    /// The open groups that have more than one voter and are wanted.
+    pub(crate) fn with_peers(&self, wanted: impl Fn(&Group) -> bool) -> Vec<Group> {
         let groups = self.groups.read();
-        let with_peers = |group: &&Group| group.shared.has_peers.load(Ordering::Acquire);
+        let with_peers =
+            |group: &&Group| group.shared.has_peers.load(Ordering::Acquire) && wanted(group);
         groups.values().filter(with_peers).cloned().collect()
+    }
+
+    pub(crate) fn is_open(&self, group: GroupId) -> bool {
+        self.groups.read().contains_key(&group)
     }
 
     fn end_driver(&self) {

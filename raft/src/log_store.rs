@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use klamm_records::EntryId;
@@ -120,6 +121,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let log = &self.shared.log;
+        self.shared.stirred.store(true, Ordering::Relaxed);
         let mut end = log.end_offset();
         let mut diverged = false;
         let stored: Vec<Entry> = entries

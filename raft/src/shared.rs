@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     /// Set by the driver while it would rather see another leader than the one it follows, or the
     /// transport cannot tell whether that one is there.
     pub(crate) doubts_leader: AtomicBool,
+    /// Something happened that the driver should look at: an append, or its own unfinished work.
+    pub(crate) stirred: AtomicBool,
     created: Instant,
     /// When a leader's append was accepted last, in milliseconds since `created`.
     heard_at: AtomicU64,
@@ -87,6 +89,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             has_peers: AtomicBool::new(false),
             doubts_leader: AtomicBool::new(true),
+            stirred: AtomicBool::new(true),
             created: Instant::now(),
             heard_at: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),

@@ -123,6 +123,20 @@ impl Cluster {
         cluster
     }
 
+    /// Without wires in between, for measuring.
+    pub(crate) async fn start_direct(size: usize, groups: u64) -> Cluster {
+        let cluster = Cluster::start(size, groups).await;
+        let addresses: BTreeMap<NodeId, String> = (cluster.wires.iter())
+            .map(|(&(_, to), wire)| (cluster.nodes[to].id, wire.target().to_string()))
+            .collect();
+        for (_, running) in cluster.running() {
+            running.peers.set_peers(&BTreeMap::new());
+            running.peers.set_peers(&addresses);
+        }
+        cluster.append(1, None, 1).await;
+        cluster
+    }
+
     /// Starts a node on whatever its directory holds.
     pub(crate) async fn boot(&mut self, at: usize) {
         let node = self.nodes[at].id;

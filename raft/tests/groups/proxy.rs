@@ -58,6 +58,10 @@ impl Proxy {
         }
     }
 
+    pub(crate) fn target(&self) -> SocketAddr {
+        *self.target.lock()
+    }
+
     pub(crate) fn lead_to(&self, target: SocketAddr) {
         *self.target.lock() = target;
     }
