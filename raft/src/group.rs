@@ -2,18 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use klamm_records::{EntryId, GroupId};
-use klamm_storage::GroupLog;
+use klamm_storage::{GroupLog, Vote};
 use openraft::async_runtime::WatchReceiver;
+use openraft::raft::VoteResponse;
 
 use crate::NodeId;
 use crate::leadership::Leadership;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
 use crate::shared::Shared;
-use crate::types::Raft;
+use crate::types::{Raft, log_id, raft_vote};
 
 /// After so long a purge that openraft did not take up is asked for again: it ignores the wish
 /// while an earlier one is in progress.
@@ -36,6 +38,11 @@ pub struct Progress {
     /// Index up to which each member has the log; empty unless this node leads.
     pub matched: Vec<(NodeId, u64)>,
 }
+
+/// A change of a group's members did not happen.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the members were not changed: {0}")]
+pub struct MembershipError(String);
 
 impl Group {
     /// The group's id.
@@ -68,7 +75,8 @@ impl Group {
         }
     }
 
-    /// Purges entries up to `upto` on this replica, but none that is not applied yet. Their records
+    /// Purges entries up to `upto` on this replica, but none that is not applied yet, nor on a leader
+    /// one that a member still lacks (it could not be filled, see the README). Their records
     /// stay in the log; whole segments go once the log start has passed them too. Returns when the
     /// entries are gone. On a leader that waits for a follower
     /// which still reads them; giving up the wait does not take the purge back.
@@ -81,7 +89,8 @@ impl Group {
         let Some(applied) = applied else {
             return Ok(());
         };
-        let Some(at) = self.shared.log.entry_id(upto.index.min(applied.index))? else {
+        let most = applied.index.min(self.held_by_all());
+        let Some(at) = self.shared.log.entry_id(upto.index.min(most))? else {
             return Ok(());
         };
         loop {
@@ -108,6 +117,18 @@ impl Group {
         }
     }
 
+    /// Index up to which every member has the log, as far as a leader knows; no bound elsewhere.
+    fn held_by_all(&self) -> u64 {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten();
+        let others = matched.filter(|(node, _)| **node != self.shared.node.0);
+        others
+            .map(|(_, id)| id.map_or(0, |id| id.index))
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
     fn want_snapshot(&self, at: EntryId) {
         let mut wanted = self.shared.snapshot_at.lock();
         if wanted.is_none_or(|wanted| wanted.index < at.index) {
@@ -115,15 +136,34 @@ impl Group {
         }
     }
 
-    /// Answers a call that a [`crate::PeerTransport`] brought from another replica of this group.
+    /// Answers a call that a [`crate::PeerTransport`] brought from `from`'s replica of this group.
     ///
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed.
-    pub async fn answer(&self, request: PeerRequest) -> Result<PeerResponse, ProposeError> {
+    pub async fn answer(
+        &self,
+        from: NodeId,
+        request: PeerRequest,
+    ) -> Result<PeerResponse, ProposeError> {
         let raft = &self.raft;
-        let answer = match request.0 {
-            Request::Append(request) => raft.append_entries(request).await.map(Response::Append),
+        let answer = match request.request {
+            Request::Append(request) => {
+                let answer = raft.append_entries(request).await;
+                if matches!(&answer, Ok(answer) if answer.is_success()) {
+                    self.shared.heard_leader();
+                }
+                answer.map(Response::Append)
+            }
+            Request::Vote(_) if self.is_in_doubt_of_itself() => Ok(self.refusal()),
             Request::Vote(request) => raft.vote(request).await.map(Response::Vote),
+            Request::PreVote(_) if self.is_in_doubt_of_itself() => Ok(self.refusal()),
+            Request::PreVote(_) if self.trusts_another_than(from) => {
+                if self.leads() {
+                    // He has missed that; a group at rest would tell him only much later.
+                    let _ = raft.trigger().heartbeat().await;
+                }
+                Ok(self.refusal())
+            }
             Request::PreVote(request) => raft.pre_vote(request).await.map(Response::Vote),
             Request::TransferLeader(request) => {
                 let accepted = raft.handle_transfer_leader(request).await;
@@ -131,6 +171,107 @@ impl Group {
             }
         };
         answer.map(PeerResponse).map_err(|_| ProposeError::Stopped)
+    }
+
+    /// A replica whose log lost something neither votes nor leads (R9).
+    pub(crate) fn is_in_doubt_of_itself(&self) -> bool {
+        self.shared.log.quarantine().is_some()
+    }
+
+    fn refusal(&self) -> Response {
+        let state = self.shared.log.raft_state();
+        let nobody = Vote {
+            term: 0,
+            node: 0,
+            committed: false,
+        };
+        let vote = raft_vote(state.vote.unwrap_or(nobody));
+        let last = state.last.or(state.purged).map(log_id);
+        Response::Vote(VoteResponse::new(vote, last, false))
+    }
+
+    /// openraft's lease ends soon after a leader's last message, and a group at rest has none. But
+    /// as long as the leader's node is heard, its groups have a leader, and nobody else is let in.
+    fn trusts_another_than(&self, candidate: NodeId) -> bool {
+        if self.leads() {
+            return self.transport_can_tell() && self.hears_quorum();
+        }
+        match self.leadership().leader {
+            None => false,
+            Some(leader) if leader == candidate => false,
+            Some(leader) => {
+                !self.shared.doubts_leader.load(Ordering::Acquire)
+                    && self.shared.transport.hears(leader).is_some_and(|h| h.alive)
+            }
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership().leader == Some(self.shared.node)
+    }
+
+    fn transport_can_tell(&self) -> bool {
+        self.shared.transport.hears(self.shared.node).is_some()
+    }
+
+    /// Whether this node is in touch with a majority of the group's voters (itself included), by
+    /// the pings between nodes. A leader that is not must not answer for how things stand now.
+    pub fn hears_quorum(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
+        let here = self.shared.node.0;
+        let alive = |node: u64| {
+            node == here
+                || self
+                    .shared
+                    .transport
+                    .hears(NodeId(node))
+                    .is_some_and(|hearing| hearing.alive)
+        };
+        membership
+            .membership()
+            .get_joint_config()
+            .iter()
+            .all(|voters| voters.iter().filter(|node| alive(**node)).count() * 2 > voters.len())
+    }
+
+    /// Hands leadership to the voter `to`, who calls an election as soon as it has the whole log.
+    /// Returns when that has begun; who leads in the end is told as every change of leadership is.
+    /// Does nothing on a node that does not lead.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopped`] when the group is closed or has failed.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        let begun = self.raft.trigger().transfer_leader(to.0).await;
+        begun.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Adds a replica that gets the log but has no vote yet. It is open on its node, with an empty
+    /// log and no voters. Returns when the entry is committed, not when the log has arrived there:
+    /// [`Group::progress`] tells.
+    ///
+    /// # Errors
+    /// When this node does not lead, or another change is under way.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        let added = self.raft.add_learner(node.0, (), false).await;
+        added
+            .map(drop)
+            .map_err(|error| MembershipError(error.to_string()))
+    }
+
+    /// Makes exactly `voters` the voters; who was one and is not among them leaves the group. Each
+    /// of them is a voter or a learner already. Goes through a joint configuration; returns when
+    /// the final one is committed. One caller at a time: a change that overtakes another may leave
+    /// the joint one in force.
+    ///
+    /// # Errors
+    /// When this node does not lead, a voter is no member, or another change is under way.
+    pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
+        let changed = self.raft.change_membership(voters, false).await;
+        changed
+            .map(drop)
+            .map_err(|error| MembershipError(error.to_string()))
     }
 
     /// Voters and learners of the committed membership.

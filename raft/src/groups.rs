@@ -1,10 +1,9 @@
-//! All Raft groups of a node: opening, founding, closing, and the driver that stands in for openraft's ticks.
+//! All Raft groups of a node: opening, founding, closing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use klamm_records::GroupId;
@@ -12,9 +11,9 @@ use klamm_storage::GroupLog;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use parking_lot::{Mutex, RwLock};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::NodeId;
+use crate::driver::drive;
 use crate::group::Group;
 use crate::leadership::{self, OnFatal};
 use crate::log_store::LogStore;
@@ -55,12 +54,12 @@ pub struct Groups {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     options: GroupsOptions,
     timing: Timing,
     config: Arc<Config>,
     runtime: tokio::runtime::Handle,
-    transport: Arc<dyn PeerTransport>,
+    pub(crate) transport: Arc<dyn PeerTransport>,
     on_fatal: OnFatal,
     groups: RwLock<HashMap<GroupId, Group>>,
     driver: Mutex<Option<AbortHandle>>,
@@ -180,6 +179,18 @@ impl Groups {
 }
 
 impl Inner {
+    /// The open groups that have more than one voter and are wanted.
+    pub(crate) fn with_peers(&self, wanted: impl Fn(&Group) -> bool) -> Vec<Group> {
+        let groups = self.groups.read();
+        let with_peers =
+            |group: &&Group| group.shared.has_peers.load(Ordering::Acquire) && wanted(group);
+        groups.values().filter(with_peers).cloned().collect()
+    }
+
+    pub(crate) fn is_open(&self, group: GroupId) -> bool {
+        self.groups.read().contains_key(&group)
+    }
+
     fn end_driver(&self) {
         if let Some(driver) = self.driver.lock().take() {
             driver.abort();
@@ -217,11 +228,14 @@ async fn start(
         log,
         machine,
         inner.runtime.clone(),
+        Arc::clone(&inner.transport),
         &inner.timing,
     ));
     let network = Network {
         transport: Arc::clone(&inner.transport),
         group: shared.group,
+        // Metadata and coordinators are read on followers, too: there every commit counts.
+        lazy_commit: !shared.wants_data,
     };
     let store = LogStore::new(Arc::clone(&shared));
     let machine = Machine::resume(Arc::clone(&shared)).map_err(|error| error.to_string())?;
@@ -301,48 +315,4 @@ fn config(options: &GroupsOptions) -> Config {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("an interval of less than 500 million years")
-}
-
-/// Sends heartbeats for groups led here and calls elections for groups without a leader, as long
-/// as they have more than one voter. Ends when the node's groups are dropped.
-async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
-    let mut due: HashMap<GroupId, Instant> = HashMap::new();
-    let mut tick = tokio::time::interval(options.heartbeat_interval);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let Some(inner) = inner.upgrade() else { return };
-        let with_peers: Vec<Group> = {
-            let groups = inner.groups.read();
-            groups
-                .values()
-                .filter(|group| group.shared.has_peers.load(Ordering::Acquire))
-                .cloned()
-                .collect()
-        };
-        let now = Instant::now();
-        let mut next_due = HashMap::with_capacity(with_peers.len());
-        for group in with_peers {
-            let id = group.id();
-            if group.leadership().leader == Some(options.node) {
-                // A group that has stopped is reported by its watch task.
-                let _ = group.raft.trigger().heartbeat().await;
-                continue;
-            }
-            let mut at = *due.get(&id).unwrap_or(&(now + patience(id, &options)));
-            if now >= at {
-                // Refused without effect while the leader's lease holds.
-                let _ = group.raft.trigger().elect(true).await;
-                at = now + patience(id, &options);
-            }
-            next_due.insert(id, at);
-        }
-        due = next_due;
-    }
-}
-
-/// One to two election timeouts, at random, so that candidates do not meet.
-fn patience(group: GroupId, options: &GroupsOptions) -> Duration {
-    let spread = RandomState::new().hash_one(group) % millis(options.election_timeout);
-    options.election_timeout + Duration::from_millis(spread)
 }

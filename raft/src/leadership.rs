@@ -42,6 +42,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
         if told != Some(now) {
             told = Some(now);
             shared.set_leadership(now);
+            shared.stirred.store(true, Ordering::Relaxed);
             shared.machine.leadership(now);
         }
         tokio::select! {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod driver;
 mod group;
 mod groups;
 mod lane;
@@ -8,16 +9,21 @@ mod log_store;
 mod machine;
 mod membership;
 mod network;
+mod peers;
 mod proposal;
 mod responder;
 mod shared;
 mod types;
 
-pub use group::{Group, Progress};
+pub use group::{Group, MembershipError, Progress};
 pub use groups::{Groups, GroupsOptions, OpenGroupError};
 pub use leadership::Leadership;
 pub use machine::{Applied, StateMachine};
-pub use network::{PeerRequest, PeerResponse, PeerTransport};
+pub use network::{Hearing, PeerRequest, PeerResponse, PeerTransport, Room};
+pub use peers::{
+    ClusterSecret, HandshakeError, Lane, PeerCounters, PeerIdentity, PeerService, PeerStatus,
+    Peers, PeersOptions,
+};
 pub use proposal::{Proposal, ProposeError, Proposed};
 pub use types::NodeId;
 

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use klamm_records::EntryId;
@@ -120,7 +121,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let log = &self.shared.log;
+        self.shared.stirred.store(true, Ordering::Relaxed);
         let mut end = log.end_offset();
+        let mut diverged = false;
         let stored: Vec<Entry> = entries
             .into_iter()
             .map(|entry| {
@@ -130,7 +133,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                         klamm_storage::Payload::Membership(membership::encode(&membership))
                     }
                     Payload::Command(data) => klamm_storage::Payload::Command(data),
-                    Payload::Batch(batch) => klamm_storage::Payload::Batch(batch),
+                    Payload::Batch(batch) => {
+                        // From the leader, stamped there: both logs assign the same offsets.
+                        diverged |= batch.header.base_offset != end;
+                        klamm_storage::Payload::Batch(batch)
+                    }
                     Payload::Proposed(pending) => self.stored_proposal(pending, end),
                 };
                 if let klamm_storage::Payload::Batch(batch) = &payload {
@@ -142,6 +149,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 }
             })
             .collect();
+        if diverged {
+            return Err(io::Error::other(
+                "the leader's log assigned other offsets to a batch than this one would",
+            ));
+        }
         let done: Completion =
             Box::new(move |result| callback.io_completed(result.map_err(io_error)));
         let appended_end = log.append(stored, done).map_err(io_error)?;

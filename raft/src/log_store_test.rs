@@ -18,6 +18,7 @@ use openraft::{RaftLogReader, StorageError};
 use super::*;
 use crate::leadership::Leadership;
 use crate::machine::{Applied, Machine, StateMachine};
+use crate::network::NoPeers;
 use crate::proposal::Proposal;
 use crate::shared::Timing;
 use crate::store_test::{Computer, create_log};
@@ -46,6 +47,7 @@ fn shared(store: &Store, group: u64) -> Arc<Shared> {
         log,
         Arc::new(Nothing),
         runtime,
+        Arc::new(NoPeers),
         &timing,
     ))
 }

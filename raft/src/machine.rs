@@ -206,9 +206,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        // The responder has answered at commit; dropping it is all that is left to do.
-        while let Some((entry, _responder)) = entries.try_next().await? {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let changes_members = matches!(entry.payload, Payload::Membership(_));
             self.apply_one(entry.id, entry.payload)?;
+            // Who changes members waits for this. A proposal was answered at commit; dropping its
+            // responder is all that is left to do.
+            if let Some(responder) = responder.filter(|_| changes_members) {
+                responder.send(());
+            }
         }
         Ok(())
     }

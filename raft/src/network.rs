@@ -1,29 +1,62 @@
 //! The way to a group's peers.
 //!
-//! openraft makes one client per peer and group. All of them share the node's [`PeerTransport`], which decides how calls
-//! of many groups travel together. A snapshot never travels: it would have to bring segments.
+//! openraft makes clients per peer and group: one for entries, one for heartbeats. All of them share the node's
+//! [`PeerTransport`], which decides how calls of many groups travel together.
+//!
+//! Entries are pipelined: openraft hands over a stream of requests, and as many of them are under way as the window allows
+//! (in requests and in bytes), answered in order. A request behind others that only tells of a commit is not sent: the next
+//! entries or the next heartbeat carry that. openraft hears no answer to it, so it never counts as a sign of life.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesOrdered};
+use futures::{FutureExt, Stream, StreamExt};
 use klamm_records::GroupId;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
+use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::NodeId;
-use crate::types::{RaftVote, TypeConfig};
+use crate::peers::{Lane, entry_bytes};
+use crate::types::{LogId, RaftVote, TypeConfig};
+
+/// Requests with entries under way from one group to one peer.
+const WINDOW: usize = 16;
+/// Bytes under way from one group to one peer; the last request may exceed it.
+const WINDOW_BYTES: usize = 4 << 20;
+/// Pauses between attempts to reach a peer that does not answer; the link itself wakes us sooner.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// A call of a group to its replica on another node, for [`crate::Group::answer`] there.
 #[derive(Debug)]
-pub struct PeerRequest(pub(crate) Request);
+pub struct PeerRequest {
+    pub(crate) lane: Lane,
+    pub(crate) request: Request,
+    /// Held until the call is answered or lost.
+    pub(crate) room: Room,
+}
+
+impl PeerRequest {
+    /// One that came from another node.
+    pub(crate) fn received(lane: Lane, request: Request) -> PeerRequest {
+        PeerRequest {
+            lane,
+            request,
+            room: Room::default(),
+        }
+    }
+}
 
 /// The answer to a [`PeerRequest`].
 #[derive(Debug)]
@@ -45,15 +78,53 @@ pub(crate) enum Response {
     TransferLeader(TransferLeaderResponse<TypeConfig>),
 }
 
-/// Carries calls to other nodes. Calls of one group to one node arrive in the order they were made.
+/// A share of what may be under way to a node; given back when the last clone is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Room(
+    #[expect(dead_code, reason = "held for its drop")] Option<Arc<OwnedSemaphorePermit>>,
+);
+
+impl Room {
+    pub(crate) fn of(permit: OwnedSemaphorePermit) -> Room {
+        Room(Some(Arc::new(permit)))
+    }
+}
+
+/// What is known of another node, from the node-level pings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hearing {
+    /// A ping made the way there and back lately enough to trust the node.
+    pub alive: bool,
+    /// Changes when the process there is another one.
+    pub session: u64,
+    /// Changes with every new connection.
+    pub connection: u64,
+}
+
+/// Carries calls to other nodes.
 pub trait PeerTransport: Send + Sync + 'static {
-    /// Calls the replica of `group` on `node`; an error means that it did not answer.
+    /// Calls the replica of `group` on `node`; an error means that it did not answer. Calls of one
+    /// group to one node on one lane arrive in the order in which `call` was called, whenever the
+    /// futures are polled.
     fn call(
         &self,
         node: NodeId,
         group: GroupId,
         request: PeerRequest,
     ) -> BoxFuture<'static, io::Result<PeerResponse>>;
+
+    /// Waits until `bytes` more may be under way to `node`.
+    fn room(&self, node: NodeId, bytes: usize) -> BoxFuture<'static, io::Result<Room>> {
+        let _ = (node, bytes);
+        Box::pin(ready(Ok(Room::default())))
+    }
+
+    /// Whether the node is there. `None`: this transport cannot tell, so every group has to find
+    /// out for itself, with heartbeats.
+    fn hears(&self, node: NodeId) -> Option<Hearing> {
+        let _ = node;
+        None
+    }
 }
 
 /// The transport of a node that has no peers.
@@ -78,17 +149,31 @@ impl PeerTransport for NoPeers {
 pub(crate) struct Network {
     pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) group: GroupId,
+    /// Followers hear of a commit with the next entries or heartbeat, not at once.
+    pub(crate) lazy_commit: bool,
+}
+
+impl Network {
+    fn client(&self, target: u64, lane: Lane) -> Peer {
+        Peer {
+            transport: Arc::clone(&self.transport),
+            group: self.group,
+            node: NodeId(target),
+            lane,
+            lazy_commit: self.lazy_commit,
+        }
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, (): &()) -> Peer {
-        Peer {
-            transport: Arc::clone(&self.transport),
-            group: self.group,
-            node: NodeId(target),
-        }
+        self.client(target, Lane::Data)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, (): &()) -> Peer {
+        self.client(target, Lane::Control)
     }
 }
 
@@ -97,23 +182,37 @@ pub(crate) struct Peer {
     transport: Arc<dyn PeerTransport>,
     group: GroupId,
     node: NodeId,
+    /// Of its appends; all other calls are for the control lane.
+    lane: Lane,
+    lazy_commit: bool,
 }
 
 type CallError = RPCError<TypeConfig>;
 
 impl Peer {
-    async fn call(&self, request: Request) -> Result<Response, CallError> {
-        let answer = self
-            .transport
-            .call(self.node, self.group, PeerRequest(request))
-            .await;
+    fn start(
+        &self,
+        lane: Lane,
+        request: Request,
+        room: Room,
+    ) -> BoxFuture<'static, io::Result<PeerResponse>> {
+        let request = PeerRequest {
+            lane,
+            request,
+            room,
+        };
+        self.transport.call(self.node, self.group, request)
+    }
+
+    async fn call(&self, lane: Lane, request: Request) -> Result<Response, CallError> {
+        let answer = self.start(lane, request, Room::default()).await;
         answer
             .map(|response| response.0)
             .map_err(|error| unreachable_peer(&error))
     }
 
     async fn vote_call(&self, request: Request) -> Result<VoteResponse<TypeConfig>, CallError> {
-        match self.call(request).await? {
+        match self.call(Lane::Control, request).await? {
             Response::Vote(response) => Ok(response),
             other => Err(wrong_answer(&other)),
         }
@@ -131,6 +230,116 @@ fn wrong_answer(answer: &Response) -> CallError {
     ))
 }
 
+/// A request that was sent: what lies before and at the end of its entries.
+struct Sent {
+    prev: Option<LogId>,
+    last: Option<LogId>,
+    bytes: usize,
+}
+
+type Answered = (Sent, io::Result<PeerResponse>);
+type AppendAnswer = Result<StreamAppendResult<TypeConfig>, CallError>;
+
+/// The appends of one group to one peer that are under way.
+struct Pipeline<'a, S> {
+    peer: &'a Peer,
+    input: Option<S>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Answered>>,
+    bytes: usize,
+    last_sent: Option<LogId>,
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    async fn next(&mut self) -> Option<AppendAnswer> {
+        loop {
+            let open = self.in_flight.len() < WINDOW && self.bytes < WINDOW_BYTES;
+            let Some(input) = self.input.as_mut() else {
+                let answered = self.in_flight.next().await?;
+                return Some(self.take(answered));
+            };
+            let request = tokio::select! {
+                biased;
+                Some(answered) = self.in_flight.next() => return Some(self.take(answered)),
+                request = input.next(), if open => request,
+            };
+            match request {
+                None => self.input = None,
+                Some(request) => {
+                    if let Err(error) = self.send(request).await {
+                        self.stop();
+                        return Some(Err(unreachable_peer(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> io::Result<()> {
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.id).or(prev);
+        if self.peer.lazy_commit
+            && request.entries.is_empty()
+            && prev.is_some()
+            && prev == self.last_sent
+        {
+            return Ok(());
+        }
+        let bytes = request.entries.iter().map(entry_bytes).sum();
+        let room = if bytes > 0 {
+            self.peer.transport.room(self.peer.node, bytes).await?
+        } else {
+            Room::default()
+        };
+        self.last_sent = last;
+        self.bytes += bytes;
+        let sent = Sent { prev, last, bytes };
+        let answer = self
+            .peer
+            .start(self.peer.lane, Request::Append(request), room);
+        self.in_flight
+            .push_back(answer.map(move |answer| (sent, answer)).boxed());
+        Ok(())
+    }
+
+    /// What openraft is told. After anything but full success there is nothing more to come.
+    fn take(&mut self, (sent, answer): Answered) -> AppendAnswer {
+        self.bytes -= sent.bytes;
+        let answer = match answer {
+            Ok(PeerResponse(Response::Append(answer))) => answer,
+            Ok(PeerResponse(other)) => {
+                self.stop();
+                return Err(wrong_answer(&other));
+            }
+            Err(error) => {
+                self.stop();
+                return Err(unreachable_peer(&error));
+            }
+        };
+        let complete = match &answer {
+            AppendEntriesResponse::Success => true,
+            AppendEntriesResponse::PartialSuccess(upto) => *upto == sent.last,
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
+        };
+        if !complete {
+            self.stop();
+        }
+        if answer.is_conflict() && sent.prev.is_none() {
+            let cause = "a conflict with what comes before everything";
+            let error = io::Error::new(io::ErrorKind::InvalidData, cause);
+            return Err(unreachable_peer(&error));
+        }
+        Ok(answer.into_stream_result(sent.prev, sent.last))
+    }
+
+    fn stop(&mut self) {
+        self.input = None;
+        self.in_flight = FuturesOrdered::new();
+    }
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = ();
 
@@ -139,10 +348,32 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, CallError> {
-        match self.call(Request::Append(request)).await? {
+        match self.call(self.lane, Request::Append(request)).await? {
             Response::Append(response) => Ok(response),
             other => Err(wrong_answer(&other)),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendAnswer>, CallError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let pipeline = Pipeline {
+            peer: self,
+            input: Some(input),
+            in_flight: FuturesOrdered::new(),
+            bytes: 0,
+            last_sent: None,
+        };
+        let answers = stream::unfold(pipeline, |mut pipeline| async move {
+            let answer = pipeline.next().await?;
+            Some((answer, pipeline))
+        });
+        Box::pin(ready(Ok(answers.boxed())))
     }
 
     async fn vote(
@@ -180,9 +411,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         request: TransferLeaderRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, CallError> {
-        match self.call(Request::TransferLeader(request)).await? {
+        let request = Request::TransferLeader(request);
+        match self.call(Lane::Control, request).await? {
             Response::TransferLeader(response) => Ok(response),
             other => Err(wrong_answer(&other)),
         }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let pauses = std::iter::successors(Some(FIRST_BACKOFF), |pause| {
+            Some((*pause * 2).min(LAST_BACKOFF))
+        });
+        Some(Backoff::new(pauses))
     }
 }

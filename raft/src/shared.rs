@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use klamm_records::{EntryId, GroupId};
@@ -15,6 +15,7 @@ use crate::NodeId;
 use crate::lane::Lane;
 use crate::leadership::Leadership;
 use crate::machine::StateMachine;
+use crate::network::PeerTransport;
 use crate::proposal::Pending;
 use crate::responder::responder;
 use crate::types::Raft;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) machine: Arc<dyn StateMachine>,
     pub(crate) wants_data: bool,
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) transport: Arc<dyn PeerTransport>,
     pub(crate) heartbeat_interval: Duration,
     /// How long after a quorum's acknowledgement a leader may still take writes.
     pub(crate) lease: Duration,
@@ -37,6 +39,14 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     /// More than one voter: needs heartbeats and may need elections.
     pub(crate) has_peers: AtomicBool,
+    /// Set by the driver while it would rather see another leader than the one it follows, or the
+    /// transport cannot tell whether that one is there.
+    pub(crate) doubts_leader: AtomicBool,
+    /// Something happened that the driver should look at: an append, or its own unfinished work.
+    pub(crate) stirred: AtomicBool,
+    created: Instant,
+    /// When a leader's append was accepted last, in milliseconds since `created`.
+    heard_at: AtomicU64,
     /// Term of the last applied entry.
     pub(crate) applied_term: AtomicU64,
     pub(crate) applied_term_changed: Notify,
@@ -61,6 +71,7 @@ impl Shared {
         log: GroupLog,
         machine: Arc<dyn StateMachine>,
         runtime: tokio::runtime::Handle,
+        transport: Arc<dyn PeerTransport>,
         timing: &Timing,
     ) -> Shared {
         Shared {
@@ -70,12 +81,17 @@ impl Shared {
             wants_data: machine.wants_data(),
             machine,
             runtime,
+            transport,
             heartbeat_interval: timing.heartbeat_interval,
             lease: timing.lease,
             lane: Lane::new(),
             opening: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             has_peers: AtomicBool::new(false),
+            doubts_leader: AtomicBool::new(true),
+            stirred: AtomicBool::new(true),
+            created: Instant::now(),
+            heard_at: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),
             applied_term_changed: Notify::new(),
             snapshot_at: Mutex::new(None),
@@ -118,6 +134,18 @@ impl Shared {
         if self.committed_end.fetch_max(end_offset, Ordering::AcqRel) < end_offset {
             self.machine.committed(end_offset);
         }
+    }
+
+    /// A leader's append was accepted.
+    pub(crate) fn heard_leader(&self) {
+        let at = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_at.store(at, Ordering::Relaxed);
+    }
+
+    /// How long ago that was; since the group was opened if it never was.
+    pub(crate) fn unheard_for(&self) -> Duration {
+        let heard_at = Duration::from_millis(self.heard_at.load(Ordering::Relaxed));
+        self.created.elapsed().saturating_sub(heard_at)
     }
 
     /// An entry of `term` was applied.

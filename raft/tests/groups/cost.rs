@@ -48,7 +48,7 @@ fn resident_kib() -> u64 {
 }
 
 /// CPU time of this process so far.
-fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat
         .rsplit(')')

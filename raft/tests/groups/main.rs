@@ -4,9 +4,14 @@
 mod cluster;
 mod cost;
 mod crash;
+mod failover;
 mod fixture;
+mod idle;
+mod nodes;
 mod peers;
+mod proxy;
 mod retention;
 mod scale;
 mod single;
 mod store;
+mod strangers;

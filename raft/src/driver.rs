@@ -1,0 +1,299 @@
+//! What stands in for openraft's ticks: heartbeats where this node leads, elections where nobody does.
+//!
+//! A group at rest costs nothing but a look per tick. Whether a *node* is there is known from the pings between nodes
+//! ([`crate::Hearing`]); so a leader whose followers have everything sends a few more heartbeats (they carry the last commit
+//! index) and then falls silent, but for one in [`REST`] as a safety net. Its followers trust it as long as its node is
+//! heard, is still the same process, and the net has not failed: see [`Driver::doubts`]. A leader that has been at rest
+//! longer than its lease renews it with the first write (`lane.rs`).
+//!
+//! Most ticks look only at groups that are busy or were appended to since; all are looked at when something changed
+//! about a node, and each by turns, once in [`TURNS`] ticks.
+//!
+//! A transport that cannot tell who is there gets heartbeats for every group at every tick, and elections by patience alone.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use klamm_records::GroupId;
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
+
+use crate::NodeId;
+use crate::group::Group;
+use crate::groups::{GroupsOptions, Inner};
+use crate::leadership::Leadership;
+use crate::network::{Hearing, PeerTransport};
+
+/// Heartbeats after the last change before a group is at rest.
+const LAST_HEARTBEATS: u32 = 3;
+/// Between two heartbeats of a group at rest, and up to twice that.
+const REST: Duration = Duration::from_secs(30);
+/// A follower that has heard nothing of its group for so long asks around.
+const NET: Duration = Duration::from_secs(150);
+/// Ticks in which each group is looked at once, whatever it does.
+const TURNS: u64 = 10;
+/// Closed groups are not looked for among fewer.
+const MIN_WATCHED: usize = 64;
+/// Patience grows with failed elections up to this factor.
+const MAX_PATIENCE: u32 = 4;
+
+/// What the driver remembers of a group.
+struct Watched {
+    /// Last index, committed index.
+    seen: Option<(u64, u64)>,
+    unchanged: u32,
+    heartbeat_at: Instant,
+    elect_at: Option<Instant>,
+    /// Elections called without result.
+    attempts: u32,
+    /// The term when it was looked at last.
+    term: u64,
+    /// The leader followed: term, node, and its process when it was first heard.
+    followed: Option<(u64, NodeId, u64)>,
+}
+
+struct Driver {
+    options: GroupsOptions,
+    transport: Arc<dyn PeerTransport>,
+    watched: HashMap<GroupId, Watched>,
+    /// Watched groups when it was last looked which of them are open still.
+    most_watched: usize,
+    /// What is known of the nodes, looked up once per tick.
+    nodes: HashMap<NodeId, Option<Hearing>>,
+    /// Connection to each node at the last tick.
+    connections: HashMap<NodeId, u64>,
+}
+
+/// Runs until the node's groups are dropped.
+pub(crate) async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
+    let mut tick = tokio::time::interval(options.heartbeat_interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut driver = {
+        let Some(inner) = inner.upgrade() else { return };
+        Driver {
+            options,
+            transport: Arc::clone(&inner.transport),
+            watched: HashMap::new(),
+            most_watched: MIN_WATCHED,
+            nodes: HashMap::new(),
+            connections: HashMap::new(),
+        }
+    };
+    for turn in 0.. {
+        tick.tick().await;
+        let groups = {
+            let Some(inner) = inner.upgrade() else { return };
+            let all = driver.nodes_changed();
+            driver.forget(|group| inner.is_open(group));
+            inner.with_peers(|group| {
+                let its_turn = group.id().0 % TURNS == turn % TURNS;
+                group.shared.stirred.swap(false, Ordering::Relaxed) || all || its_turn
+            })
+        };
+        driver.tick(&groups).await;
+    }
+}
+
+impl Driver {
+    async fn tick(&mut self, groups: &[Group]) {
+        let now = Instant::now();
+        for group in groups {
+            let id = group.id();
+            let leadership = group.leadership();
+            let mut watched = self.watched.remove(&id).unwrap_or(Watched {
+                seen: None,
+                unchanged: 0,
+                heartbeat_at: now + spread(REST),
+                elect_at: None,
+                attempts: 0,
+                term: leadership.term,
+                followed: None,
+            });
+            if leadership.leader == Some(self.options.node) {
+                watched.elect_at = None;
+                watched.attempts = 0;
+                self.lead(group, &mut watched, now).await;
+            } else {
+                self.follow(group, leadership, &mut watched, now).await;
+            }
+            let busy = watched.unchanged <= LAST_HEARTBEATS || watched.elect_at.is_some();
+            if busy {
+                group.shared.stirred.store(true, Ordering::Relaxed);
+            }
+            self.watched.insert(id, watched);
+        }
+    }
+
+    /// Forgets groups that are closed, now and then.
+    fn forget(&mut self, is_open: impl Fn(GroupId) -> bool) {
+        if self.watched.len() > self.most_watched * 2 {
+            self.watched.retain(|group, _| is_open(*group));
+            self.most_watched = self.watched.len().max(MIN_WATCHED);
+        }
+    }
+
+    /// Looks at the nodes anew; whether anything changed about one, or all groups are to be looked
+    /// at because the transport cannot tell.
+    fn nodes_changed(&mut self) -> bool {
+        let mut changed = !self.can_tell();
+        for (node, hearing) in &mut self.nodes {
+            if let Some(before) = hearing {
+                self.connections.insert(*node, before.connection);
+            }
+            let now = self.transport.hears(*node);
+            changed |= *hearing != now;
+            *hearing = now;
+        }
+        changed
+    }
+
+    /// What is known of a node in this tick.
+    fn hears(&mut self, node: NodeId) -> Option<Hearing> {
+        let transport = &self.transport;
+        *self
+            .nodes
+            .entry(node)
+            .or_insert_with(|| transport.hears(node))
+    }
+
+    /// Whether a node has come (back) since the last tick.
+    fn returned(&mut self, node: NodeId) -> bool {
+        let connection = self.hears(node).map(|hearing| hearing.connection);
+        let before = self.connections.get(&node).copied();
+        connection.is_some_and(|now| before.is_none_or(|before| now != before))
+    }
+
+    async fn lead(&mut self, group: &Group, watched: &mut Watched, now: Instant) {
+        let (place, settled, returned) = self.look(group);
+        if watched.seen == Some(place) && settled && returned.is_empty() {
+            watched.unchanged = watched.unchanged.saturating_add(1);
+        } else {
+            watched.seen = Some(place);
+            watched.unchanged = 0;
+        }
+        // A group that has stopped is reported by its watch task, so errors mean nothing here.
+        if !returned.is_empty() {
+            let _ = group.raft.trigger().reset_backoff(returned).await;
+        }
+        if watched.unchanged <= LAST_HEARTBEATS || now >= watched.heartbeat_at {
+            watched.heartbeat_at = now + REST + spread(REST);
+            let _ = group.raft.trigger().heartbeat().await;
+        }
+    }
+
+    /// Last and committed index of a group led here; whether everyone who is there has all of it;
+    /// which members have just come back.
+    fn look(&mut self, group: &Group) -> ((u64, u64), bool, Vec<u64>) {
+        let metrics = group.raft.data_metrics();
+        let (last, committed, members) = {
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.iter().flatten();
+            let members: Vec<(u64, u64)> = matched
+                .map(|(&node, id)| (node, id.map_or(0, |id| id.index)))
+                .collect();
+            let last = metrics.last_log.map_or(0, |id| id.index);
+            let committed = metrics.local_committed.map_or(0, |id| id.index);
+            (last, committed, members)
+        };
+        let mut settled = committed == last;
+        let mut returned = Vec::new();
+        for (node, matched) in members {
+            if node == self.options.node.0 {
+                continue;
+            }
+            let there = self.hears(NodeId(node));
+            if there.is_none() {
+                settled = false;
+            }
+            settled &= matched == last || there.is_some_and(|hearing| !hearing.alive);
+            if self.returned(NodeId(node)) {
+                returned.push(node);
+            }
+        }
+        ((last, committed), settled, returned)
+    }
+
+    async fn follow(
+        &mut self,
+        group: &Group,
+        leadership: Leadership,
+        watched: &mut Watched,
+        now: Instant,
+    ) {
+        watched.unchanged = u32::MAX;
+        watched.seen = None;
+        let doubts = self.doubts(group, leadership, watched);
+        group.shared.doubts_leader.store(doubts, Ordering::Release);
+        if !doubts {
+            watched.elect_at = None;
+            watched.attempts = 0;
+            return;
+        }
+        let patience = self.patience(leadership, watched.attempts);
+        if watched.term != leadership.term {
+            // Somebody has just got a vote here, or asks for one: give him time.
+            watched.term = leadership.term;
+            watched.elect_at = Some(now + self.options.election_timeout + patience);
+        }
+        let at = *watched.elect_at.get_or_insert(now + patience);
+        if now < at {
+            return;
+        }
+        watched.elect_at = Some(now + patience);
+        watched.attempts = (watched.attempts + 1).min(MAX_PATIENCE);
+        if group.is_in_doubt_of_itself() || (self.can_tell() && !group.hears_quorum()) {
+            return;
+        }
+        // Refused without effect while the leader's lease holds, here or at the others.
+        let _ = group.raft.trigger().elect(true).await;
+    }
+
+    /// Whether a follower would rather see another leader: there is none; its node is not heard; it
+    /// is another process by now, which begins a new term or none; or the group itself has not been
+    /// heard of for long.
+    fn doubts(&mut self, group: &Group, leadership: Leadership, watched: &mut Watched) -> bool {
+        let Some(leader) = leadership.leader else {
+            return true;
+        };
+        let Some(hearing) = self.hears(leader) else {
+            return true;
+        };
+        if !hearing.alive || group.shared.unheard_for() > NET {
+            return true;
+        }
+        let followed = (leadership.term, leader);
+        match watched.followed {
+            Some((term, node, session)) if (term, node) == followed => session != hearing.session,
+            _ => {
+                watched.followed = Some((leadership.term, leader, hearing.session));
+                false
+            }
+        }
+    }
+
+    fn can_tell(&mut self) -> bool {
+        self.hears(self.options.node).is_some()
+    }
+
+    /// How long to wait before an election, at random, so that candidates do not meet; longer after
+    /// each that failed, for then this machine or its disk may be slower than the timeout. That a
+    /// node is gone was noticed after a silence already; where nothing tells, patience has to.
+    fn patience(&mut self, leadership: Leadership, attempts: u32) -> Duration {
+        let timeout = self.options.election_timeout;
+        if !self.can_tell() {
+            return timeout + spread(timeout);
+        }
+        let most = timeout / 2 * attempts.max(1);
+        match leadership.leader {
+            Some(_) if attempts == 0 => spread(most),
+            _ => timeout / 4 + spread(most),
+        }
+    }
+}
+
+/// Another part of `most` each time.
+fn spread(most: Duration) -> Duration {
+    most.mul_f64(rand::random())
+}
