@@ -37,6 +37,7 @@ final class ToolSteps {
         tool("kafka-verifiable-producer", "org.apache.kafka.tools.VerifiableProducer"),
         tool("kafka-verifiable-consumer", "org.apache.kafka.tools.VerifiableConsumer"),
         tool("kafka-consumer-groups", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "kafka.admin.ConsumerGroupCommand"),
+        tool("kafka-groups", "org.apache.kafka.tools.GroupsCommand"),
         tool("kafka-leader-election", "org.apache.kafka.tools.LeaderElectionCommand", "kafka.admin.LeaderElectionCommand"),
         tool("kafka-reassign-partitions", "org.apache.kafka.tools.reassign.ReassignPartitionsCommand", "kafka.admin.ReassignPartitionsCommand"),
         tool("kafka-cluster", "org.apache.kafka.tools.ClusterTool", "kafka.tools.ClusterTool"),
