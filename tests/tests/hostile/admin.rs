@@ -46,7 +46,7 @@ fn created(
 }
 
 fn topics() -> Vec<Case> {
-    const PARTITIONS: Codes = &[ErrorCode::INVALID_PARTITIONS];
+    const PARTITIONS: Codes = &[ErrorCode::INVALID_PARTITIONS, ErrorCode::POLICY_VIOLATION];
     const FACTOR: Codes = &[ErrorCode::INVALID_REPLICATION_FACTOR];
     const ASSIGNMENT: Codes = &[ErrorCode::INVALID_REPLICA_ASSIGNMENT];
     fn assigned(topic: CreatableTopic, brokers: &[i32]) -> CreatableTopic {
@@ -276,7 +276,7 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
         cases.push(Case::codes(
             135,
             what,
-            &[ErrorCode::INVALID_PARTITIONS],
+            &[ErrorCode::INVALID_PARTITIONS, ErrorCode::POLICY_VIOLATION],
             move || {
                 let of_topic = CreatePartitionsTopic::default()
                     .with_name(name(&topic.name))

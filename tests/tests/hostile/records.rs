@@ -495,7 +495,6 @@ fn times(topic: &Arc<Topic>, bounded: &Arc<Topic>, compacted: &Arc<Topic>) -> Ve
 }
 
 fn sequences(topic: &Arc<Topic>) -> Vec<Case> {
-    const NONE: Codes = &[ErrorCode::NONE];
     let gap: Codes = &[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER];
     let unknown: Codes = &[ErrorCode::UNKNOWN_PRODUCER_ID];
     let fenced: Codes = &[
@@ -577,15 +576,6 @@ fn sequences(topic: &Arc<Topic>) -> Vec<Case> {
             vec![numbered((id, epoch + 1), 0), numbered((id, epoch), 0)]
         }),
     ]
-    .into_iter()
-    .chain([refused(
-        71,
-        "a negative producer id",
-        NONE,
-        topic,
-        numbered((-1, -1), -1),
-    )])
-    .collect()
 }
 
 pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {

@@ -32,6 +32,8 @@ const SETTINGS: &[&str] = &[
     "klamm.response.write.timeout.ms=2000",
     "fetch.max.bytes=4194304",
     "max.connections.per.ip=400",
+    // 200 at once: each topic costs for good.
+    "klamm.topic.creation.rate=20",
 ];
 
 /// Longest wait for something that is about to happen.
