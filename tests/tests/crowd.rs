@@ -16,7 +16,9 @@ use bytes::Bytes;
 use klamm_client::{Client, ClientOptions, NewTopic};
 use klamm_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use klamm_protocol::messages::{ApiVersionsRequest, BrokerId, FetchRequest, ProduceRequest, TopicName};
+use klamm_protocol::messages::{
+    ApiVersionsRequest, BrokerId, FetchRequest, ProduceRequest, TopicName,
+};
 use klamm_protocol::{StrBytes, encode_request};
 use klamm_tests::broker::Broker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,8 +43,15 @@ struct Counts {
 
 fn resident(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it ended")?;
-    let kib: u64 = line.split_whitespace().next().context("a number")?.parse()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("it ended")?;
+    let kib: u64 = line
+        .split_whitespace()
+        .next()
+        .context("a number")?
+        .parse()?;
     Ok(kib * 1024)
 }
 
@@ -99,7 +108,9 @@ async fn producer(address: String, number: usize, counts: Arc<Counts>) -> Result
     let mut stream = TcpStream::connect(&address).await?;
     let request = produce(i32::try_from(number)? % PARTITIONS, 1000)?;
     while !counts.stop.load(Ordering::Relaxed) {
-        exchange(&mut stream, &request).await.context("a producer")?;
+        exchange(&mut stream, &request)
+            .await
+            .context("a producer")?;
         counts.produced.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -111,7 +122,9 @@ async fn consumer(address: String, counts: Arc<Counts>) -> Result<()> {
     // From the beginning, again and again: the most that a consumer can ask for.
     let request = fetch(0, 500)?;
     while !counts.stop.load(Ordering::Relaxed) {
-        let bytes = exchange(&mut stream, &request).await.context("a consumer")?;
+        let bytes = exchange(&mut stream, &request)
+            .await
+            .context("a consumer")?;
         counts.fetched.fetch_add(bytes as u64, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -174,9 +187,15 @@ async fn idle_cost(broker: &Broker) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute and most of a machine"]
 async fn a_crowd_stays_below_512_mb() -> Result<()> {
-    let seconds = std::env::var("KLAMM_CROWD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("KLAMM_CROWD_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let dir = tempfile::tempdir()?;
-    let broker = Broker::start(dir.path(), 0, &["--set", "klamm.disk.reserve.bytes=33554432"])?;
+    let broker = Broker::start(
+        dir.path(),
+        0,
+        &["--set", "klamm.disk.reserve.bytes=33554432"],
+    )?;
     create_topic(&broker.address).await?;
     let at_start = resident(broker.pid())?;
     let idle = idle_cost(&broker).await?;
@@ -204,7 +223,11 @@ async fn a_crowd_stays_below_512_mb() -> Result<()> {
     }
     let mut broken = 0;
     for task in tasks {
-        broken += usize::from(tokio::time::timeout(Duration::from_secs(30), task).await??.is_err());
+        broken += usize::from(
+            tokio::time::timeout(Duration::from_secs(30), task)
+                .await??
+                .is_err(),
+        );
     }
     let most = samples.iter().max().copied().unwrap_or_default();
     let last = samples.last().copied().unwrap_or_default();

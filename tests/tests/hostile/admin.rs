@@ -17,7 +17,7 @@ use klamm_protocol::messages::{
 };
 
 use crate::calls::{Topic, creatable, create, name, text};
-use crate::rig::{CANARY, Target, after, ask, connect, framed, head, unique};
+use crate::rig::{self, CANARY, Target, after, ask, connect, framed, head, unique};
 use crate::{Case, Expect, Found, case};
 
 type Codes = &'static [ErrorCode];
@@ -322,7 +322,8 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
             Expect::Codes(&[ErrorCode::THROTTLING_QUOTA_EXCEEDED]),
             flood_of_topics,
         )
-        .within(Duration::from_secs(8)),
+        .within(Duration::from_secs(8))
+        .costs(rig::TOPICS_AT_ONCE),
     );
     Ok(cases)
 }

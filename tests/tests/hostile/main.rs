@@ -87,6 +87,8 @@ pub(crate) struct Case {
     expect: Expect,
     /// Longest time it may take.
     within: Duration,
+    /// Bytes that it rightly costs for good.
+    costs: u64,
     run: Box<dyn Fn() -> Run + Send>,
 }
 
@@ -105,6 +107,7 @@ where
         what,
         expect,
         within: Duration::from_secs(3),
+        costs: 0,
         run: Box::new(move || Box::pin(run())),
     }
 }
@@ -113,6 +116,12 @@ impl Case {
     /// With more time than usual.
     pub(crate) fn within(mut self, within: Duration) -> Case {
         self.within = within;
+        self
+    }
+
+    /// Makes something that stays, of so many bytes.
+    pub(crate) fn costs(mut self, bytes: u64) -> Case {
+        self.costs = bytes;
         self
     }
 
@@ -152,7 +161,9 @@ impl Case {
                 "{found:?} where {:?} is due",
                 self.expect
             );
-            let mut verdict = watch.after(&before, self.expect.counters()).await?;
+            let mut verdict = watch
+                .after(&before, self.expect.counters(), self.costs)
+                .await?;
             if took > self.within {
                 verdict = Err(format!("took {took:?}"));
             }
@@ -176,10 +187,13 @@ async fn run(
     let target = rig::target();
     // One after the other: what a line does must not be taken for what another does.
     let _turn = target.turn.lock().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let watch = Watch::start(target).await?;
     let only: Option<u16> = std::env::var("KLAMM_HOSTILE")
         .ok()
         .and_then(|number| number.parse().ok());
+    // The group before may have used up the topics that may be created at once.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let mut failed = Vec::new();
     let mut passed = 0;
     for case in make(target).await? {

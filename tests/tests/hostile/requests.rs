@@ -22,7 +22,9 @@ use crate::calls::{
     Topic, creatable, create, fetch_partition, fetch_request, list_request, name, produce,
     produce_request, text,
 };
-use crate::rig::{CANARY, FETCH_MAX_BYTES, Raw, Target, after, ask, connect, eventually, unique};
+use crate::rig::{
+    self, CANARY, FETCH_MAX_BYTES, Raw, Target, after, ask, connect, eventually, unique,
+};
 use crate::{Case, Expect, Found, case};
 
 type Codes = &'static [ErrorCode];
@@ -330,7 +332,7 @@ async fn slow_readers(large: Arc<Topic>) -> Result<Found> {
         raw.write(&request.repeat(100)).await?;
         readers.push(raw);
     }
-    tokio::time::sleep(2 * crate::rig::WRITE_DEADLINE + Duration::from_secs(1)).await;
+    tokio::time::sleep(3 * crate::rig::WRITE_DEADLINE + Duration::from_secs(2)).await;
     for mut raw in readers {
         // What lies in the sockets' buffers comes still, then the end.
         let rest = raw.rest().await?;
@@ -466,7 +468,8 @@ pub(crate) async fn cases(target: &'static Target) -> Result<Vec<Case>> {
             Expect::Served,
             flood_of_names,
         )
-        .within(Duration::from_secs(8)),
+        .within(Duration::from_secs(8))
+        .costs(rig::TOPICS_AT_ONCE),
     );
     cases.extend(fetching(&topic));
     let large_again = large.clone();
@@ -483,7 +486,7 @@ pub(crate) async fn cases(target: &'static Target) -> Result<Vec<Case>> {
             Expect::Closed,
             move || slow_readers(large_again.clone()),
         )
-        .within(Duration::from_secs(12)),
+        .within(Duration::from_secs(18)),
     );
     let waiting = topic.clone();
     cases.push(case(80, "a wait of 24 days", Expect::Served, move || {

@@ -21,6 +21,8 @@ use crate::Found;
 pub(crate) const READ_DEADLINE: Duration = Duration::from_millis(1500);
 /// As above, for answers that nobody reads.
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_millis(2000);
+/// Memory of the topics that may be created at once: a partition takes 1.6 MiB.
+pub(crate) const TOPICS_AT_ONCE: u64 = 80 << 20;
 /// `fetch.max.bytes` of the broker under test.
 pub(crate) const FETCH_MAX_BYTES: usize = 4 << 20;
 /// Put into payloads: must never be seen in the log.
@@ -32,8 +34,8 @@ const SETTINGS: &[&str] = &[
     "klamm.response.write.timeout.ms=2000",
     "fetch.max.bytes=4194304",
     "max.connections.per.ip=400",
-    // 200 at once: each topic costs for good.
-    "klamm.topic.creation.rate=20",
+    // 40 at once: each topic costs memory for good.
+    "klamm.topic.creation.rate=4",
 ];
 
 /// Longest wait for something that is about to happen.

@@ -199,6 +199,7 @@ impl Watch {
         &self,
         before: &Before,
         counters: &[&str],
+        costs: u64,
     ) -> Result<Result<(), String>> {
         self.samples(before.at, SAMPLES).await?;
         let now = self.counters()?;
@@ -217,7 +218,7 @@ impl Watch {
             "none of {counters:?} moved"
         );
         self.check_log()?;
-        if let Err(grown) = self.memory(before).await? {
+        if let Err(grown) = self.memory(before, costs).await? {
             return Ok(Err(grown));
         }
         let seen = self.seen.lock().expect("no panic holds it");
@@ -239,10 +240,10 @@ impl Watch {
     }
 
     /// Memory is back soon, and was never far away.
-    async fn memory(&self, before: &Before) -> Result<Result<(), String>> {
+    async fn memory(&self, before: &Before, costs: u64) -> Result<Result<(), String>> {
         let (sent, connections) = self.target.sent();
         let (received, connections) = (sent - before.sent.0, connections - before.sent.1);
-        let bound = MEMORY_NOISE + 2 * received + PER_CONNECTION * connections;
+        let bound = MEMORY_NOISE + costs + 2 * received + PER_CONNECTION * connections;
         let peak = self.seen.lock().expect("no panic holds it").peak;
         let mib = |bytes: u64| bytes >> 20;
         if peak > before.resident + bound + PEAK {
