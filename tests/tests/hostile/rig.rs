@@ -33,6 +33,7 @@ const SETTINGS: &[&str] = &[
     "klamm.request.read.timeout.ms=1500",
     "klamm.response.write.timeout.ms=2000",
     "fetch.max.bytes=4194304",
+    "klamm.fetch.memory.bytes=33554432",
     "max.connections.per.ip=400",
     // 40 at once: each topic costs memory for good.
     "klamm.topic.creation.rate=4",
