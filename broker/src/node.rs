@@ -21,8 +21,9 @@ use klamm_storage::disk::{Disk, RealDisk};
 use klamm_storage::{
     Clock, OpenError, RecoveryReport, StorageError, Store, StoreOptions, SystemClock,
 };
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -38,7 +39,7 @@ use crate::partition::{Partitions, log_settings};
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{BindError, Bound, MemoryBudget, bind};
+use crate::server::{AnswerBudget, BindError, Bound, MemoryBudget, Rate, bind, max_open_files};
 use crate::telemetry::{LogControl, Metrics};
 
 /// Directory of the metadata group's log, below the store's.
@@ -86,6 +87,12 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Bytes of requests in flight.
     pub budget: MemoryBudget,
+    /// Bytes of records in answers that are not written yet.
+    pub answers: AnswerBudget,
+    /// Batches that may be unpacked or packed off the runtime at the same time.
+    pub codec_work: Arc<Semaphore>,
+    /// How fast clients create topics.
+    pub topic_creations: Mutex<Rate>,
     /// Wall clock and monotonic time.
     pub clock: Arc<dyn Clock>,
     /// Fixed limits.
@@ -202,6 +209,10 @@ pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn millis(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
@@ -284,9 +295,10 @@ impl Node {
         };
         let slots =
             usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
-        let budget = MemoryBudget::new(
-            usize::try_from(settings.long("klamm.request.memory.bytes")).unwrap_or(usize::MAX),
-        );
+        // -1, for no limit, becomes the largest number.
+        let bytes = |key| usize::try_from(settings.long(key)).unwrap_or(usize::MAX);
+        let budget = MemoryBudget::new(bytes("queued.max.request.bytes"));
+        let answers = AnswerBudget::new(bytes("klamm.fetch.memory.bytes"));
         let shared = Arc::new(Shared {
             node_id: identity.node_id,
             data_dir: options.data_dir,
@@ -299,6 +311,9 @@ impl Node {
             producer_ids: ProducerIds::new(identity.node_id),
             metrics: Metrics::new(),
             budget,
+            answers,
+            codec_work: Arc::new(Semaphore::new(cores())),
+            topic_creations: Mutex::default(),
             clock,
             limits,
             started: Instant::now(),
@@ -464,7 +479,7 @@ async fn open_store(
             .unwrap_or(u64::MAX),
         checkpoint_interval: millis(settings.long("klamm.checkpoint.interval.ms")),
         bypass_bytes: usize::try_from(settings.int("klamm.bypass.bytes")).unwrap_or(usize::MAX),
-        max_open_files: usize::try_from(settings.int("klamm.max.open.files")).unwrap_or(usize::MAX),
+        max_open_files: max_open_files(settings),
         ..StoreOptions::new(dir)
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;

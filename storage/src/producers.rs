@@ -20,6 +20,10 @@ pub const BATCHES_PER_PRODUCER: usize = 5;
 /// Version of [`ProducerStates::encode`].
 const FORMAT: u8 = 1;
 
+/// Producers that one log remembers: about 20 MB. Fresh ids are cheap to ask for, so a client
+/// could otherwise fill memory and checkpoints.
+pub(crate) const MAX_PRODUCERS: usize = 65_536;
+
 /// Producers of one log, by producer id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerStates {
@@ -235,6 +239,11 @@ impl ProducerStates {
         if header.producer_id < 0 {
             return;
         }
+        if self.producers.len() >= MAX_PRODUCERS
+            && !self.producers.contains_key(&header.producer_id)
+        {
+            self.forget_oldest();
+        }
         let producer = self
             .producers
             .entry(header.producer_id)
@@ -265,6 +274,20 @@ impl ProducerStates {
             let last = producer.batches().iter().rfind(below);
             (producer_id, last.map(|batch| batch.last_offset))
         })
+    }
+
+    /// Makes room: an eighth of the producers, those that were silent longest, are forgotten as if
+    /// they had expired. Of equals the smaller ids, so that every replica forgets the same.
+    fn forget_oldest(&mut self) {
+        let mut by_age: Vec<(i64, i64)> = self
+            .producers
+            .iter()
+            .map(|(&id, producer)| (producer.last_activity_ms, id))
+            .collect();
+        by_age.sort_unstable();
+        for (_, id) in by_age.into_iter().take(MAX_PRODUCERS / 8) {
+            self.producers.remove(&id);
+        }
     }
 
     /// Forgets producers that were silent for `ttl_ms` or longer; returns how many.

@@ -461,3 +461,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn there_is_a_largest_number_of_producers() {
+    let mut states = ProducerStates::new();
+    let most = i64::try_from(MAX_PRODUCERS).unwrap();
+    for producer_id in 0..most {
+        let mut header = batch(0, 0, 1, producer_id);
+        header.producer_id = producer_id;
+        // The first ids are the last active.
+        states.appended(&header, 1_000_000 - producer_id);
+    }
+    assert_eq!(states.len(), MAX_PRODUCERS);
+    let mut header = batch(0, 0, 1, most);
+    header.producer_id = most;
+    states.appended(&header, 1_000_000);
+    assert_eq!(states.len(), MAX_PRODUCERS - MAX_PRODUCERS / 8 + 1);
+    let ids: Vec<i64> = states.iter().map(|producer| producer.producer_id).collect();
+    assert!(ids.contains(&0) && ids.contains(&most) && !ids.contains(&(most - 1)));
+}

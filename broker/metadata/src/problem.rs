@@ -30,6 +30,8 @@ pub enum ErrorCode {
     TopicDeletionDisabled = 73,
     /// `STALE_BROKER_EPOCH`
     StaleBrokerEpoch = 77,
+    /// `THROTTLING_QUOTA_EXCEEDED`
+    ThrottlingQuotaExceeded = 89,
     /// `NO_REASSIGNMENT_IN_PROGRESS`
     NoReassignmentInProgress = 85,
     /// `INVALID_UPDATE_VERSION`
@@ -68,6 +70,11 @@ impl Problem {
             code,
             message: message.to_string(),
         }
+    }
+
+    /// Not now, but later.
+    pub fn throttled(message: impl fmt::Display) -> Problem {
+        Problem::new(ErrorCode::ThrottlingQuotaExceeded, message)
     }
 
     pub(crate) fn invalid_request(message: impl fmt::Display) -> Problem {

@@ -81,17 +81,34 @@ pub(super) async fn create_with_defaults(
     }
 }
 
+/// How many of so many new topics may be created now (hostile inputs 78 and 139): each costs this
+/// node memory and files for good.
+fn allowed_now(ctx: &RequestContext, wanted: usize) -> usize {
+    const BURST_SECONDS: f64 = 10.0;
+    let per_second = f64::from(ctx.shared.settings().int("klamm.topic.creation.rate"));
+    let mut rate = ctx.shared.topic_creations.lock();
+    let allowed = rate.take(wanted, per_second, BURST_SECONDS, Instant::now());
+    ctx.shared.metrics.topics_throttled(wanted - allowed);
+    allowed
+}
+
 type Results = Vec<(String, Result<CreatedTopic, Problem>)>;
 
 async fn create(
     ctx: &RequestContext,
-    topics: Vec<NewTopic>,
+    mut topics: Vec<NewTopic>,
     validate_only: bool,
     wait: Duration,
 ) -> Result<Results, ErrorCode> {
     let deadline = Instant::now() + wait;
+    let throttled = if validate_only {
+        Vec::new()
+    } else {
+        let allowed = allowed_now(ctx, topics.len());
+        topics.split_off(allowed)
+    };
     let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
-    let results: Results = ctx
+    let mut results: Results = ctx
         .shared
         .controller
         .change(move |image| {
@@ -117,6 +134,10 @@ async fn create(
     if !validate_only {
         wait_for_leaders(ctx, created.collect(), deadline).await;
     }
+    results.extend(throttled.into_iter().map(|topic| {
+        let why = "Topics are created faster than klamm.topic.creation.rate allows; try again.";
+        (topic.name, Err(Problem::throttled(why)))
+    }));
     Ok(results)
 }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::context::RequestContext;
 use crate::fetch::{Outcome, PartitionKey, Placed, SessionRequest, Told, TopicKey, Wanted};
 use crate::partition::{Isolation, Partition, ReadRequest};
+use crate::server::Held;
 use crate::server::dispatch::{Reply, Started, undecodable};
 
 /// A client that asks to wait longer is answered after this (hostile input 80).
@@ -66,7 +67,8 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
             ctx.shared.metrics.failed(ctx.api, error);
             let mut response = FetchResponse::default();
             response.error = error;
-            return encode(&ctx, response);
+            let nothing = ctx.shared.answers.hold(0);
+            return encode(&ctx, response, nothing);
         }
     };
     let fetch = Arc::new(Fetch::resolve(ctx, &placed, limits));
@@ -169,6 +171,8 @@ struct Found {
     bytes: usize,
     /// Something must be told at once (behaviour 70).
     urgent: bool,
+    /// Room for the records, given back when they are written.
+    held: Held,
 }
 
 impl Fetch {
@@ -269,21 +273,40 @@ impl Fetch {
     }
 
     fn read_now(&self) -> Found {
+        let asked = |target: &Target| usize::try_from(target.wanted.max_bytes).unwrap_or(0);
+        let wanted = self
+            .targets
+            .iter()
+            .map(asked)
+            .fold(0, usize::saturating_add);
         let mut found = Found {
             partitions: Vec::with_capacity(self.targets.len()),
             bytes: 0,
             urgent: false,
+            held: self
+                .ctx
+                .shared
+                .answers
+                .hold(wanted.min(self.limits.max_bytes)),
         };
+        let max_bytes = found.held.bytes();
         for target in &self.targets {
-            let part = self.read_target(target, found.bytes);
+            let part = self.read_target(target, found.bytes, max_bytes);
             found.bytes += part.records_len();
             found.urgent |= !part.error.is_none() || part.diverging_epoch.is_some();
             found.partitions.push(part);
         }
+        found.held.settle(found.bytes);
         found
     }
 
-    fn read_target(&self, target: &Target, bytes_before: usize) -> FetchPartition {
+    /// Reads a partition, up to the rest of `max_bytes`.
+    fn read_target(
+        &self,
+        target: &Target,
+        bytes_before: usize,
+        max_bytes: usize,
+    ) -> FetchPartition {
         let index = target.key.1;
         let partition = match &target.partition {
             _ if self.limits.from_replica => {
@@ -292,7 +315,7 @@ impl Fetch {
             Ok(partition) => partition,
             Err(error) => return FetchPartition::of_error(index, *error),
         };
-        let room = self.limits.max_bytes.saturating_sub(bytes_before);
+        let room = max_bytes.saturating_sub(bytes_before);
         let read = partition.read(&ReadRequest {
             fetch_offset: target.wanted.fetch_offset,
             current_leader_epoch: target.wanted.current_leader_epoch,
@@ -358,7 +381,7 @@ impl Fetch {
             response.node_endpoints = super::endpoints::fetch(&self.ctx);
         }
         self.ctx.shared.metrics.bytes_fetched(found.bytes);
-        encode(&self.ctx, response)
+        encode(&self.ctx, response, found.held)
     }
 }
 
@@ -381,9 +404,9 @@ fn outcome(part: &FetchPartition) -> Outcome {
     }
 }
 
-fn encode(ctx: &RequestContext, response: FetchResponse) -> Reply {
+fn encode(ctx: &RequestContext, response: FetchResponse, held: Held) -> Reply {
     match response.encode(ctx.version, ctx.correlation_id) {
-        Ok(chunks) => Reply::Chunks(chunks),
+        Ok(chunks) => Reply::Chunks(chunks, held),
         Err(error) => Reply::Close(format!("failed to encode a Fetch answer: {error}")),
     }
 }

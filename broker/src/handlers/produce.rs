@@ -4,8 +4,8 @@
 //! partition). Versions: 8 adds `record_errors` and `error_message`, 10 leader hints (KIP-951),
 //! 13 topic ids.
 //!
-//! Three steps: *prepare* (find the partition, validate the batch; may run off the runtime, since
-//! compressed batches are decompressed), *hand over* (in the connection's order) and *finish*
+//! Three steps: *prepare* (find the partition, validate the batch; off the runtime when there is
+//! much to compress or decompress, which is only known when it has been tried), *hand over* (in the connection's order) and *finish*
 //! (wait for commits, build the answer). `acks=1` waits for the same durability as `acks=all`:
 //! with one voter they are one thing.
 
@@ -21,9 +21,11 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use klamm_metadata::names;
+use klamm_metadata::{Image, names};
 use klamm_protocol::{ErrorCode, decode};
-use klamm_records::{BatchError, BatchHeader, Codec, RecordError, TopicId, Validated, validate};
+use klamm_records::{
+    BatchError, BatchHeader, RecordError, TopicId, Validated, needs_codec, validate,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -37,8 +39,10 @@ const ADMIN_CLIENT_ID: &str = "__admin_client";
 /// A commit on this node's own disk is allowed this long, however short the client's timeout:
 /// that one is meant for replicas.
 const LOCAL_COMMIT: Duration = Duration::from_secs(5);
-/// Compressed bytes in one request from which validation leaves the runtime (R22).
+/// Bytes that go through a codec, as they came in, from which validation leaves the runtime (R22).
 const OFF_RUNTIME_BYTES: usize = 64 * 1024;
+/// Decompressed bytes of one batch from which it does: what came in may be a bomb.
+const OFF_RUNTIME_OUTPUT: usize = 512 * 1024;
 
 /// A partition's part of the request, as named by the client.
 struct Part {
@@ -118,14 +122,17 @@ pub fn start(ctx: RequestContext, body: Bytes) -> Started {
         Err(error) => return undecodable(&ctx, &error),
     };
     let produce = Produce::new(ctx, request);
-    if produce.codec_bytes() < OFF_RUNTIME_BYTES {
-        let prepared = produce.prepare();
+    if let Some(prepared) = produce.prepare(Place::Runtime) {
         return Started::Running(produce.hand_over(prepared));
     }
+    let permits = produce.ctx.shared.codec_work.clone();
     Started::Later(
         async move {
+            // What they unpack to is memory too: as many at a time as can get on.
+            let permit = permits.acquire_owned().await;
             let work = tokio::task::spawn_blocking(move || {
-                let prepared = produce.prepare();
+                let prepared = produce.prepare(Place::Thread).unwrap_or_default();
+                drop(permit);
                 (produce, prepared)
             });
             match work.await {
@@ -138,6 +145,32 @@ pub fn start(ctx: RequestContext, body: Bytes) -> Started {
         }
         .boxed(),
     )
+}
+
+/// Where batches are validated, and so how much may go through a codec.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Runtime,
+    Thread,
+}
+
+/// A part that is not validated: because it cannot be, or not here.
+enum Unprepared {
+    Failed(Failure),
+    /// It takes too long for the runtime.
+    Elsewhere,
+}
+
+impl From<Failure> for Unprepared {
+    fn from(failure: Failure) -> Unprepared {
+        Unprepared::Failed(failure)
+    }
+}
+
+impl From<ErrorCode> for Unprepared {
+    fn from(code: ErrorCode) -> Unprepared {
+        Unprepared::Failed(code.into())
+    }
 }
 
 struct Produce {
@@ -169,22 +202,13 @@ impl Produce {
         }
     }
 
-    /// Bytes that validation would have to compress or decompress.
-    fn codec_bytes(&self) -> usize {
-        self.topics
-            .iter()
-            .flat_map(|topic| &topic.parts)
-            .filter_map(|part| part.records.as_ref())
-            .filter(|records| has_codec(records))
-            .map(Bytes::len)
-            .sum()
-    }
-
-    /// Finds partitions and validates batches: pure work, in the order of the request.
-    fn prepare(&self) -> Vec<Prepared> {
+    /// Finds partitions and validates batches: pure work, in the order of the request. `None` when
+    /// it is too much for this place, never on a thread.
+    fn prepare(&self, place: Place) -> Option<Vec<Prepared>> {
         let image = self.ctx.shared.controller.image();
         let mut seen = std::collections::HashSet::new();
         let mut prepared = Vec::new();
+        let mut codec_bytes = 0;
         for topic in &self.topics {
             let found = if self.ctx.version >= 13 {
                 image
@@ -202,14 +226,27 @@ impl Produce {
                     Ok(found) if !seen.insert((found.id, part.index)) => {
                         Err(ErrorCode::INVALID_REQUEST.into())
                     }
-                    Ok(found) => self.prepare_part(found, part),
+                    Ok(found) => {
+                        match self.prepare_part(&image, found, part, place, &mut codec_bytes) {
+                            Ok(valid) => Ok(valid),
+                            Err(Unprepared::Failed(failure)) => Err(failure),
+                            Err(Unprepared::Elsewhere) => return None,
+                        }
+                    }
                 });
             }
         }
-        prepared
+        Some(prepared)
     }
 
-    fn prepare_part(&self, topic: &klamm_metadata::Topic, part: &Part) -> Prepared {
+    fn prepare_part(
+        &self,
+        image: &Image,
+        topic: &klamm_metadata::Topic,
+        part: &Part,
+        place: Place,
+        codec_bytes: &mut usize,
+    ) -> Result<(Arc<Partition>, Validated), Unprepared> {
         let ctx = &self.ctx;
         if !matches!(self.acks, -1..=1) {
             return Err(ErrorCode::INVALID_REQUIRED_ACKS.into());
@@ -233,13 +270,27 @@ impl Produce {
         if self.acks == -1 && partition.in_sync_replicas() < required {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
         }
-        let rules = validation_rules(&settings, ctx.version);
+        let mut rules = validation_rules(&settings, ctx.version);
         let batch = part.records.clone().unwrap_or_default();
-        let validated = validate(batch, &rules, ctx.shared.clock.now_ms())?;
-        ctx.shared
-            .metrics
-            .batch_received(validated.header.record_count, validated.bytes.len());
-        Ok((partition, validated))
+        if place == Place::Runtime {
+            if needs_codec(&batch, &rules) {
+                *codec_bytes += batch.len();
+            }
+            if *codec_bytes >= OFF_RUNTIME_BYTES {
+                return Err(Unprepared::Elsewhere);
+            }
+            rules.decompress_budget = rules.decompress_budget.min(OFF_RUNTIME_OUTPUT);
+        }
+        match validate(batch, &rules, ctx.shared.clock.now_ms()) {
+            Ok(validated) => {
+                check_producer_id(image, &validated.header)?;
+                Ok((partition, validated))
+            }
+            Err(BatchError::TooLarge {
+                decompressed: true, ..
+            }) if place == Place::Runtime => Err(Unprepared::Elsewhere),
+            Err(error) => Err(Failure::from(error).into()),
+        }
     }
 
     /// Gives validated batches to their partitions. Everything after this may overtake.
@@ -249,7 +300,13 @@ impl Produce {
             .into_iter()
             .map(|prepared| match prepared {
                 Err(failure) => Waiting::Failed(failure),
-                Ok((partition, validated)) => hand_over(partition, validated, now_ms),
+                Ok((partition, validated)) => {
+                    self.ctx
+                        .shared
+                        .metrics
+                        .batch_received(validated.header.record_count, validated.bytes.len());
+                    hand_over(partition, validated, now_ms)
+                }
             })
             .collect();
         if self.acks == 0 {
@@ -378,10 +435,16 @@ impl Produce {
     }
 }
 
-/// Whether the batch is compressed. One that the topic recompresses without it being compressed is not
-/// seen here: `compression.type` is rarely set, and such batches are small enough.
-fn has_codec(records: &[u8]) -> bool {
-    BatchHeader::parse(records).is_some_and(|header| header.codec() != Ok(Codec::None))
+/// An id that nobody was given yet would meet the producer that gets it (hostile input 71).
+fn check_producer_id(image: &Image, header: &BatchHeader) -> Result<(), Failure> {
+    if header.has_producer_id() && header.producer_id >= image.next_producer_id() {
+        return Err(Failure {
+            code: ErrorCode::UNKNOWN_PRODUCER_ID,
+            message: Some("no producer was given this id".to_owned()),
+            records: Vec::new(),
+        });
+    }
+    Ok(())
 }
 
 fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Waiting {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 use klamm_metadata::settings::{Listeners, Settings};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -46,11 +47,18 @@ pub enum BindError {
 /// Binds all client listeners.
 pub async fn bind(listeners: &Listeners, settings: &Settings) -> Result<Vec<Bound>, BindError> {
     let mut bound = Vec::new();
+    let open = Arc::default();
     for listener in &listeners.client {
         let host = listener.host.as_deref().unwrap_or("0.0.0.0");
         let address = resolve(&listener.name, host, listener.port)?;
         let socket = listen(address)?;
-        bound.push(Bound::new(&listener.name, host, socket, settings)?);
+        bound.push(Bound::new(
+            &listener.name,
+            host,
+            socket,
+            settings,
+            Arc::clone(&open),
+        )?);
     }
     Ok(bound)
 }

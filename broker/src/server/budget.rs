@@ -1,18 +1,40 @@
-//! One pool for the bytes of requests in flight, over all connections (R23).
+//! Memory that clients make us hold: requests in flight and answers not yet written, over all
+//! connections (R23).
 //!
-//! A connection charges the pool for what it has received, not for what a client promised, and
-//! holds the charge until the answer is written. An empty pool stops reading, never allocating.
+//! **Requests.** A connection charges the pool for what it has received, not for what a client
+//! promised, and holds the charge until the answer is written. An empty pool stops reading, never
+//! allocates. Two rules keep it from standing still when clients stop in the middle of large
+//! requests:
+//! - an eighth of the pool is for requests of at most [`SMALL`] bytes;
+//! - one connection at a time may finish a request beyond the pool (the *overdraft*), so that what
+//!   was begun ends. It is bounded by `socket.request.max.bytes`, and by the deadline for reading.
+//!
+//! **Answers.** Who reads records reserves room for them first, at most a quarter of what is left.
+//! So clients that do not read make everybody's answers smaller, down to [`FLOOR`] each, and stop
+//! nobody.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Granularity of the pool: semaphores count in 32 bits, sizes do not.
 const UNIT: usize = 1024;
+/// Requests up to this many bytes have a part of the pool to themselves.
+pub const SMALL: usize = 64 * 1024;
+/// What an answer may always hold.
+const FLOOR: usize = 64 * 1024;
 
-/// The pool. Cheap handle.
+/// The pool of requests. Cheap handle.
 #[derive(Clone)]
 pub struct MemoryBudget {
+    small: Pool,
+    large: Pool,
+    overdraft: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Pool {
     units: Arc<Semaphore>,
     total: u32,
 }
@@ -22,6 +44,7 @@ pub struct MemoryBudget {
 pub struct Charge {
     permits: Vec<OwnedSemaphorePermit>,
     bytes: usize,
+    overdraft: Option<OwnedSemaphorePermit>,
 }
 
 impl Charge {
@@ -33,9 +56,13 @@ impl Charge {
     /// Takes over another charge.
     pub fn merge(&mut self, other: Charge) {
         self.bytes += other.bytes;
+        self.overdraft = self.overdraft.take().or(other.overdraft);
         for permit in other.permits {
-            match self.permits.last_mut() {
-                Some(last) => last.merge(permit),
+            let same = |mine: &&mut OwnedSemaphorePermit| {
+                Arc::ptr_eq(mine.semaphore(), permit.semaphore())
+            };
+            match self.permits.iter_mut().find(same) {
+                Some(mine) => mine.merge(permit),
                 None => self.permits.push(permit),
             }
         }
@@ -46,71 +73,224 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-impl MemoryBudget {
-    /// A pool of `bytes`, at least one unit.
-    pub fn new(bytes: usize) -> MemoryBudget {
+impl Pool {
+    fn new(bytes: usize) -> Pool {
         let total =
             units(bytes).clamp(1, u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        MemoryBudget {
+        Pool {
             units: Arc::new(Semaphore::new(total as usize)),
             total,
         }
     }
 
-    /// Takes `bytes` if they are there now. More than the whole pool counts as the whole pool.
-    pub fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let permit = self
-            .units
-            .clone()
-            .try_acquire_many_owned(units(bytes).min(self.total))
-            .ok()?;
+    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = units(bytes).min(self.total);
+        self.units.clone().try_acquire_many_owned(units).ok()
+    }
+
+    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = units(bytes).min(self.total);
+        let taken = self.units.clone().acquire_many_owned(units).await;
+        taken.expect("the semaphore is never closed")
+    }
+
+    fn used(&self) -> usize {
+        (self.total as usize - self.units.available_permits()) * UNIT
+    }
+}
+
+impl MemoryBudget {
+    /// A pool of `bytes`, at least one unit of each kind.
+    pub fn new(bytes: usize) -> MemoryBudget {
+        MemoryBudget {
+            small: Pool::new(bytes / 8),
+            large: Pool::new(bytes - bytes / 8),
+            overdraft: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Takes `bytes` more for a request of `request` bytes of which `held` is charged, if they are
+    /// there now. More than the whole pool counts as the whole pool.
+    pub fn try_charge(&self, bytes: usize, request: usize, held: &Charge) -> Option<Charge> {
+        let permits = if held.overdraft.is_some() {
+            Vec::new()
+        } else if request <= SMALL {
+            vec![
+                self.large
+                    .try_take(bytes)
+                    .or_else(|| self.small.try_take(bytes))?,
+            ]
+        } else {
+            vec![self.large.try_take(bytes)?]
+        };
         Some(Charge {
-            permits: vec![permit],
+            permits,
             bytes,
+            overdraft: None,
         })
     }
 
-    /// Waits for `bytes`.
-    pub async fn charge(self, bytes: usize) -> Charge {
-        let permit = self
-            .units
-            .clone()
-            .acquire_many_owned(units(bytes).min(self.total))
-            .await
-            .expect("the semaphore is never closed");
+    /// Waits for `bytes` for a request of `request` bytes.
+    pub async fn charge(self, bytes: usize, request: usize) -> Charge {
+        let (mut permits, mut overdraft) = (Vec::new(), None);
+        if request <= SMALL {
+            tokio::select! {
+                permit = self.small.take(bytes) => permits.push(permit),
+                permit = self.large.take(bytes) => permits.push(permit),
+            }
+        } else {
+            tokio::select! {
+                biased;
+                permit = self.large.take(bytes) => permits.push(permit),
+                permit = self.overdraft.acquire_owned() => {
+                    overdraft = Some(permit.expect("the semaphore is never closed"));
+                }
+            }
+        }
         Charge {
-            permits: vec![permit],
+            permits,
+            bytes,
+            overdraft,
+        }
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.small.used() + self.large.used()
+    }
+}
+
+/// Room for answers. Cheap handle.
+#[derive(Clone)]
+pub struct AnswerBudget {
+    total: usize,
+    used: Arc<AtomicUsize>,
+}
+
+/// Room that an answer holds, given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl AnswerBudget {
+    /// Room for `bytes`.
+    pub fn new(bytes: usize) -> AnswerBudget {
+        AnswerBudget {
+            total: bytes,
+            used: Arc::default(),
+        }
+    }
+
+    /// Reserves room for an answer that would like `wanted` bytes.
+    pub fn hold(&self, wanted: usize) -> Held {
+        let free = self.total.saturating_sub(self.used());
+        let bytes = wanted.min((free / 4).max(FLOOR));
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Held {
+            used: self.used.clone(),
             bytes,
         }
     }
 
     /// Bytes in use.
     pub fn used(&self) -> usize {
-        (self.total as usize - self.units.available_permits()) * UNIT
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Held {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds what the answer became: less than reserved, or a first batch that is larger.
+    pub fn settle(&mut self, bytes: usize) {
+        if bytes >= self.bytes {
+            self.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::MemoryBudget;
+    use super::{AnswerBudget, Charge, FLOOR, MemoryBudget, SMALL};
+
+    const MIB: usize = 1 << 20;
 
     #[test]
     fn a_charge_is_given_back() {
-        let budget = MemoryBudget::new(10 * 1024);
-        let mut first = budget.try_charge(6 * 1024).expect("empty pool");
-        assert!(budget.try_charge(6 * 1024).is_none());
-        first.merge(budget.try_charge(4 * 1024).expect("the rest"));
-        assert_eq!((first.bytes(), budget.used()), (10 * 1024, 10 * 1024));
+        let budget = MemoryBudget::new(8 * MIB);
+        let none = Charge::default();
+        let mut first = budget.try_charge(6 * MIB, 6 * MIB, &none).expect("room");
+        assert!(budget.try_charge(2 * MIB, 2 * MIB, &none).is_none());
+        first.merge(budget.try_charge(MIB, 7 * MIB, &first).expect("the rest"));
+        assert_eq!((first.bytes(), budget.used()), (7 * MIB, 7 * MIB));
         drop(first);
         assert_eq!(budget.used(), 0);
     }
 
     #[test]
     fn a_request_larger_than_the_pool_can_have_all_of_it() {
-        let budget = MemoryBudget::new(4 * 1024);
-        let all = budget.try_charge(1 << 40).expect("clamped");
-        assert!(budget.try_charge(1).is_none());
+        let budget = MemoryBudget::new(MIB);
+        let none = Charge::default();
+        let all = budget.try_charge(1 << 40, 1 << 40, &none).expect("clamped");
+        assert!(budget.try_charge(MIB, MIB, &none).is_none());
         drop(all);
-        assert!(budget.try_charge(1).is_some());
+        assert!(budget.try_charge(SMALL + 1, SMALL + 1, &none).is_some());
+    }
+
+    #[test]
+    fn small_requests_pass_when_large_ones_hold_everything() {
+        let budget = MemoryBudget::new(8 * MIB);
+        let none = Charge::default();
+        let mut large = budget.try_charge(7 * MIB, 99 * MIB, &none).expect("room");
+        assert!(budget.try_charge(1, 99 * MIB, &none).is_none());
+        large.merge(budget.try_charge(100, 100, &none).expect("small"));
+        assert_eq!(large.bytes(), 7 * MIB + 100);
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_ends_one_at_a_time() {
+        let budget = MemoryBudget::new(8 * MIB);
+        let none = Charge::default();
+        let _stuck = budget.try_charge(7 * MIB, 99 * MIB, &none).expect("room");
+        let first = budget.clone().charge(MIB, 99 * MIB).await;
+        assert!(budget.try_charge(50 * MIB, 99 * MIB, &first).is_some());
+        let mut second = Box::pin(budget.clone().charge(MIB, 99 * MIB));
+        let soon = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+        drop(first);
+        assert_eq!(second.await.bytes(), MIB);
+    }
+
+    #[test]
+    fn answers_shrink_and_stop_nobody() {
+        let budget = AnswerBudget::new(16 * MIB);
+        let mut held: Vec<_> = (0..100).map(|_| budget.hold(50 * MIB)).collect();
+        assert_eq!(held.first().map(|first| first.bytes()), Some(4 * MIB));
+        assert!(
+            held.windows(2)
+                .all(|pair| pair[1].bytes() <= pair[0].bytes())
+        );
+        assert!(held.iter().all(|held| held.bytes() >= FLOOR));
+        assert!(budget.used() <= 16 * MIB + 100 * FLOOR);
+        for held in &mut held {
+            held.settle(100);
+        }
+        assert_eq!(budget.used(), 100 * 100);
+        drop(held);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -10,8 +10,8 @@
 //!   never with what a length field claims (R21).
 //! - At most `max_in_flight` requests and `max_in_flight_bytes` are unanswered; past that, and
 //!   while an answer cannot be written, nothing is read.
-//! - A frame that is not complete in time, or an answer of which nothing can be written in
-//!   time, ends the connection (R24).
+//! - A frame that does not go on, or an answer that is not taken, at [`SLOWEST_RATE`] ends the
+//!   connection (R24). Time in which we do not read counts for nobody.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -44,14 +44,16 @@ pub struct Limits {
     pub max_in_flight_bytes: usize,
     /// Silence after which a connection is closed (`connections.max.idle.ms`).
     pub idle: Duration,
-    /// A frame once begun must be complete within this plus a second per [`SLOWEST_RATE`] bytes.
+    /// The first frame must begin, and a frame once begun go on at [`SLOWEST_RATE`] or end, in any
+    /// period of this length.
     pub frame_timeout: Duration,
-    /// Some byte of an answer must be written within this.
+    /// An answer must be taken at [`SLOWEST_RATE`] or whole in any period of this length.
     pub write_timeout: Duration,
 }
 
-/// Bytes a second below which a client that is sending a frame is taken for dead or hostile.
-const SLOWEST_RATE: usize = 64 * 1024;
+/// Bytes a second below which a client that sends a frame or takes an answer is taken for dead or
+/// hostile.
+const SLOWEST_RATE: usize = 8 * 1024;
 /// Read at once, and what a small request may hold without growing the buffer.
 const READ_CHUNK: usize = 16 * 1024;
 
@@ -102,7 +104,28 @@ pub struct Connection {
     )>,
     charging: Option<BoxFuture<'static, Charge>>,
     sniffed: bool,
-    frame_began: Option<Instant>,
+    /// The frame that is coming in, while we read.
+    progress: Option<Progress>,
+}
+
+/// How a transfer goes on within the present period.
+struct Progress {
+    began: Instant,
+    bytes: usize,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress {
+            began: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Whether so much was moved in a period that the next may begin.
+    fn suffices(&self, period: Duration) -> bool {
+        self.bytes as u128 * 1000 >= SLOWEST_RATE as u128 * period.as_millis()
+    }
 }
 
 impl Connection {
@@ -127,7 +150,7 @@ impl Connection {
             starting: None,
             charging: None,
             sniffed: false,
-            frame_began: None,
+            progress: None,
         }
     }
 
@@ -172,10 +195,12 @@ impl Connection {
                 return ended;
             }
             // Only once per incomplete frame: the timer stays where it is until it fires.
-            if let Some(began) = self.frame_began
-                && timer.deadline() > began + self.limits.frame_timeout
+            if let Some(progress) = &self.progress
+                && timer.deadline() > progress.began + self.limits.frame_timeout
             {
-                timer.as_mut().reset(began + self.limits.frame_timeout);
+                timer
+                    .as_mut()
+                    .reset(progress.began + self.limits.frame_timeout);
             }
         }
     }
@@ -188,16 +213,16 @@ impl Connection {
     }
 
     /// Ends the connection at its deadlines, or sets the timer to the next one.
-    fn overdue(&self, last_read: Instant, timer: Pin<&mut Sleep>) -> Option<Ended> {
+    fn overdue(&mut self, last_read: Instant, timer: Pin<&mut Sleep>) -> Option<Ended> {
         let now = Instant::now();
-        if let Some(began) = self.frame_began {
-            let expected = claimed_len(&self.input);
-            let allowed = self.limits.frame_timeout
-                + Duration::from_secs((expected.min(self.limits.max_frame) / SLOWEST_RATE) as u64);
-            // Waiting for memory is our delay, not the client's.
-            if now >= began + allowed && self.may_read() {
+        let period = self.limits.frame_timeout;
+        if let Some(progress) = &self.progress
+            && now >= progress.began + period
+        {
+            if !progress.suffices(period) {
                 return Some(Ended::TooSlow("a request was not complete in time"));
             }
+            self.progress = Some(Progress::new());
         }
         // Whoever connects has something to say; a request in progress is not idleness.
         let patience = if self.sniffed {
@@ -213,7 +238,7 @@ impl Connection {
         if now >= idle_at {
             return Some(Ended::Idle);
         }
-        timer.reset(idle_at.min(now + self.limits.frame_timeout));
+        timer.reset(idle_at.min(now + period));
         None
     }
 
@@ -235,7 +260,11 @@ impl Connection {
         // Doubling: the buffer is never more than twice what was received.
         let room = missing.clamp(READ_CHUNK, self.input.len().max(READ_CHUNK));
         self.input.reserve(room);
-        self.stream.try_read_buf(&mut self.input)
+        let read = self.stream.try_read_buf(&mut self.input)?;
+        if let Some(progress) = &mut self.progress {
+            progress.bytes += read;
+        }
+        Ok(read)
     }
 
     /// Starts every request that is complete, as far as the limits allow.
@@ -243,20 +272,24 @@ impl Connection {
         while self.may_read() {
             if self.input.is_empty() {
                 self.input = BytesMut::new();
-                self.frame_began = None;
+                self.progress = None;
                 return Ok(());
             }
-            self.frame_began.get_or_insert_with(Instant::now);
+            self.progress.get_or_insert_with(Progress::new);
             if !self.sniffed && !self.sniff().await? {
                 return Ok(());
             }
             // Charge what has been received before going on.
             let due = self.input.len().saturating_sub(self.charged.bytes());
             if due > 0 {
-                match self.budget.try_charge(due) {
+                // One that will be refused below is not worth waiting for.
+                let request = claimed_len(&self.input).min(self.limits.max_frame);
+                match self.budget.try_charge(due, request, &self.charged) {
                     Some(charge) => self.charged.merge(charge),
                     None => {
-                        self.charging = Some(Box::pin(self.budget.clone().charge(due)));
+                        self.progress = None;
+                        self.shared.metrics.starved();
+                        self.charging = Some(Box::pin(self.budget.clone().charge(due, request)));
                         return Ok(());
                     }
                 }
@@ -269,10 +302,11 @@ impl Connection {
                     return Err(Ended::Refused(error.to_string()));
                 }
             };
-            self.frame_began = None;
+            self.progress = None;
             let charge = std::mem::take(&mut self.charged);
             self.start(frame, charge)?;
         }
+        self.progress = None;
         Ok(())
     }
 
@@ -338,7 +372,7 @@ impl Connection {
                 written = bytes.len();
                 self.write(&mut VecDeque::from([bytes])).await
             }
-            Reply::Chunks(chunks) => {
+            Reply::Chunks(chunks, _held) => {
                 written = chunks.iter().map(Bytes::len).sum();
                 self.write(&mut chunks.into()).await
             }
@@ -349,18 +383,31 @@ impl Connection {
 
     async fn write(&mut self, chunks: &mut VecDeque<Bytes>) -> Result<(), Ended> {
         const SLICES: usize = 64;
+        let period = self.limits.write_timeout;
+        let mut progress = Progress::new();
         while !chunks.is_empty() {
             let slices: Vec<IoSlice<'_>> = chunks
                 .iter()
                 .take(SLICES)
                 .map(|c| IoSlice::new(c))
                 .collect();
-            let written = tokio::time::timeout(
-                self.limits.write_timeout,
-                self.stream.write_vectored(&slices),
-            )
-            .await
-            .map_err(|_| Ended::TooSlow("the client does not read its answers"))??;
+            let until = progress.began + period;
+            let writing = self.stream.write_vectored(&slices);
+            let written = match tokio::time::timeout_at(until, writing).await {
+                Ok(written) => written?,
+                Err(_) if progress.suffices(period) => {
+                    progress = Progress::new();
+                    continue;
+                }
+                Err(_) => return Err(Ended::TooSlow("the client does not read its answers")),
+            };
+            progress.bytes += written;
+            if Instant::now() >= until {
+                if !progress.suffices(period) && written < slices.iter().map(|s| s.len()).sum() {
+                    return Err(Ended::TooSlow("the client does not read its answers"));
+                }
+                progress = Progress::new();
+            }
             if written == 0 && slices.iter().any(|slice| !slice.is_empty()) {
                 return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
             }

@@ -15,6 +15,7 @@ use klamm_protocol::{
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use super::budget::Held;
 use crate::context::{ConnectionInfo, RequestContext};
 use crate::handlers;
 use crate::node::Shared;
@@ -25,8 +26,8 @@ use crate::telemetry::Metrics;
 pub enum Reply {
     /// A whole frame.
     Frame(Bytes),
-    /// A whole frame in pieces, written without joining them (Fetch).
-    Chunks(Vec<Bytes>),
+    /// A whole frame in pieces, written without joining them (Fetch), and the room it holds.
+    Chunks(Vec<Bytes>, Held),
     /// Nothing (Produce with acks=0).
     Silent,
     /// The connection is closed, for the reason given.

@@ -1,7 +1,7 @@
 //! A bound listener: accepts connections within the limits and serves each in a task.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,21 @@ use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::bind::BindError;
 use super::connection::{Connection, Ended, Limits};
+use super::limits::{self, Open, Rate};
 use crate::context::ConnectionInfo;
 use crate::node::{Shared, stopped};
 
-/// Pause after a failed accept (out of file descriptors): others may end meanwhile.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pauses after an accept that failed for want of something (file descriptors, memory): others may
+/// end meanwhile.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Failures of accept are told once in so long, however many there are.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A listener that is bound and not yet accepting.
@@ -33,15 +37,16 @@ pub struct Bound {
     pub address: SocketAddr,
     socket: TcpListener,
     limits: Limits,
-    max_connections: usize,
-    max_per_ip: usize,
+    /// Of all listeners of the node.
+    open: Arc<Mutex<Open>>,
 }
 
-/// Open connections, by address.
+/// Failures to accept, and what was told of them.
 #[derive(Default)]
-struct Open {
-    total: usize,
-    by_ip: HashMap<IpAddr, usize>,
+struct Failures {
+    in_a_row: u32,
+    untold: u64,
+    told: Option<Instant>,
 }
 
 impl Bound {
@@ -50,6 +55,7 @@ impl Bound {
         host: &str,
         socket: TcpListener,
         settings: &Settings,
+        open: Arc<Mutex<Open>>,
     ) -> Result<Bound, BindError> {
         let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
         let address = socket.local_addr().map_err(|cause| BindError::Failed {
@@ -57,6 +63,8 @@ impl Bound {
             cause,
         })?;
         let count = |key| usize::try_from(settings.int(key)).unwrap_or(0);
+        let millis =
+            |key| Duration::from_millis(u64::try_from(settings.long(key)).unwrap_or(u64::MAX));
         Ok(Bound {
             name: Arc::from(name),
             host: host.to_owned(),
@@ -69,37 +77,50 @@ impl Bound {
                     settings.long("klamm.connection.inflight.bytes"),
                 )
                 .unwrap_or(usize::MAX),
-                idle: Duration::from_millis(
-                    u64::try_from(settings.long("connections.max.idle.ms")).unwrap_or(u64::MAX),
-                ),
-                frame_timeout: FRAME_TIMEOUT,
-                write_timeout: WRITE_TIMEOUT,
+                idle: millis("connections.max.idle.ms"),
+                frame_timeout: millis("klamm.request.read.timeout.ms"),
+                write_timeout: millis("klamm.response.write.timeout.ms"),
             },
-            max_connections: count("max.connections"),
-            max_per_ip: count("max.connections.per.ip"),
+            open,
         })
     }
 
     /// Accepts until the node stops, then waits for the connections to end.
     pub async fn accept(self, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
-        let open = Arc::new(Mutex::new(Open::default()));
         let ended = Arc::new(tokio::sync::Notify::new());
+        let mut failures = Failures::default();
+        let mut rate = Rate::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stopped(&mut stopping) => break,
                 accepted = self.socket.accept() => accepted,
             };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer, &shared, &open, &ended, &stopping),
+            let pause = match accepted {
+                Ok((stream, peer)) => {
+                    failures.in_a_row = 0;
+                    self.admit(stream, peer, &shared, &ended, &stopping);
+                    let per_second =
+                        f64::from(shared.settings().int("max.connection.creation.rate"));
+                    let taken = rate.take(1, per_second, 1.0, Instant::now());
+                    (taken == 0).then(|| Duration::from_secs_f64(1.0 / per_second.max(1.0)))
+                }
                 Err(cause) => {
-                    warn!(listener = &*self.name, %cause, "failed to accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    shared.metrics.not_accepted();
+                    failures.tell(&self.name, &cause);
+                    failures.pause(&cause)
+                }
+            };
+            if let Some(pause) = pause {
+                tokio::select! {
+                    () = stopped(&mut stopping) => break,
+                    () = tokio::time::sleep(pause) => {}
                 }
             }
         }
-        while open.lock().total > 0 {
-            ended.notified().await;
+        while self.open.lock().total() > 0 {
+            // Connections of other listeners tell only those.
+            let _ = tokio::time::timeout(LONGEST_PAUSE, ended.notified()).await;
         }
     }
 
@@ -108,16 +129,13 @@ impl Bound {
         stream: TcpStream,
         peer: SocketAddr,
         shared: &Arc<Shared>,
-        open: &Arc<Mutex<Open>>,
         ended: &Arc<tokio::sync::Notify>,
         stopping: &watch::Receiver<bool>,
     ) {
-        if !open
-            .lock()
-            .enter(peer.ip(), self.max_connections, self.max_per_ip)
-        {
-            shared.metrics.rejected("connection-limit");
-            debug!(%peer, "connection refused: too many");
+        let limits = limits::Limits::of(&shared.settings());
+        if let Err(limit) = self.open.lock().enter(peer.ip(), &limits) {
+            shared.metrics.rejected(limit);
+            debug!(%peer, limit, "connection refused: too many");
             return;
         }
         let local = stream.local_addr().unwrap_or(self.address);
@@ -138,7 +156,7 @@ impl Bound {
             shared.budget.clone(),
         );
         let serving = tokio::spawn(connection.run(stopping.clone()));
-        let (shared, open, ended) = (shared.clone(), open.clone(), ended.clone());
+        let (shared, open, ended) = (shared.clone(), self.open.clone(), ended.clone());
         tokio::spawn(async move {
             let why = match serving.await {
                 Ok(why) => describe(&why, peer),
@@ -173,43 +191,48 @@ fn describe(ended: &Ended, peer: SocketAddr) -> &'static str {
     }
 }
 
-impl Open {
-    fn enter(&mut self, ip: IpAddr, max: usize, max_per_ip: usize) -> bool {
-        let of_ip = self.by_ip.get(&ip).copied().unwrap_or(0);
-        if self.total >= max || of_ip >= max_per_ip {
-            return false;
+impl Failures {
+    /// A line now and then, with how many there were since the last.
+    fn tell(&mut self, listener: &str, cause: &io::Error) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.untold += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            warn!(listener, %cause, failures = self.untold, "failed to accept connections");
+            (self.told, self.untold) = (Some(Instant::now()), 0);
         }
-        self.total += 1;
-        self.by_ip.insert(ip, of_ip + 1);
-        true
     }
 
-    fn leave(&mut self, ip: IpAddr) {
-        self.total -= 1;
-        if let Some(of_ip) = self.by_ip.get_mut(&ip) {
-            *of_ip -= 1;
-            if *of_ip == 0 {
-                self.by_ip.remove(&ip);
-            }
-        }
+    /// How long to wait: not at all when only that client is gone, longer and longer when there is
+    /// nothing to accept it with.
+    fn pause(&self, cause: &io::Error) -> Option<Duration> {
+        let of_that_client = matches!(
+            cause.kind(),
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+        );
+        let doubled = FIRST_PAUSE * (1 << self.in_a_row.saturating_sub(1).min(7));
+        (!of_that_client).then(|| doubled.min(LONGEST_PAUSE))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::io;
+    use std::time::Duration;
 
-    use super::Open;
+    use super::{Failures, LONGEST_PAUSE};
 
     #[test]
-    fn limits_count_all_and_each_address() {
-        let (a, b): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
-        let mut open = Open::default();
-        let entered = [a, a, a, b, b].map(|ip| open.enter(ip, 3, 2));
-        assert_eq!(entered, [true, true, false, true, false]);
-        open.leave(a);
-        assert!(open.enter(b, 3, 2));
-        [a, b, b].into_iter().for_each(|ip| open.leave(ip));
-        assert_eq!((open.total, open.by_ip.len()), (0, 0));
+    fn pauses_grow_and_end() {
+        let mut failures = Failures::default();
+        let full = io::Error::other("too many open files");
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            failures.tell("test", &full);
+            pauses.push(failures.pause(&full));
+        }
+        assert_eq!(pauses.first(), Some(&Some(Duration::from_millis(10))));
+        assert_eq!(pauses.last(), Some(&Some(LONGEST_PAUSE)));
+        let gone = io::ErrorKind::ConnectionAborted.into();
+        assert_eq!(failures.pause(&gone), None);
     }
 }

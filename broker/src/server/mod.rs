@@ -4,10 +4,12 @@ mod bind;
 mod budget;
 mod connection;
 pub mod dispatch;
+mod limits;
 mod listener;
 mod rejection;
 
 pub use bind::{BindError, bind, bind_http};
-pub use budget::{Charge, MemoryBudget};
+pub use budget::{AnswerBudget, Charge, Held, MemoryBudget};
 pub use connection::{Connection, Ended, Limits};
+pub use limits::{Rate, max_open_files};
 pub use listener::Bound;

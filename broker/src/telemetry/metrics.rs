@@ -49,6 +49,10 @@ metric_docs! {
     REJECTS: "klamm_protocol_rejects_total", "counter", ["kind"], "What was refused before it was a request: http, tls, other protocols, bad frames, headers and bodies, connections over a limit";
     PANICS: "klamm_connection_panics_total", "counter", [], "Connections that ended by a bug of the broker";
     REQUEST_MEMORY: "klamm_request_memory_bytes", "gauge", [], "Bytes of requests in flight, charged to the common pool";
+    STARVED: "klamm_request_memory_waits_total", "counter", [], "Times that a connection was not read because the common pool was empty";
+    ANSWER_MEMORY: "klamm_fetch_memory_bytes", "gauge", [], "Bytes of records in answers to fetches that are not written yet";
+    ACCEPT_FAILURES: "klamm_accept_failures_total", "counter", [], "Connections that could not be accepted, for want of file descriptors above all";
+    THROTTLED_TOPICS: "klamm_topic_creations_throttled_total", "counter", [], "Topics not created because clients create them too fast";
     RECORDS_IN: "klamm_produced_records_total", "counter", [], "Records accepted from producers";
     BATCHES_IN: "klamm_produced_batches_total", "counter", [], "Record batches accepted from producers";
     PRODUCED_BYTES: "klamm_produced_bytes_total", "counter", [], "Bytes of record batches accepted from producers";
@@ -113,6 +117,9 @@ pub struct Metrics {
     connections: IntGauge,
     accepted: IntCounter,
     panics: IntCounter,
+    starved: IntCounter,
+    accept_failures: IntCounter,
+    throttled_topics: IntCounter,
     records: IntCounter,
     batches: IntCounter,
     produced_bytes: IntCounter,
@@ -184,6 +191,9 @@ impl Metrics {
             connections: register(&registry, IntGauge::with_opts(opts(&doc::CONNECTIONS))),
             accepted: counter(doc::ACCEPTED),
             panics: counter(doc::PANICS),
+            starved: counter(doc::STARVED),
+            accept_failures: counter(doc::ACCEPT_FAILURES),
+            throttled_topics: counter(doc::THROTTLED_TOPICS),
             records: counter(doc::RECORDS_IN),
             batches: counter(doc::BATCHES_IN),
             produced_bytes: counter(doc::PRODUCED_BYTES),
@@ -258,6 +268,21 @@ impl Metrics {
     /// A connection's task panicked.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// A connection waits for memory of the common pool.
+    pub fn starved(&self) {
+        self.starved.inc();
+    }
+
+    /// A connection could not be accepted.
+    pub fn not_accepted(&self) {
+        self.accept_failures.inc();
+    }
+
+    /// So many topics were not created, for now.
+    pub fn topics_throttled(&self, count: usize) {
+        self.throttled_topics.inc_by(count as u64);
     }
 
     /// A valid batch came from a producer.

@@ -82,6 +82,7 @@ fn node(page: &mut Page, shared: &Shared) {
     ));
     page.value(&doc::UPTIME, shared.started.elapsed().as_secs_f64());
     page.value(&doc::REQUEST_MEMORY, shared.budget.used());
+    page.value(&doc::ANSWER_MEMORY, shared.answers.used());
     page.value(&doc::FETCH_SESSIONS, shared.sessions.len());
     page.value(&doc::TOPICS, shared.controller.image().topic_count());
     let partitions = shared.partitions.all();

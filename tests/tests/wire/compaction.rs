@@ -9,7 +9,7 @@ use klamm_protocol::ErrorCode;
 use klamm_records::{BatchBuilder, Codec, NewRecord};
 
 use crate::batches::{Seen, headers, now_ms, records};
-use crate::calls::{Topic, code, create, end_offset, fetch, list_offset, produce};
+use crate::calls::{Topic, code, create, end_offset, fetch, init_producer, list_offset, produce};
 use crate::offsets::delete_records;
 use crate::rig::{Own, connect_to, eventually, ours_only, start, start_over};
 
@@ -145,8 +145,9 @@ async fn behaviour_122_the_newest_record_of_each_key_stays_at_its_offset() -> Re
 async fn behaviour_122_a_producer_goes_on_after_its_records_are_gone() -> Result<()> {
     ours_only!();
     let (own, connection, topic) = begin(&[]).await?;
+    let (id, epoch) = init_producer(&connection).await?;
     for sequence in 0..3 {
-        let builder = BatchBuilder::new().producer(77, 0, sequence);
+        let builder = BatchBuilder::new().producer(id, epoch, sequence);
         put(
             &connection,
             &topic,
@@ -171,7 +172,7 @@ async fn behaviour_122_a_producer_goes_on_after_its_records_are_gone() -> Result
     broker.kill()?;
     let broker = start_over(dir.path(), &EAGER)?;
     let connection = connect_to(&broker.address).await?;
-    let again = BatchBuilder::new().producer(77, 0, 2);
+    let again = BatchBuilder::new().producer(id, epoch, 2);
     let offset = put(
         &connection,
         &topic,
@@ -180,7 +181,7 @@ async fn behaviour_122_a_producer_goes_on_after_its_records_are_gone() -> Result
     )
     .await?;
     assert_eq!(offset, 2, "a duplicate is still known as one");
-    let next = BatchBuilder::new().producer(77, 0, 3);
+    let next = BatchBuilder::new().producer(id, epoch, 3);
     let offset = put(&connection, &topic, next, &[("k", Some("next"))]).await?;
     assert_eq!(offset, 5);
     Ok(())

@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use crate::batches::{batch, dated, fill, headers, now_ms, of_total, patched, sized};
 use crate::calls::{
-    Topic, code, connect_and_create, creatable, create, describe, end_offset, fetch, name, produce,
-    produce_answer, produce_request, produce_version, read_all, try_create, try_produce, values,
+    Topic, code, connect_and_create, creatable, create, describe, end_offset, fetch, init_producer,
+    name, produce, produce_answer, produce_request, produce_version, read_all, try_create,
+    try_produce, values,
 };
 use crate::rig::{connect, connect_as, unique};
 
@@ -224,13 +225,14 @@ async fn behaviour_37_compression_type_decides_how_batches_are_stored() -> Resul
         ("zstd", Some(Codec::Zstd)),
     ];
     let now = now_ms();
+    let (id, epoch) = init_producer(&connection).await?;
     for (target, becomes) in targets {
         let topic = create(&connection, 1, &[("compression.type", target)]).await?;
         for (number, codec) in (0_i32..).zip(Codec::ALL) {
             let mut builder =
                 BatchBuilder::new()
                     .compression(codec, None)
-                    .producer(4_000_000, 3, number * 2);
+                    .producer(id, epoch, number * 2);
             let headers: [(&[u8], Option<&[u8]>); 3] =
                 [(b"h", Some(b"1")), (b"h", None), (b"h", Some(b"1"))];
             let long = "compressible ".repeat(50);
@@ -254,7 +256,7 @@ async fn behaviour_37_compression_type_decides_how_batches_are_stored() -> Resul
                 becomes.unwrap_or(codec),
                 "{codec:?} to {target}"
             );
-            assert_eq!((header.producer_id, header.producer_epoch), (4_000_000, 3));
+            assert_eq!((header.producer_id, header.producer_epoch), (id, epoch));
             assert_eq!((header.base_sequence, header.record_count), (number * 2, 2));
             assert_eq!((header.base_timestamp, header.max_timestamp), (now, now));
             let seen = read_all(&connection, &topic, 0).await?;

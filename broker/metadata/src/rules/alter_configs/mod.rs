@@ -325,6 +325,11 @@ fn check_broker_values(id: Option<i32>, sets: &BTreeMap<String, String>) -> Resu
     for (name, value) in sets {
         let key = find(Scope::Broker, name)
             .ok_or_else(|| Problem::invalid_config(unknown_key(Scope::Broker, name)))?;
+        if is_for_the_start_file(key) {
+            return Err(Problem::invalid_request(format!(
+                "Cannot update {name} dynamically: it names a file, an address or code, which only the node's own settings may."
+            )));
+        }
         match key.dynamic {
             Dynamic::Static => {
                 return Err(Problem::invalid_request(format!(
@@ -342,6 +347,20 @@ fn check_broker_values(id: Option<i32>, sets: &BTreeMap<String, String>) -> Resu
         }
     }
     Ok(())
+}
+
+/// What could make a broker read files, reach addresses or run code by a request (CVE-2025-27817 to
+/// -27819, CVE-2024-31141), whether the key has an effect here or not.
+fn is_for_the_start_file(key: &Key) -> bool {
+    const PARTS: [&str; 6] = [
+        "jaas",
+        ".location",
+        ".url",
+        "reporters",
+        "providers",
+        ".class",
+    ];
+    key.kind == Kind::Class || PARTS.iter().any(|part| key.name.contains(part))
 }
 
 #[cfg(test)]

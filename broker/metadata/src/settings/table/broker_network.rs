@@ -4,7 +4,6 @@ use super::super::key::Kind::{Boolean, Class, Int, List, Long, String};
 use super::super::key::{Accepts, Key, broker, broker_null};
 use super::reasons::{JAVA_CLASS, NO_SECURITY, OWN_RUNTIME};
 
-const MAX_INT: &str = "2147483647";
 const PURGATORY: &str =
     "requests that wait are woken by what they wait for, there is no purgatory to clean";
 
@@ -33,16 +32,15 @@ pub(super) const KEYS: &[Key] = &[
         .at_least(1)
         .doc("Largest request in bytes. A connection that announces a larger one is closed."),
     broker(Long, "connections.max.idle.ms", "600000").doc("Time in milliseconds after which a connection without requests is closed."),
-    broker(Int, "max.connections", MAX_INT).at_least(0).cluster().doc("Connections the node takes at the same time."),
-    broker(Int, "max.connections.per.ip", MAX_INT).at_least(0).cluster().doc("Connections the node takes from one address at the same time."),
+    broker(Int, "max.connections", "20000").at_least(0).cluster().doc("Connections the node takes at the same time."),
+    broker(Int, "max.connections.per.ip", "10000").at_least(0).cluster().doc("Connections the node takes from one address at the same time."),
     broker(String, "max.connections.per.ip.overrides", "").accepts(Accepts::NumberPerHost)
         .cluster()
         .doc("Exceptions to max.connections.per.ip, as address:number, separated by commas."),
-    broker(Int, "max.connection.creation.rate", MAX_INT)
-        .at_least(0)
+    broker(Int, "max.connection.creation.rate", "2000")
+        .at_least(1)
         .cluster()
-        .inert("the rate of new connections is not limited yet; max.connections limits their number")
-        .doc("New connections per second that the node takes."),
+        .doc("New connections per second that each listener takes, a second's worth at once; others wait to be accepted."),
     broker(Int, "connection.failed.authentication.delay.ms", "100")
         .at_least(0)
         .inert(NO_SECURITY)
@@ -57,7 +55,9 @@ pub(super) const KEYS: &[Key] = &[
     broker(Int, "num.recovery.threads.per.data.dir", "2").at_least(1).cluster().inert(OWN_RUNTIME).doc("Threads that recover logs at start, per data directory."),
     broker_null(Int, "num.replica.alter.log.dirs.threads").inert("there is one data directory").doc("Threads that move replicas between data directories."),
     broker(Int, "queued.max.requests", "500").at_least(1).inert(OWN_RUNTIME).doc("Requests that may wait for a thread."),
-    broker(Long, "queued.max.request.bytes", "-1").inert(OWN_RUNTIME).doc("Bytes of requests that may wait for a thread; -1 for no limit."),
+    broker(Long, "queued.max.request.bytes", "134217728")
+        .at_least(-1)
+        .doc("Bytes of requests of all connections that are received and not yet answered; -1 for no limit. Above it, connections are not read."),
     broker(Int, "fetch.max.bytes", "57671680").at_least(1024).doc("Most bytes of records in one answer to a fetch, whatever the client asks for."),
     broker(Int, "message.max.bytes", "1048588")
         .at_least(0)

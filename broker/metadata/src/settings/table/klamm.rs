@@ -28,9 +28,19 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "klamm.connection.inflight.bytes", "134217728")
         .at_least(1)
         .doc("Bytes of requests and answers of one connection that may be in progress; the connection is not read while so many are."),
-    broker(Long, "klamm.request.memory.bytes", "536870912")
+    broker(Long, "klamm.fetch.memory.bytes", "134217728")
         .at_least(1_048_576)
-        .doc("Bytes of requests and answers of all connections that may be in progress."),
+        .doc("Bytes of records in answers to fetches that are not written yet, of all connections. What is left of it bounds the next answer; the first batch is always sent."),
+    broker(Long, "klamm.request.read.timeout.ms", "10000")
+        .between(100, 600_000)
+        .doc("Time in milliseconds in which a connection must send its first request, and go on with a request it has begun, or be closed."),
+    broker(Long, "klamm.response.write.timeout.ms", "15000")
+        .between(100, 600_000)
+        .doc("Time in milliseconds in which a client must take more of its answer, or be closed."),
+    broker(Int, "klamm.topic.creation.rate", "200")
+        .at_least(1)
+        .cluster()
+        .doc("Topics per second that clients may create, by request or by first use; ten seconds' worth at once. Above it, THROTTLING_QUOTA_EXCEEDED."),
     broker(Boolean, "klamm.metrics.partitions", "false")
         .doc("Whether /metrics also has a series for each partition. With many partitions that is much to scrape."),
     broker(Int, "klamm.metrics.group.partitions", "1000")
