@@ -119,10 +119,16 @@ async fn look(shared: &Arc<Shared>, series: usize, timestamps: &mut Timestamps) 
         }
     }
     let lag = |found: &Committed| (found.partition.high_watermark() - found.offset).max(0);
-    committed.sort_by_key(|found| std::cmp::Reverse(lag(found)));
-    committed.truncate(series);
+    let committed = laggards(committed, series, lag);
     overview.lags = with_seconds(shared, committed, timestamps).await;
     overview
+}
+
+/// Those with the most lag. It is asked once of each, since it moves while they are sorted.
+fn laggards<T>(mut found: Vec<T>, most: usize, lag: impl Fn(&T) -> i64) -> Vec<T> {
+    found.sort_by_cached_key(|one| std::cmp::Reverse(lag(one)));
+    found.truncate(most);
+    found
 }
 
 /// Committed offsets of a shard in partitions that this node leads.
@@ -234,4 +240,23 @@ fn timestamp_at(partition: &Partition, offset: i64) -> Option<i64> {
         (record.offset(&header) >= from).then(|| record.timestamp(&header))
     });
     first.filter(|timestamp| *timestamp >= 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::laggards;
+
+    #[test]
+    fn the_most_lag_comes_first_although_it_moves_meanwhile() {
+        assert_eq!(laggards(vec![3, 9, 0, 7], 2, |lag| *lag), [9, 7]);
+        let clock = Cell::new(0_u64);
+        let moving = |_: &i32| {
+            clock.set(clock.get() + 1);
+            i64::try_from(clock.get().wrapping_mul(2_654_435_761) % 1000).expect("small")
+        };
+        assert_eq!(laggards((0..1000).collect(), 1000, moving).len(), 1000);
+        assert_eq!(clock.get(), 1000, "asked once of each");
+    }
 }

@@ -143,6 +143,7 @@ fn headers_lie(topic: &Arc<Topic>) -> Vec<Case> {
     );
     let bare = with_records(&bare, Codec::None, &[]);
     let transactional = BatchBuilder::new().producer(1, 0, 0).transactional();
+    let twice = [two.clone(), two.clone()].concat();
     vec![
         refused(36, "no bytes", INVALID, topic, Bytes::new()),
         refused(37, "batch length 48", BROKEN, topic, length(48)),
@@ -155,13 +156,7 @@ fn headers_lie(topic: &Arc<Topic>) -> Vec<Case> {
             length(10_000),
         ),
         refused(37, "batch length 2 GiB", BROKEN, topic, length(i32::MAX)),
-        refused(
-            38,
-            "two batches",
-            INVALID,
-            topic,
-            [two.clone(), two.clone()].concat(),
-        ),
+        refused(38, "two batches", INVALID, topic, twice),
         refused(39, "magic 0", BROKEN, topic, magic(0)),
         refused(39, "magic 1", BROKEN, topic, magic(1)),
         refused(39, "magic 3", BROKEN, topic, magic(3)),
