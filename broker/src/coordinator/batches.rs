@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn outcomes_share_a_batch_and_are_not_split() {
-        let mut batches = Batches::new(360, Codec::None, 7);
+        let mut batches = Batches::new(450, Codec::None, 7);
         assert_eq!(batches.count(), 0);
         for _ in 0..4 {
             batches.add(&tombstones("group", 4)).expect("fits");
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(batches.count(), 2);
         let batches = batches.finish().expect("fits");
         assert_eq!(counts(&batches), [8, 8]);
-        assert!(batches.iter().all(|batch| batch.len() <= 360));
+        assert!(batches.iter().all(|batch| batch.len() <= 450));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
 use proptest::prelude::*;
 
 use super::format::*;
+use super::frames::*;
 use crate::entry::Vote;
 use crate::options::LogSettings;
 

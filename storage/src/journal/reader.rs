@@ -12,9 +12,8 @@ use bytes::Bytes;
 use klamm_records::GroupId;
 
 use super::files::{JournalPlace, list_journal, path_of};
-use super::format::{
-    BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Frame, FrameError, FrameReader, VERSION,
-};
+use super::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Frame, VERSION};
+use super::frames::{FrameError, FrameReader};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::OpenError;
 

@@ -262,10 +262,12 @@ fn b88_the_size_of_a_group_counts_members_and_not_ids_given_out() {
     let [required, late] = pending.map(|ticket| bench.join_answer(ticket).unwrap());
     let ticket = bench.join(&Join::new().member(&required.member_id));
     let rejoin = bench.join(&Join::new().member(&ids[0]));
+    assert!(bench.waits(rejoin), "for the second id");
+    let late = bench.join(&Join::new().member(&late.member_id));
+    assert_eq!(bench.join_refused(late), ErrorCode::GROUP_MAX_SIZE_REACHED);
     assert_eq!(bench.joined(ticket).generation_id, 2);
     bench.joined(rejoin);
     for join in [
-        Join::new().member(&late.member_id),
         Join::new(),
         Join::new().version(3),
         Join::new().instance("i"),
