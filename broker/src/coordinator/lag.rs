@@ -118,10 +118,15 @@ async fn look(shared: &Arc<Shared>, series: usize, timestamps: &mut Timestamps) 
             committed.extend(offsets(shared, &door).await);
         }
     }
-    let lag = |found: &Committed| (found.partition.high_watermark() - found.offset).max(0);
+    let lag = |found: &Committed| records_behind(found.partition.high_watermark(), found.offset);
     let committed = laggards(committed, series, lag);
     overview.lags = with_seconds(shared, committed, timestamps).await;
     overview
+}
+
+/// Records between a committed offset, which may be any number a client thought of, and the end.
+fn records_behind(end: i64, committed: i64) -> i64 {
+    end.saturating_sub(committed).max(0)
 }
 
 /// Those with the most lag. It is asked once of each, since it moves while they are sorted.
@@ -204,7 +209,7 @@ async fn with_seconds(
 
 fn lag_of(found: &Committed, known: &Timestamps, kept: &mut Timestamps, now_ms: i64) -> GroupLag {
     let partition = &found.partition;
-    let records = (partition.high_watermark() - found.offset).max(0);
+    let records = records_behind(partition.high_watermark(), found.offset);
     let key = (partition.topic_id(), partition.index(), found.offset);
     let timestamp = if records == 0 {
         None
@@ -246,7 +251,15 @@ fn timestamp_at(partition: &Partition, offset: i64) -> Option<i64> {
 mod tests {
     use std::cell::Cell;
 
-    use super::laggards;
+    use super::{laggards, records_behind};
+
+    #[test]
+    fn any_offset_may_be_committed() {
+        assert_eq!(records_behind(10, 4), 6);
+        assert_eq!(records_behind(10, 11), 0);
+        assert_eq!(records_behind(10, i64::MIN), i64::MAX);
+        assert_eq!(records_behind(0, i64::MAX), 0);
+    }
 
     #[test]
     fn the_most_lag_comes_first_although_it_moves_meanwhile() {

@@ -129,7 +129,7 @@ impl Lag {
             return Lag::default();
         };
         // A topic that was made anew may end before what was committed.
-        let records = (end - committed).max(0);
+        let records = end.saturating_sub(committed).max(0);
         let time = places.times.get(&(at.clone(), committed));
         let seconds = match records {
             0 => Some(0.0),

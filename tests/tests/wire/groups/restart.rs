@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use klamm_client::Connection;
 use klamm_protocol::ErrorCode;
+use klamm_protocol::messages::ListGroupsRequest;
 use klamm_tests::broker::{Broker, free_port};
 
 use crate::calls::{Topic, code, create, wait_for};
@@ -43,6 +44,12 @@ impl Place {
         }
         let broker = self.start()?;
         let connection = connect_to(&broker.address).await?;
+        // Heartbeats are answered while groups are still read.
+        let list = ListGroupsRequest::default();
+        let found =
+            first_answer(async || Ok(code(connection.send_version(4, &list).await?.error_code)))
+                .await?;
+        ensure!(found.is_none(), "groups are read: {found}");
         Ok((broker, connection))
     }
 }

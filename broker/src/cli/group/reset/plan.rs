@@ -177,7 +177,7 @@ impl Plan {
     pub(super) fn table(&self) -> String {
         let mut table = Table::new(&["TOPIC", "PARTITION", "OLD", "NEW", "CHANGE", ""]);
         for one in &self.partitions {
-            let change = one.old_offset.map(|old| one.new_offset - old);
+            let change = one.old_offset.map(|old| one.new_offset.saturating_sub(old));
             let change = change.map(|change| match change {
                 0 => "0".to_owned(),
                 change => format!("{change:+}"),
