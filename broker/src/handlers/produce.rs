@@ -21,11 +21,9 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use klamm_metadata::{Image, names};
+use klamm_metadata::names;
 use klamm_protocol::{ErrorCode, decode};
-use klamm_records::{
-    BatchError, BatchHeader, RecordError, TopicId, Validated, needs_codec, validate,
-};
+use klamm_records::{BatchError, RecordError, TopicId, Validated, needs_codec, validate};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -226,13 +224,11 @@ impl Produce {
                     Ok(found) if !seen.insert((found.id, part.index)) => {
                         Err(ErrorCode::INVALID_REQUEST.into())
                     }
-                    Ok(found) => {
-                        match self.prepare_part(&image, found, part, place, &mut codec_bytes) {
-                            Ok(valid) => Ok(valid),
-                            Err(Unprepared::Failed(failure)) => Err(failure),
-                            Err(Unprepared::Elsewhere) => return None,
-                        }
-                    }
+                    Ok(found) => match self.prepare_part(found, part, place, &mut codec_bytes) {
+                        Ok(valid) => Ok(valid),
+                        Err(Unprepared::Failed(failure)) => Err(failure),
+                        Err(Unprepared::Elsewhere) => return None,
+                    },
                 });
             }
         }
@@ -241,7 +237,6 @@ impl Produce {
 
     fn prepare_part(
         &self,
-        image: &Image,
         topic: &klamm_metadata::Topic,
         part: &Part,
         place: Place,
@@ -282,10 +277,7 @@ impl Produce {
             rules.decompress_budget = rules.decompress_budget.min(OFF_RUNTIME_OUTPUT);
         }
         match validate(batch, &rules, ctx.shared.clock.now_ms()) {
-            Ok(validated) => {
-                check_producer_id(image, &validated.header)?;
-                Ok((partition, validated))
-            }
+            Ok(validated) => Ok((partition, validated)),
             Err(BatchError::TooLarge {
                 decompressed: true, ..
             }) if place == Place::Runtime => Err(Unprepared::Elsewhere),
@@ -433,18 +425,6 @@ impl Produce {
         }
         answer
     }
-}
-
-/// An id that nobody was given yet would meet the producer that gets it (hostile input 71).
-fn check_producer_id(image: &Image, header: &BatchHeader) -> Result<(), Failure> {
-    if header.has_producer_id() && header.producer_id >= image.next_producer_id() {
-        return Err(Failure {
-            code: ErrorCode::UNKNOWN_PRODUCER_ID,
-            message: Some("no producer was given this id".to_owned()),
-            records: Vec::new(),
-        });
-    }
-    Ok(())
 }
 
 fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Waiting {

@@ -231,6 +231,11 @@ impl ClassicGroup {
         self.phase == Phase::Empty
     }
 
+    /// Whether it has given out member ids that have not come back yet.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Whether nothing would be lost with it: no members, no member id given out, no record in the log.
     pub fn is_forgettable(&self) -> bool {
         self.is_empty() && self.pending.is_empty() && !self.in_log

@@ -121,7 +121,11 @@ impl ConsumerGroup {
     pub(super) fn advance_target(&mut self, env: &Environment<'_>, out: &mut Outcome) {
         let interval = i64::from(env.settings.group(&self.group).assignment_interval_ms);
         let last = self.state.target_timestamp;
-        let due = last == 0 || interval == 0 || env.now_ms >= last.saturating_add(interval);
+        // A time before the last assignment is from a clock that was put back: nothing to wait for.
+        let due = last == 0
+            || interval == 0
+            || env.now_ms < last
+            || env.now_ms >= last.saturating_add(interval);
         if self.state.target_epoch >= self.state.epoch || !due {
             return;
         }

@@ -47,6 +47,14 @@ impl Group {
         }
     }
 
+    /// Whether nobody is in the group nor about to come back with an id it has given out.
+    pub(super) fn is_deserted(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(classic) => classic.is_empty() && !classic.has_pending(),
+            _ => self.is_empty(),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<i64> {
         match &self.kind {
             Kind::Simple => None,

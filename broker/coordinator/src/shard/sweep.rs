@@ -121,7 +121,7 @@ impl Shard {
             limit,
             |topic, committed| group.kept_since(topic, committed),
         );
-        if records.len() == group.offsets.len() && group.is_empty() {
+        if records.len() == group.offsets.len() && group.is_deserted() {
             group.tombstones(id, &mut records);
         }
         records

@@ -77,6 +77,27 @@ fn b97_a_retention_of_the_clients_own() {
 }
 
 #[test]
+fn b85_a_pass_leaves_a_group_whose_first_member_fetches_its_id() {
+    let mut world = World::new();
+    world.version = 9;
+    world.settings.offsets_retention_check_interval_ms = 100;
+    world.restart();
+    let first = world.join(World::join_request("g", "", &["a"]));
+    assert_eq!(ErrorCode(first.error_code), ErrorCode::MEMBER_ID_REQUIRED);
+    world.pass(1_000);
+    let ticket = world.send(Request::JoinGroup(World::join_request(
+        "g",
+        &first.member_id,
+        &["a"],
+    )));
+    world.pass(10_000);
+    match world.answer(ticket) {
+        Answer::JoinGroup(answer) => assert_eq!(answer.error_code, 0),
+        answer => panic!("{answer:?}"),
+    }
+}
+
+#[test]
 fn b97_an_empty_consumer_group_goes_with_its_offsets() {
     let mut world = World::new();
     let epoch = world.beat("c", "m", 0).member_epoch;
