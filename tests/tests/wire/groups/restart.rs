@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use klamm_client::Connection;
 use klamm_protocol::ErrorCode;
-use klamm_protocol::messages::ListGroupsRequest;
 use klamm_tests::broker::{Broker, free_port};
 
 use crate::calls::{Topic, code, create, wait_for};
@@ -17,6 +16,9 @@ use super::calls::{
 };
 use super::consumer::{Consumer, all_of, reconcile};
 use super::member::{Member, form, grow, share_of};
+
+/// Groups that the tests here make.
+const GROUPS: [&str; 5] = ["live", "simple", "empty", "deleted", "modern"];
 
 /// A broker whose address stays.
 struct Place {
@@ -45,11 +47,12 @@ impl Place {
         let broker = self.start()?;
         let connection = connect_to(&broker.address).await?;
         // Heartbeats are answered while groups are still read.
-        let list = ListGroupsRequest::default();
-        let found =
-            first_answer(async || Ok(code(connection.send_version(4, &list).await?.error_code)))
-                .await?;
-        ensure!(found.is_none(), "groups are read: {found}");
+        for group in GROUPS {
+            let found =
+                first_answer(async || Ok(offsets(&connection, 9, group, Some(&[])).await?.0))
+                    .await?;
+            ensure!(found.is_none(), "group {group} is read: {found}");
+        }
         Ok((broker, connection))
     }
 }
