@@ -323,6 +323,7 @@ impl Replay<'_> {
     /// Brings the files to where the frame's operation left them.
     fn effects(&mut self, log: &Log, frame: Frame, actions: Vec<FileAction>) -> io::Result<()> {
         let group = frame.group;
+        let mut doubtful = false;
         match frame.body {
             FrameBody::Batch(batch) => {
                 let touched = self.touched.entry(group).or_default();
@@ -341,9 +342,19 @@ impl Replay<'_> {
                 }
             }
             FrameBody::Replace(replacement) => {
-                // Its length is looked at in the end.
+                // Its length is looked at in the end. If it is not there now, a later frame
+                // removes it, or it is lost: then its sources are not to go too.
                 let touched = self.touched.entry(group).or_default();
                 touched.insert(replacement.first_base);
+                let file = SegmentFile {
+                    base_offset: replacement.first_base,
+                    generation: replacement.generation,
+                };
+                doubtful = match log.file(self.shared, file) {
+                    Ok(file) => file.len()? < replacement.size,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+                    Err(e) => return Err(e),
+                };
             }
             FrameBody::DeleteGroup => {
                 self.references.remove(&group);
@@ -368,9 +379,10 @@ impl Replay<'_> {
                 references.retain(|batch| batch.segment_base != emptied);
             }
         }
+        let actions = actions.into_iter().filter(|_| !doubtful);
         actions
-            .into_iter()
-            .try_for_each(|action| act(self.shared, log, action))
+            .map(|action| act(self.shared, log, action))
+            .collect()
     }
 
     fn write(&mut self, log: &Log, batch: &BatchFrame, bytes: &[u8]) -> io::Result<()> {
@@ -483,8 +495,14 @@ impl Replay<'_> {
             };
             let names = entries.iter().map(|entry| entry.name.as_str());
             let files: BTreeSet<SegmentFile> = names.filter_map(SegmentFile::of_name).collect();
+            // If a compacted file is missing, what it was made of may be all there is.
+            let whole = sizes
+                .keys()
+                .all(|file| !file.is_compacted() || files.contains(file));
             for file in files.difference(&sizes.keys().copied().collect()) {
-                act(self.shared, &log, FileAction::Unlink(*file))?;
+                if whole {
+                    act(self.shared, &log, FileAction::Unlink(*file))?;
+                }
             }
             let touched = self.touched.remove(&log.group).unwrap_or_default();
             let last = sizes.last_key_value().map(|(file, _)| *file);

@@ -5,7 +5,7 @@
 //!   order of the batches. Anything that would break this drops the state.
 //! - Every request taken from the queue is answered or refused, also when the state is dropped.
 //! - Time goes steadily while a shard is active, whatever the wall clock does: a clock that is set must
-//!   not end every session.
+//!   not end every session. It stands still while nothing can be written.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Shortest pause between two ticks.
 const TICK_PAUSE: Duration = Duration::from_millis(1);
+/// A shard that could decide nothing for so long did not hear its members: their sessions go on
+/// from where they were.
+const STALL: Duration = Duration::from_secs(1);
 /// Pause of ticks while the disk is full.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a deadline far away costs no precision.
@@ -54,6 +57,11 @@ struct Steady {
 }
 
 impl Steady {
+    /// Takes back time in which nobody could be heard.
+    fn hold(&mut self, stall: Duration) {
+        self.began = self.began.saturating_add(stall);
+    }
+
     fn new(clock: Arc<dyn Clock>) -> Steady {
         Steady {
             wall_ms: clock.now_ms(),
@@ -219,6 +227,10 @@ struct Active<'a> {
     releases: Releases<(Reply, klamm_coordinator::Answer)>,
     completions: mpsc::UnboundedReceiver<Completion>,
     completed: mpsc::UnboundedSender<Completion>,
+    /// Batches whose completion has not come.
+    unsettled: u64,
+    /// Since when nothing may be decided.
+    stalled: Option<Instant>,
 }
 
 impl<'a> Active<'a> {
@@ -242,6 +254,8 @@ impl<'a> Active<'a> {
             releases: Releases::new(),
             completions,
             completed,
+            unsettled: 0,
+            stalled: None,
         }
     }
 
@@ -264,6 +278,7 @@ impl<'a> Active<'a> {
             // Nothing is decided that could not be written: sessions that end wait for the disk, too.
             let writable = task.shared.store.writable();
             let may_decide = has_room && writable;
+            self.note_stall(may_decide);
             if may_decide && self.is_due() {
                 self.last_tick = Instant::now();
                 self.decide(Vec::new(), |shard, env| shard.tick(env))?;
@@ -297,6 +312,17 @@ impl<'a> Active<'a> {
                 }
             }
             self.release();
+        }
+    }
+
+    /// Members that could not be heard lose no time by it.
+    fn note_stall(&mut self, may_decide: bool) {
+        if !may_decide {
+            self.stalled.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.stalled.take()
+            && since.elapsed() >= STALL
+        {
+            self.steady.hold(since.elapsed());
         }
     }
 
@@ -448,6 +474,7 @@ impl<'a> Active<'a> {
         for bytes in batches {
             let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
             let (batch, completed) = (self.releases.proposed(), self.completed.clone());
+            self.unsettled += 1;
             let handed =
                 self.task
                     .partition
@@ -466,6 +493,7 @@ impl<'a> Active<'a> {
     fn complete(&mut self, completion: Completion) -> Result<(), End> {
         let mut next = Some(completion);
         while let Some((batch, result)) = next {
+            self.unsettled -= 1;
             if let Err(error) = result {
                 if !self.task.serves(self.term) {
                     return Err(End::Lost);
@@ -504,11 +532,10 @@ impl<'a> Active<'a> {
         }
         if !is_stopping {
             let answered = std::mem::replace(&mut self.releases, Releases::new());
-            let in_flight = answered.in_flight();
             for (reply, _) in answered.into_waiting() {
                 let _ = reply.send(Err(ErrorCode::NOT_COORDINATOR));
             }
-            self.settle(in_flight).await;
+            self.settle().await;
             return;
         }
         let until = Instant::now() + RETRY;
@@ -525,15 +552,14 @@ impl<'a> Active<'a> {
     }
 
     /// Waits until nothing of this shard can enter the log any more.
-    async fn settle(&mut self, in_flight: u64) {
+    async fn settle(&mut self) {
         let until = Instant::now() + SETTLE;
-        for _ in 0..in_flight {
-            if !matches!(
-                tokio::time::timeout_at(until, self.completions.recv()).await,
-                Ok(Some(_))
-            ) {
+        while self.unsettled > 0 {
+            let completion = tokio::time::timeout_at(until, self.completions.recv()).await;
+            let Ok(Some(_)) = completion else {
                 return;
-            }
+            };
+            self.unsettled -= 1;
         }
     }
 }

@@ -12,7 +12,7 @@ use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
 use klamm_metadata::Problem;
-use klamm_metadata::names::GROUP_METADATA_TOPIC;
+use klamm_metadata::names::{GROUP_METADATA_TOPIC, is_internal};
 use klamm_metadata::rules::{self, ConfigEntry, CreatedTopic, NewTopic};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
@@ -96,17 +96,20 @@ type Results = Vec<(String, Result<CreatedTopic, Problem>)>;
 
 async fn create(
     ctx: &RequestContext,
-    mut topics: Vec<NewTopic>,
+    topics: Vec<NewTopic>,
     validate_only: bool,
     wait: Duration,
 ) -> Result<Results, ErrorCode> {
     let deadline = Instant::now() + wait;
-    let throttled = if validate_only {
-        Vec::new()
-    } else {
-        let allowed = allowed_now(ctx, topics.len());
-        topics.split_off(allowed)
-    };
+    // There are few of the broker's own, and groups cannot do without.
+    let is_counted = |topic: &NewTopic| !validate_only && !is_internal(&topic.name);
+    let counted = topics.iter().filter(|topic| is_counted(topic)).count();
+    let mut left = allowed_now(ctx, counted);
+    let (topics, throttled): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| {
+        let is_allowed = !is_counted(topic) || left > 0;
+        left -= usize::from(is_allowed && is_counted(topic));
+        is_allowed
+    });
     let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
     let mut results: Results = ctx
         .shared

@@ -43,12 +43,16 @@ pub fn start(ctx: RequestContext, body: Bytes) -> Started {
 
 async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) -> Reply {
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT);
+    let max_bytes = usize::try_from(request.max_bytes)
+        .unwrap_or(0)
+        .min(ctx.shared.limits.fetch_max_bytes);
     let limits = Limits {
         deadline: arrived + wait,
-        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
-        max_bytes: usize::try_from(request.max_bytes)
+        // More than may be sent cannot be waited for.
+        min_bytes: usize::try_from(request.min_bytes)
             .unwrap_or(0)
-            .min(ctx.shared.limits.fetch_max_bytes),
+            .min(max_bytes),
+        max_bytes,
         isolation: if request.isolation_level == 1 {
             Isolation::ReadCommitted
         } else {

@@ -6,6 +6,7 @@
 //! A shard whose queue is full holds the connection back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -192,14 +193,30 @@ async fn answer<S: klamm_protocol::ApiResponse>(
             Part::Refused(answer) => answer,
             Part::Asked {
                 answer, request, ..
-            } => match answer.await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(code)) => request.refused(code),
-                Err(_) => request.refused(ErrorCode::NOT_COORDINATOR),
+            } => match within(patience(&ctx, &request), answer).await {
+                Some(Ok(Ok(answer))) => answer,
+                Some(Ok(Err(code))) => request.refused(code),
+                Some(Err(_)) => request.refused(ErrorCode::NOT_COORDINATOR),
+                None => request.refused(ErrorCode::COORDINATOR_NOT_AVAILABLE),
             },
         });
     }
     reply(ctx.version, ctx.correlation_id, &finish(answers))
+}
+
+/// How long a request may wait for its answer. A commit that is late may still come to be, as one
+/// whose answer is lost; other requests wait for members, or end with the shard.
+fn patience(ctx: &RequestContext, request: &Request) -> Option<Duration> {
+    let setting = "offsets.commit.timeout.ms";
+    let limit_ms = || u64::from(ctx.shared.settings().int(setting).max(1).unsigned_abs());
+    matches!(request, Request::OffsetCommit(_)).then(|| Duration::from_millis(limit_ms()))
+}
+
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
 }
 
 /// Counts an error that is about to be answered.

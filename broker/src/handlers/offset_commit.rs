@@ -7,6 +7,7 @@
 //! in Kafka.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use klamm_coordinator::Request;
 use klamm_metadata::Image;
@@ -45,9 +46,7 @@ pub fn ask(
             let name = std::mem::take(&mut topic.name);
             topic.topic_id = ids.get(&name).copied().unwrap_or_default();
         }
-        for topic in refused {
-            add(&mut response, topic, by_id);
-        }
+        add(&mut response, refused, by_id);
         let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
         partitions.for_each(|part| count(&ctx, part.error_code));
         response
@@ -110,14 +109,28 @@ fn refuse_unknown(
     })
 }
 
-/// Adds partitions to the same topic, or the topic. Clients see either its id or its name.
-fn add(response: &mut OffsetCommitResponse, topic: OffsetCommitResponseTopic, by_id: bool) {
-    let is_same = |present: &&mut OffsetCommitResponseTopic| match by_id {
-        true => present.topic_id == topic.topic_id,
-        false => present.name == topic.name,
+/// Adds refused partitions to the topics that are there, and the topics that are not. Clients see
+/// either a topic's id or its name.
+fn add(response: &mut OffsetCommitResponse, refused: Vec<OffsetCommitResponseTopic>, by_id: bool) {
+    let key = |topic: &OffsetCommitResponseTopic| match by_id {
+        true => (topic.topic_id, TopicName::default()),
+        false => (uuid::Uuid::nil(), topic.name.clone()),
     };
-    match response.topics.iter_mut().find(is_same) {
-        Some(present) => present.partitions.extend(topic.partitions),
-        None => response.topics.push(topic),
+    let mut places: HashMap<_, usize> = HashMap::new();
+    for (at, topic) in response.topics.iter().enumerate() {
+        places.entry(key(topic)).or_insert(at);
+    }
+    for topic in refused {
+        match places.entry(key(&topic)) {
+            Entry::Occupied(place) => {
+                if let Some(present) = response.topics.get_mut(*place.get()) {
+                    present.partitions.extend(topic.partitions);
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(response.topics.len());
+                response.topics.push(topic);
+            }
+        }
     }
 }

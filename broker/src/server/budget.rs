@@ -198,6 +198,11 @@ impl AnswerBudget {
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
+
+    /// Whether so much is in use that others get less than they ask for.
+    pub fn is_scarce(&self) -> bool {
+        self.used() > self.total / 2
+    }
 }
 
 impl Held {

@@ -54,6 +54,8 @@ pub struct Limits {
 /// Bytes a second below which a client that sends a frame or takes an answer is taken for dead or
 /// hostile.
 const SLOWEST_RATE: usize = 8 * 1024;
+/// In so long a client has to take some of an answer while room for answers is scarce.
+const WRITE_PERIOD: Duration = Duration::from_secs(15);
 /// Read at once, and what a small request may hold without growing the buffer.
 const READ_CHUNK: usize = 16 * 1024;
 
@@ -348,7 +350,7 @@ impl Connection {
                 let (kind, answer) = rejection::of(other, &self.shared);
                 self.shared.metrics.rejected(kind);
                 if let Some(answer) = answer {
-                    self.write(&mut [Bytes::from(answer)].into()).await?;
+                    self.write(&mut [Bytes::from(answer)].into(), false).await?;
                     // A client that sees a reset may never show the answer.
                     self.stream.shutdown().await?;
                 }
@@ -370,21 +372,24 @@ impl Connection {
             Reply::Close(why) => Err(Ended::Refused(why)),
             Reply::Frame(bytes) => {
                 written = bytes.len();
-                self.write(&mut VecDeque::from([bytes])).await
+                self.write(&mut VecDeque::from([bytes]), false).await
             }
             Reply::Chunks(chunks, _held) => {
                 written = chunks.iter().map(Bytes::len).sum();
-                self.write(&mut chunks.into()).await
+                self.write(&mut chunks.into(), true).await
             }
         };
         done.timing.finished(&self.shared.metrics, written);
         result
     }
 
-    async fn write(&mut self, chunks: &mut VecDeque<Bytes>) -> Result<(), Ended> {
+    /// Writes an answer. `is_bounded`: it holds its part of the room for answers, so that a client
+    /// may take its time as long as others find room.
+    async fn write(&mut self, chunks: &mut VecDeque<Bytes>, is_bounded: bool) -> Result<(), Ended> {
         const SLICES: usize = 64;
-        let period = self.limits.write_timeout;
+        let period = self.limits.write_timeout.min(WRITE_PERIOD);
         let mut progress = Progress::new();
+        let mut moving = Instant::now();
         while !chunks.is_empty() {
             let slices: Vec<IoSlice<'_>> = chunks
                 .iter()
@@ -394,22 +399,29 @@ impl Connection {
             let until = progress.began + period;
             let writing = self.stream.write_vectored(&slices);
             let written = match tokio::time::timeout_at(until, writing).await {
-                Ok(written) => written?,
-                Err(_) if progress.suffices(period) => {
-                    progress = Progress::new();
-                    continue;
+                Ok(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => {
+                    return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
                 }
-                Err(_) => return Err(Ended::TooSlow("the client does not read its answers")),
+                Ok(written) => written?,
+                Err(_) => 0,
             };
             progress.bytes += written;
-            if Instant::now() >= until {
-                if !progress.suffices(period) && written < slices.iter().map(|s| s.len()).sum() {
+            let now = Instant::now();
+            if now >= until {
+                let all: usize = slices.iter().map(|slice| slice.len()).sum();
+                if progress.suffices(period) || written == all {
+                    moving = now;
+                }
+                let may_wait = is_bounded && !self.shared.answers.is_scarce();
+                let patience = if may_wait {
+                    self.limits.write_timeout
+                } else {
+                    period
+                };
+                if now >= moving + patience {
                     return Err(Ended::TooSlow("the client does not read its answers"));
                 }
                 progress = Progress::new();
-            }
-            if written == 0 && slices.iter().any(|slice| !slice.is_empty()) {
-                return Err(Ended::Io(io::ErrorKind::WriteZero.into()));
             }
             advance(chunks, written);
         }

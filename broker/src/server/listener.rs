@@ -139,7 +139,7 @@ impl Bound {
             return;
         }
         let local = stream.local_addr().unwrap_or(self.address);
-        if let Err(cause) = prepare(&stream) {
+        if let Err(cause) = prepare(&stream, &shared.settings()) {
             debug!(%peer, %cause, "failed to set socket options");
         }
         shared.metrics.connected();
@@ -174,9 +174,22 @@ impl Bound {
     }
 }
 
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+fn prepare(stream: &TcpStream, settings: &Settings) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let wanted = |name| {
+        usize::try_from(settings.int(name))
+            .ok()
+            .filter(|it| *it > 0)
+    };
+    if let Some(bytes) = wanted("socket.send.buffer.bytes") {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = wanted("socket.receive.buffer.bytes") {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    Ok(())
 }
 
 fn describe(ended: &Ended, peer: SocketAddr) -> &'static str {

@@ -24,7 +24,7 @@ pub struct TimestampOffset {
 }
 
 /// A segment that may hold what is looked for.
-struct Candidate {
+pub(crate) struct Candidate {
     base_offset: i64,
     next_offset: i64,
     max_timestamp: i64,
@@ -80,7 +80,7 @@ impl GroupLog {
 
 impl Log {
     /// Segments with records in the log below `end_offset`, in order.
-    fn candidates(&self, end_offset: i64) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, end_offset: i64) -> Vec<Candidate> {
         let state = self.state.lock();
         let inside = |s: &&crate::segment::Segment| {
             s.size > 0 && s.base_offset < end_offset && s.next_offset > state.start_offset
@@ -137,7 +137,8 @@ impl Log {
     ) -> Result<Option<T>, ReadFault> {
         let mut walk = self.walk(shared, Begin::Offset(begin.max(start)))?;
         while let Some((_, place)) = walk.next()? {
-            let inside = place.segment_base == segment.base_offset
+            // By offsets: the segment may have been merged into an earlier one since it was chosen.
+            let inside = place.header.base_offset < segment.next_offset
                 && place.header.next_offset() <= end_offset;
             if !inside {
                 break;
@@ -149,7 +150,8 @@ impl Log {
         Ok(None)
     }
 
-    fn first_in(
+    /// First record of a segment with timestamp >= `timestamp` inside `start..end_offset`.
+    pub(crate) fn first_in(
         &self,
         shared: &Shared,
         segment: &Candidate,

@@ -30,7 +30,7 @@ const ATTEMPTS: usize = 16;
 
 /// Why a read did not succeed.
 #[derive(Debug)]
-pub(super) enum ReadFault {
+pub(crate) enum ReadFault {
     /// Stored bytes are not what they should be, unless the log was rearranged meanwhile.
     Damage {
         file: SegmentFile,

@@ -44,8 +44,8 @@ pub(super) fn seal(log: &GroupLog) {
 /// A record as a consumer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    offset: i64,
-    timestamp: i64,
+    pub(super) offset: i64,
+    pub(super) timestamp: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,

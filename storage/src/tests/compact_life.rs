@@ -9,7 +9,8 @@ use super::compact::{
 use super::model::split;
 use super::*;
 use crate::CompactionRules;
-use crate::disk::{Fault, FaultRule};
+use crate::disk::{Fault, FaultRule, Operation};
+use crate::segment::SegmentFile;
 
 /// Stops the machine at every operation of a pass and of the checkpoint after it, and at some of
 /// the recovery.
@@ -59,6 +60,102 @@ fn a_pass_may_be_cut_off_anywhere() {
         }
     }
     assert!(steps > 20, "{steps} steps");
+}
+
+/// The sync of the journal fails, and the frame that puts the new file in place is there all the
+/// same: the next start follows it, so the file has to be there too.
+#[test]
+fn a_frame_of_unknown_outcome_keeps_its_file() {
+    for (seed, syncs) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
+        let machine = Machine::new();
+        let (store, _) = machine.open();
+        let log = group(&store, 1);
+        let mut written = Written::new(9);
+        (0..120).for_each(|_| written.append(&log));
+        seal(&log);
+        let fault = FaultRule::new(Fault::EioDone)
+            .on(Operation::Sync)
+            .path("journal");
+        machine.disk.inject(fault.after(syncs));
+        let rules = rules(&log, 5_000);
+        assert!((0..5).any(|_| compact(&log, &rules).is_err()));
+        drop(compact(&log, &rules));
+        drop((store, log));
+        let after = match seed % 2 {
+            0 => machine.killed(),
+            _ => machine.crashed(seed),
+        };
+        let (store, report) = after.open();
+        assert!(report.corrupt.is_empty(), "{seed}: {:?}", report.corrupt);
+        let log = store.group(GroupId(1)).unwrap();
+        written.check(&log);
+        check_files(&after, &log);
+        compact(&log, &rules).unwrap();
+        written.check(&log);
+    }
+}
+
+/// The compacted file is lost before its sources were removed: that is said, and the sources stay.
+#[test]
+fn sources_outlive_a_compacted_file_that_is_lost() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let mut written = Written::new(9);
+    (0..120).for_each(|_| written.append(&log));
+    seal(&log);
+    let fault = FaultRule::new(Fault::EioDone).on(Operation::Sync);
+    machine.disk.inject(fault.path("journal"));
+    let _failed = compact(&log, &rules(&log, 5_000));
+    drop((store, log.clone()));
+    let after = machine.killed();
+    let names = || -> Vec<String> {
+        let listed = crate::Disk::list(&after.disk, &log.dir()).unwrap();
+        listed.into_iter().map(|entry| entry.name).collect()
+    };
+    let before = names();
+    let is_compacted =
+        |name: &String| SegmentFile::of_name(name).is_some_and(|file| file.is_compacted());
+    let (made, sources): (Vec<_>, Vec<_>) = before.iter().partition(|name| is_compacted(name));
+    assert_eq!(made.len(), 1, "{before:?}");
+    crate::Disk::remove_file(&after.disk, &log.dir().join(made[0])).unwrap();
+    let (store, report) = after.open();
+    assert_eq!(report.corrupt.len(), 1, "{:?}", report.corrupt);
+    drop(store);
+    let left = names();
+    assert!(sources.iter().all(|name| left.contains(name)), "{left:?}");
+}
+
+/// A lookup by time chose its segments, and they are merged before it reads them.
+#[test]
+fn a_merge_does_not_hide_records_from_a_lookup_by_time() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let mut written = Written::new(11);
+    (0..120).for_each(|_| written.append(&log));
+    seal(&log);
+    let end = log.end_offset();
+    let chosen = log.log.candidates(end);
+    let segments = log.segments().len();
+    compact(&log, &rules(&log, 5_000)).unwrap();
+    compact(&log, &rules(&log, 5_000)).unwrap();
+    assert!(log.segments().len() < segments, "nothing was merged");
+    let records: Vec<_> = split(&read_all(&log)).iter().flat_map(records_of).collect();
+    for record in records {
+        let by_time = |segment| {
+            let found = log
+                .log
+                .first_in(log.shared(), segment, record.timestamp, 0, end);
+            found.ok().flatten().map(|found| found.offset)
+        };
+        let found = chosen.iter().find_map(by_time);
+        assert!(
+            found.is_some_and(|offset| offset <= record.offset),
+            "{found:?} for {}",
+            record.offset
+        );
+    }
 }
 
 fn any_life(seed: u64) {

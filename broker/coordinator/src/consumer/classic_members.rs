@@ -412,7 +412,10 @@ fn wanted_metadata(
     };
     wanted.client_id = Arc::clone(&caller.client_id);
     wanted.client_host = Arc::from(format!("/{}", caller.host));
+    // Of two with one name the first counts, as in a classic group, which this one may become.
+    let mut seen = BTreeSet::new();
     let protocols = request.protocols.iter();
+    let protocols = protocols.filter(|protocol| seen.insert(&*protocol.name));
     wanted.classic = Some(ClassicMemberMetadata {
         session_timeout_ms: request.session_timeout_ms,
         supported_protocols: protocols

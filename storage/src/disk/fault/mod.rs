@@ -47,6 +47,8 @@ pub enum Operation {
 pub enum Fault {
     /// EIO; nothing was done. After a failed sync the unsynced bytes are lost.
     Eio,
+    /// EIO although all was done: what a sync failed to promise is durable nevertheless.
+    EioDone,
     /// ENOSPC; nothing was done.
     Enospc,
     /// The first half of the bytes is written, then EIO. Any other operation than a write: EIO.
@@ -260,7 +262,7 @@ impl FaultDisk {
 
 fn failure(fault: Fault, what: &str, path: &Path) -> io::Error {
     match fault {
-        Fault::Eio | Fault::ShortWrite => context(what, path, &Errno::IO.into()),
+        Fault::Eio | Fault::EioDone | Fault::ShortWrite => context(what, path, &Errno::IO.into()),
         Fault::Enospc => context(what, path, &Errno::NOSPC.into()),
         Fault::PowerOff => context(what, path, &io::Error::other("the machine has no power")),
     }
@@ -303,9 +305,9 @@ impl Machine {
     ) -> io::Result<T> {
         match self.begin(Operation::Directory, path, what)? {
             None => change(&mut self.tree).map_err(|e| context(what, path, &e)),
-            Some(Fault::PowerOff) => {
+            Some(fault @ (Fault::PowerOff | Fault::EioDone)) => {
                 change(&mut self.tree).map_err(|e| context(what, path, &e))?;
-                Err(failure(Fault::PowerOff, what, path))
+                Err(failure(fault, what, path))
             }
             Some(fault) => Err(failure(fault, what, path)),
         }
@@ -396,7 +398,12 @@ impl Disk for FaultDisk {
                 .tree
                 .sync(dir)
                 .map_err(|e| context("sync directory", dir, &e)),
-            Some(fault) => Err(failure(fault, "sync directory", dir)),
+            Some(fault) => {
+                if fault == Fault::EioDone {
+                    machine.tree.sync(dir)?;
+                }
+                Err(failure(fault, "sync directory", dir))
+            }
         }
     }
 
@@ -477,9 +484,9 @@ impl FaultFile {
     fn resize(&self, what: &str, len: u64, resize: impl FnOnce(&mut Contents)) -> io::Result<()> {
         match self.begin_write(what, len)? {
             None => resize(&mut self.contents.lock()),
-            Some(Fault::PowerOff) => {
+            Some(fault @ (Fault::PowerOff | Fault::EioDone)) => {
                 resize(&mut self.contents.lock());
-                return Err(self.failure(Fault::PowerOff, what));
+                return Err(self.failure(fault, what));
             }
             Some(fault) => return Err(self.failure(fault, what)),
         }
@@ -507,7 +514,7 @@ impl DiskFile for FaultFile {
             .flat_map(|slice| slice.iter().copied())
             .collect();
         let written = match fault {
-            None | Some(Fault::PowerOff) => &bytes[..],
+            None | Some(Fault::PowerOff | Fault::EioDone) => &bytes[..],
             Some(Fault::ShortWrite) => &bytes[..bytes.len() / 2],
             Some(Fault::Eio | Fault::Enospc) => &[],
         };
@@ -524,6 +531,10 @@ impl DiskFile for FaultFile {
         match fault {
             None => contents.sync(),
             Some(Fault::PowerOff) => return Err(self.failure(Fault::PowerOff, "sync")),
+            Some(Fault::EioDone) => {
+                contents.sync();
+                return Err(self.failure(Fault::EioDone, "sync"));
+            }
             Some(fault) => {
                 contents.fail_sync();
                 return Err(self.failure(fault, "sync"));

@@ -322,9 +322,13 @@ impl Pass<'_> {
             return Err(CompactionError::Stopped);
         }
         let wanted: Vec<SegmentFile> = run.iter().map(Segment::file).collect();
-        self.replace(handle, &wanted, FrameBody::Replace(made))?;
-        new.adopted();
-        Ok(size)
+        let replaced = self.replace(handle, &wanted, FrameBody::Replace(made));
+        // Whatever else went wrong, the frame may be durable or become so, and replay then removes
+        // the sources: the file stays. The next start removes it if no log has it.
+        if !matches!(replaced, Err(CompactionError::Changed)) {
+            new.adopted();
+        }
+        replaced.map(|()| size)
     }
 
     fn filter_into(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use klamm_records::BatchHeader;
 
 use crate::disk::{DiskFile, OpenMode};
+use crate::error::StorageError;
 use crate::journal::{CompactedEntry, Replacement};
 use crate::log::Log;
 use crate::segment::{NO_TIMESTAMP, SegmentFile};
@@ -38,7 +39,9 @@ impl<'a> NewFile<'a> {
         made: Replacement,
         source_bytes: u64,
         buffer_bytes: usize,
-    ) -> io::Result<NewFile<'a>> {
+    ) -> Result<NewFile<'a>, StorageError> {
+        // After a failure a file of this name may be one that a durable frame speaks of.
+        shared.failure.check()?;
         let name = SegmentFile {
             base_offset: made.first_base,
             generation: made.generation,
@@ -106,7 +109,7 @@ impl<'a> NewFile<'a> {
         Ok(self.made.clone())
     }
 
-    /// The log has taken it.
+    /// The log has taken it, or may have.
     pub(super) fn adopted(mut self) {
         self.adopted = true;
     }

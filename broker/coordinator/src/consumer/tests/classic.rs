@@ -110,6 +110,20 @@ impl Bench {
 }
 
 #[test]
+fn a_protocol_named_twice_counts_once() {
+    let mut bench = Bench::new(&[("t", 2)]);
+    bench.join("a", &["t"]);
+    let mut request = join_request("", &[]);
+    request.protocols.push(request.protocols[0].clone());
+    request.member_id = bench.classic_join(request.clone()).member_id;
+    let joined = bench.classic_join(request);
+    assert_eq!(ErrorCode(joined.error_code), ErrorCode::NONE);
+    bench.beat(beat("a", -1));
+    let (back, _) = bench.act(|group, env, out| group.downgrade(env, out));
+    assert_eq!(back.members[0].protocols.len(), 1);
+}
+
+#[test]
 fn a_classic_member_is_led_through_joins() {
     let mut bench = Bench::new(&[("t", 2)]);
     bench.join("a", &["t"]);

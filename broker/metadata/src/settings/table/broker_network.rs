@@ -26,8 +26,8 @@ pub(super) const KEYS: &[Key] = &[
         .doc("Listener for requests of the controller."),
     broker_null(List, "early.start.listeners").inert("listeners open when the node is ready to serve").doc("Listeners that open before the node is ready."),
     broker(Int, "socket.listen.backlog.size", "50").at_least(1).doc("Connections that may wait to be accepted, per listener."),
-    broker(Int, "socket.send.buffer.bytes", "102400").at_least(-1).doc("Send buffer of a connection in bytes; -1 for the system's choice."),
-    broker(Int, "socket.receive.buffer.bytes", "102400").at_least(-1).doc("Receive buffer of a connection in bytes; -1 for the system's choice."),
+    broker(Int, "socket.send.buffer.bytes", "-1").at_least(-1).doc("Send buffer of a connection in bytes; -1 for the system's choice, which grows with the connection's speed."),
+    broker(Int, "socket.receive.buffer.bytes", "-1").at_least(-1).doc("Receive buffer of a connection in bytes; -1 for the system's choice, which grows with the connection's speed."),
     broker(Int, "socket.request.max.bytes", "104857600")
         .at_least(1)
         .doc("Largest request in bytes. A connection that announces a larger one is closed."),

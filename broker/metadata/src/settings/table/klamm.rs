@@ -34,9 +34,9 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "klamm.request.read.timeout.ms", "10000")
         .between(100, 600_000)
         .doc("Time in milliseconds in which a connection must send its first request, and go on with a request it has begun, or be closed."),
-    broker(Long, "klamm.response.write.timeout.ms", "15000")
+    broker(Long, "klamm.response.write.timeout.ms", "300000")
         .between(100, 600_000)
-        .doc("Time in milliseconds in which a client must take more of its answer, or be closed."),
+        .doc("Time in milliseconds in which a client must take more of its answer, or be closed; at most 15 s while half of klamm.fetch.memory.bytes is in use, and for answers that are no records. A consumer that works on what it has reads its next records late."),
     broker(Int, "klamm.topic.creation.rate", "200")
         .at_least(1)
         .cluster()
