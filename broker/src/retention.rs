@@ -47,7 +47,7 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
             if !paused {
                 expire(&partition, shared.clock.now_ms()).await;
             }
-            purge(&partition).await;
+            purge(&shared, &partition).await;
         }
     }
 }
@@ -137,8 +137,8 @@ async fn expire(partition: &Partition, now_ms: i64) {
 }
 
 /// Drops what lies wholly below the log start from this replica.
-async fn purge(partition: &Partition) {
-    if let Err(cause) = partition.purge().await {
+async fn purge(shared: &Shared, partition: &Partition) {
+    if let Err(cause) = partition.purge(&shared.cluster).await {
         warn!(topic = &**partition.topic(), partition = partition.index(), %cause, "failed to purge");
     }
 }

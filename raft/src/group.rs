@@ -50,6 +50,11 @@ impl Group {
         self.shared.group
     }
 
+    /// This node's replica.
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
     /// The group's log, for reading.
     pub fn log(&self) -> &GroupLog {
         &self.shared.log
@@ -89,7 +94,7 @@ impl Group {
         let Some(applied) = applied else {
             return Ok(());
         };
-        let most = applied.index.min(self.held_by_all());
+        let most = applied.index.min(self.held_by_all().unwrap_or(u64::MAX));
         let Some(at) = self.shared.log.entry_id(upto.index.min(most))? else {
             return Ok(());
         };
@@ -117,16 +122,36 @@ impl Group {
         }
     }
 
-    /// Index up to which every member has the log, as far as a leader knows; no bound elsewhere.
-    fn held_by_all(&self) -> u64 {
+    /// Index up to which every member has the log, as this leader knows; `None` on a node that does
+    /// not lead. A follower that purges on its own asks the leader first: should it lead one day, it
+    /// could not fill a member that lacks what it purged.
+    pub fn held_by_all(&self) -> Option<u64> {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.iter().flatten();
+        let matched = metrics.replication.as_ref()?.iter();
         let others = matched.filter(|(node, _)| **node != self.shared.node.0);
-        others
-            .map(|(_, id)| id.map_or(0, |id| id.index))
-            .min()
-            .unwrap_or(u64::MAX)
+        let held = others.map(|(_, id)| id.as_ref().map_or(0, |id| id.index));
+        Some(held.min().unwrap_or(u64::MAX))
+    }
+
+    /// Whether anything was ever written to the group's log here, a vote included.
+    pub fn is_written(&self) -> bool {
+        crate::groups::is_written(self.log())
+    }
+
+    /// Founds a group that was opened without voters and is empty still: for when the replica that
+    /// was to found it does not come. Each replica founds with the same voters. Does nothing to a log
+    /// that is written.
+    ///
+    /// # Errors
+    /// [`MembershipError`] when the group is closed, has failed, or got its first entry meanwhile.
+    pub async fn found(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        if self.is_written() {
+            return Ok(());
+        }
+        crate::groups::found(self, voters)
+            .await
+            .map_err(MembershipError)
     }
 
     fn want_snapshot(&self, at: EntryId) {
@@ -206,7 +231,8 @@ impl Group {
         }
     }
 
-    pub(crate) fn leads(&self) -> bool {
+    /// Whether this node leads the group, if it does not serve yet.
+    pub fn leads(&self) -> bool {
         self.leadership().leader == Some(self.shared.node)
     }
 

@@ -82,7 +82,7 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
         };
         if let Some((partition, due)) = next {
             let began = Instant::now();
-            let done = clean(&partition, &due, &settings, shared.clock.now_ms(), stop).await;
+            let done = clean(shared, &partition, &due, &settings, stop).await;
             report(shared, &partition, began.elapsed(), done, &mut skipped);
             continue;
         }
@@ -137,14 +137,15 @@ async fn dirtiest(shared: &Shared, skipped: &mut Skipped) -> Option<(Arc<Partiti
 
 /// Makes one pass.
 async fn clean(
+    shared: &Shared,
     partition: &Partition,
     due: &Due,
     settings: &Settings,
-    now_ms: i64,
     stop: &Arc<AtomicBool>,
 ) -> Result<Compaction, Failure> {
-    let upto_offset = due.upto_offset;
-    match tokio::time::timeout(PURGE_WAIT, partition.purge_entries_below(upto_offset)).await {
+    let (upto_offset, now_ms) = (due.upto_offset, shared.clock.now_ms());
+    let purge = partition.purge_entries_below(upto_offset, &shared.cluster);
+    match tokio::time::timeout(PURGE_WAIT, purge).await {
         Ok(purged) => purged?,
         Err(_) => return Err(Failure::NotPurged),
     }

@@ -19,9 +19,12 @@ use klamm_records::TopicId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{MAX_ADMIN_WAIT, answers, code_of, message_of, text};
+use super::{MAX_ADMIN_WAIT, answers, code_of, leaders, message_of, text};
 use crate::context::RequestContext;
 use crate::coordinator::offsets_topic;
+
+/// Leaders on other nodes are looked for so often.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Answers a CreateTopics request.
 pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
@@ -53,12 +56,14 @@ pub(super) async fn create_with_defaults(
     wait: Duration,
 ) {
     let live = ctx.shared.controller.image().live_brokers().count();
+    // A cluster that is not complete yet creates the topic of offsets with all its replicas or not at all.
+    let brokers = live.max(ctx.shared.cluster.size());
     let settings = ctx.shared.settings();
     let topics = names
         .into_iter()
         .map(|name| {
             if name == GROUP_METADATA_TOPIC {
-                return offsets_topic(&settings, live);
+                return offsets_topic(&settings, brokers);
             }
             NewTopic {
                 name,
@@ -151,9 +156,21 @@ async fn wait_for_leaders(ctx: &RequestContext, topics: Vec<TopicId>, deadline: 
     }
     for id in topics {
         for partition in ctx.shared.partitions.of_topic(id) {
-            partition.wait_serving(deadline).await;
+            partition.wait_led(deadline).await;
+        }
+        while !is_led(ctx, id) && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Whether clients find leaders for all partitions of a topic.
+fn is_led(ctx: &RequestContext, id: TopicId) -> bool {
+    let image = ctx.shared.controller.image();
+    image.topic_by_id(id).is_none_or(|topic| {
+        let mut partitions = topic.partitions.iter();
+        partitions.all(|partition| leaders::led(ctx, &image, topic, partition).leader != -1)
+    })
 }
 
 fn new_topic(topic: CreatableTopic) -> NewTopic {

@@ -56,7 +56,7 @@ pub async fn handle(
     DescribeClusterResponse::default()
         .with_endpoint_type(BROKERS)
         .with_cluster_id(image.cluster_id().map(text).unwrap_or_default())
-        .with_controller_id(BrokerId(ctx.shared.node_id))
+        .with_controller_id(BrokerId(endpoints::controller(&ctx)))
         .with_brokers(brokers)
         .with_cluster_authorized_operations(if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS

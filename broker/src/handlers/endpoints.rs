@@ -32,6 +32,16 @@ pub(super) fn live(ctx: &RequestContext) -> Vec<Address> {
         .collect()
 }
 
+/// Id of the broker that a client should send changes to. Any accepts them; the one that leads the metadata
+/// group has the shortest way.
+pub(super) fn controller(ctx: &RequestContext) -> i32 {
+    let leader = ctx.shared.controller.group().leadership().leader;
+    leader
+        .map(klamm_raft::NodeId::broker)
+        .filter(|leader| live(ctx).iter().any(|address| address.id == *leader))
+        .unwrap_or(ctx.shared.node_id)
+}
+
 /// For the leader hints of Produce (KIP-951).
 pub(super) fn produce(ctx: &RequestContext) -> Vec<ProduceEndpoint> {
     live(ctx)

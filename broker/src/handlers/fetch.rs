@@ -317,7 +317,13 @@ impl Fetch {
                 return FetchPartition::of_error(index, ErrorCode::CLUSTER_AUTHORIZATION_FAILED);
             }
             Ok(partition) => partition,
-            Err(error) => return FetchPartition::of_error(index, *error),
+            Err(error) => {
+                let mut part = FetchPartition::of_error(index, *error);
+                if *error == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+                    part.current_leader = Some(leader_hint(&self.ctx, target));
+                }
+                return part;
+            }
         };
         let room = max_bytes.saturating_sub(bytes_before);
         let read = partition.read(&ReadRequest {
@@ -338,7 +344,7 @@ impl Fetch {
                 if error == ErrorCode::NOT_LEADER_OR_FOLLOWER
                     || error == ErrorCode::FENCED_LEADER_EPOCH
                 {
-                    part.current_leader = Some(leader_hint(&self.ctx, partition));
+                    part.current_leader = Some(leader_hint(&self.ctx, target));
                 }
                 part
             }
@@ -389,8 +395,8 @@ impl Fetch {
     }
 }
 
-fn leader_hint(ctx: &RequestContext, partition: &Partition) -> LeaderIdAndEpoch {
-    let (leader_id, leader_epoch) = super::leader_of(ctx, partition);
+fn leader_hint(ctx: &RequestContext, target: &Target) -> LeaderIdAndEpoch {
+    let (leader_id, leader_epoch) = super::leaders::hint(ctx, target.id, target.key.1);
     LeaderIdAndEpoch {
         leader_id,
         leader_epoch,

@@ -16,7 +16,7 @@ use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
 
-use super::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, endpoints, leader_of, text};
+use super::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, endpoints, leaders, text};
 use crate::context::RequestContext;
 
 /// How long an answer waits for a topic it created to have leaders.
@@ -49,7 +49,7 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
     let topics = match &asked {
         Asked::All => image
             .topics()
-            .map(|topic| describe(&ctx, topic, with_operations))
+            .map(|topic| describe(&ctx, &image, topic, with_operations))
             .collect(),
         Asked::Some(names) => names
             .iter()
@@ -67,8 +67,7 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
         })
         .collect();
     let response = MetadataResponse::default()
-        // Any broker accepts what a controller would: name one that the client can reach.
-        .with_controller_id(BrokerId(ctx.shared.node_id))
+        .with_controller_id(BrokerId(endpoints::controller(&ctx)))
         .with_cluster_id(image.cluster_id().map(text))
         .with_brokers(brokers)
         .with_topics(topics);
@@ -131,7 +130,7 @@ fn answer(
         Name::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
     };
     if let Some(topic) = found {
-        return describe(ctx, topic, with_operations);
+        return describe(ctx, image, topic, with_operations);
     }
     ctx.shared.metrics.failed(ctx.api, unknown);
     let topic = MetadataResponseTopic::default()
@@ -153,7 +152,12 @@ fn unknown_name(name: &TopicName) -> ErrorCode {
     }
 }
 
-fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+fn describe(
+    ctx: &RequestContext,
+    image: &Image,
+    topic: &Topic,
+    with_operations: bool,
+) -> MetadataResponseTopic {
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(text(&*topic.name))))
         .with_topic_id(topic.id.0)
@@ -162,7 +166,7 @@ fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> Metad
             topic
                 .partitions
                 .iter()
-                .map(|partition| describe_partition(ctx, topic, partition))
+                .map(|partition| describe_partition(ctx, image, topic, partition))
                 .collect(),
         )
         .with_topic_authorized_operations(if with_operations {
@@ -174,15 +178,13 @@ fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> Metad
 
 fn describe_partition(
     ctx: &RequestContext,
+    image: &Image,
     topic: &Topic,
     partition: &Partition,
 ) -> MetadataResponsePartition {
-    let (leader, leader_epoch) = match ctx.shared.partitions.get(topic.id, partition.index) {
-        Some(open) => leader_of(ctx, &open),
-        None => (-1, -1),
-    };
-    let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
-    let error = if leader == -1 {
+    let led = leaders::led(ctx, image, topic, partition);
+    let replicas = partition.replicas.iter().map(|&id| BrokerId(id));
+    let error = if led.leader == -1 {
         ErrorCode::LEADER_NOT_AVAILABLE
     } else {
         ErrorCode::NONE
@@ -190,8 +192,13 @@ fn describe_partition(
     MetadataResponsePartition::default()
         .with_error_code(error.code())
         .with_partition_index(partition.index)
-        .with_leader_id(BrokerId(leader))
-        .with_leader_epoch(leader_epoch)
-        .with_isr_nodes(replicas.clone())
-        .with_replica_nodes(replicas)
+        .with_leader_id(BrokerId(led.leader))
+        .with_leader_epoch(led.epoch)
+        .with_isr_nodes(led.in_sync)
+        .with_replica_nodes(replicas.collect())
+        .with_offline_replicas(if ctx.version >= 5 {
+            led.offline
+        } else {
+            Vec::new()
+        })
 }

@@ -30,6 +30,7 @@ pub mod groups;
 pub mod heartbeat;
 pub mod init_producer_id;
 pub mod join_group;
+mod leaders;
 pub mod leave_group;
 pub mod list_config_resources;
 pub mod list_groups;
@@ -55,7 +56,7 @@ use klamm_protocol::ErrorCode;
 use klamm_records::{Codec, CompressionType, ValidationRules};
 
 use crate::context::RequestContext;
-use crate::partition::{Partition, epoch};
+use crate::partition::Partition;
 
 /// All operations an unsecured broker allows, as a bit field, by kind of resource (behaviour 25).
 const TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
@@ -84,18 +85,6 @@ fn open_partition(
         .partitions
         .get(topic.id, index)
         .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
-}
-
-/// Broker id and epoch of a partition's leader as this node knows; -1 for none.
-fn leader_of(ctx: &RequestContext, partition: &Partition) -> (i32, i32) {
-    let now = partition.leadership();
-    let leader = match now.leader {
-        // Elected, but not able to serve yet: a client sent here would be sent away.
-        Some(leader) if leader.broker() == ctx.shared.node_id && !now.serving => -1,
-        Some(leader) => leader.broker(),
-        None => -1,
-    };
-    (leader, epoch(now.term))
 }
 
 /// The code of a rule's refusal on the wire.

@@ -27,7 +27,7 @@ use klamm_records::{BatchError, RecordError, TopicId, Validated, needs_codec, va
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{endpoints, validation_rules};
+use super::{endpoints, leaders, validation_rules};
 use crate::context::RequestContext;
 use crate::partition::{AppendError, Appended, Handover, Partition};
 use crate::server::dispatch::{Reply, Started, reply, undecodable};
@@ -262,7 +262,7 @@ impl Produce {
         let settings = partition.settings();
         // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.
         let required = settings.min_insync_replicas.min(assigned.replicas.len());
-        if self.acks == -1 && partition.in_sync_replicas() < required {
+        if self.acks == -1 && partition.in_sync().len() < required {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
         }
         let mut rules = validation_rules(&settings, ctx.version);
@@ -331,7 +331,7 @@ impl Produce {
         for topic in &self.topics {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
-                let answer = self.answer(part.index, waiting, deadline).await;
+                let answer = self.answer(topic, part.index, waiting, deadline).await;
                 leaders_wanted |= answer.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.code();
                 parts.push(answer);
             }
@@ -355,6 +355,7 @@ impl Produce {
 
     async fn answer(
         &self,
+        topic: &Topic,
         index: i32,
         waiting: Waiting,
         deadline: Instant,
@@ -389,12 +390,13 @@ impl Produce {
                 .with_base_offset(appended.base_offset)
                 .with_log_append_time_ms(appended.log_append_time)
                 .with_log_start_offset(partition.map_or(-1, |partition| partition.start_offset())),
-            Err(failure) => self.failed(answer, failure),
+            Err(failure) => self.failed(topic, answer, failure),
         }
     }
 
     fn failed(
         &self,
+        topic: &Topic,
         answer: PartitionProduceResponse,
         failure: Failure,
     ) -> PartitionProduceResponse {
@@ -419,11 +421,26 @@ impl Produce {
                 .collect();
         }
         if self.ctx.version >= 10 && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+            let (leader, epoch) = self.leader_hint(topic, answer.index);
             answer.current_leader = LeaderIdAndEpoch::default()
-                .with_leader_id(BrokerId(-1))
-                .with_leader_epoch(-1);
+                .with_leader_id(BrokerId(leader))
+                .with_leader_epoch(epoch);
         }
         answer
+    }
+}
+
+impl Produce {
+    fn leader_hint(&self, topic: &Topic, index: i32) -> (i32, i32) {
+        let id = if self.ctx.version >= 13 {
+            topic.id
+        } else {
+            let image = self.ctx.shared.controller.image();
+            image
+                .topic(&topic.name)
+                .map_or(TopicId::ZERO, |found| found.id)
+        };
+        leaders::hint(&self.ctx, id, index)
     }
 }
 
