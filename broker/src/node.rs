@@ -196,6 +196,9 @@ impl Shared {
         if let Some(failure) = self.store.failure() {
             return Err(Some(failure.to_string()));
         }
+        if self.is_draining() {
+            return Err(Some("stopping".to_owned()));
+        }
         match self.ready.load(Ordering::Acquire) {
             true => Ok(()),
             false => Err(None),
@@ -384,6 +387,9 @@ impl Node {
             stopping,
             tasks,
         };
+        // Finding the others, and who leads, does not wait for a majority: the majority waits for it.
+        node.tasks
+            .extend(Cluster::run(&node.shared, &node.stopping));
         register(&node.shared, &bound, controller_port, &starting).await?;
         node.join().await;
         node.accept(bound);
@@ -405,8 +411,6 @@ impl Node {
         let forgetting =
             retention::forget_producers(self.shared.clone(), self.stopping.subscribe());
         self.tasks.push(tokio::spawn(forgetting));
-        self.tasks
-            .extend(Cluster::run(&self.shared, &self.stopping));
         let forever = Instant::now() + Duration::from_secs(24 * 3600);
         self.shared.wait_reconciled(forever).await;
         self.tasks.push(tokio::spawn(coordinator::run(

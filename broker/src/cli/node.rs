@@ -239,7 +239,7 @@ fn explain(error: &StartError, data_dir: &Path, started: Started) -> UserError {
             format!("check that {} may be written to and its disk works, or use {other}", data_dir.display())
         }
         StartError::Shape(_) => "klamm cluster init --nodes HOST,HOST,HOST shows settings of a whole cluster".to_owned(),
-        StartError::Entry(_) => format!("as the cause says; {} was left as it was", data_dir.display()),
+        StartError::Entry(_) => "what the cause says; no data was changed".to_owned(),
         StartError::Storage(_) | StartError::Raft(_) | StartError::Metadata(_) => {
             let again = if dev { "klamm dev" } else { "klamm start" };
             format!("{again} --log debug, and keep {}: it holds your data", data_dir.display())

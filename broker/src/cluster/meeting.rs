@@ -299,7 +299,6 @@ mod tests {
     fn standing(cluster: Option<&str>) -> Standing {
         Standing {
             cluster_id: cluster.map(str::to_owned),
-            founded: cluster.is_some(),
             configured: vec![1, 2, 3],
             voters: cluster.map_or(vec![], |_| vec![1, 2, 3]),
             registered: None,

@@ -28,6 +28,15 @@ pub(super) enum Question {
     },
     /// Up to which index does every replica hold the log of these groups?
     Held(Vec<u64>),
+    /// Hand the leadership of this group to this broker.
+    GiveUp {
+        /// The group.
+        group: u64,
+        /// Who is to lead.
+        to: i32,
+    },
+    /// How does the metadata group stand?
+    Quorum,
 }
 
 /// An answer to a [`Question`].
@@ -41,6 +50,10 @@ pub(super) enum Answer {
     Noted,
     /// To `Held`, in the order asked; `None` where this node does not lead.
     Held(Vec<Option<u64>>),
+    /// To `GiveUp`: whether this node leads the group, and so has begun to hand it over.
+    GivingUp(bool),
+    /// To `Quorum`; `None` from a node that does not lead.
+    Quorum(Option<Quorum>),
 }
 
 /// What a node that enters says of itself.
@@ -55,14 +68,31 @@ pub(super) struct Introduction {
 pub(super) struct Standing {
     /// Its cluster, once it is in one.
     pub(super) cluster_id: Option<String>,
-    /// Whether its disk is in the midst of a founding, or past it.
-    pub(super) founded: bool,
     /// Ids of the nodes that found the cluster, as its settings say; empty when they give addresses only.
     pub(super) configured: Vec<i32>,
     /// The voters of the metadata group, as it knows them.
     pub(super) voters: Vec<i32>,
     /// Data directory under which the asker's id is registered.
     pub(super) registered: Option<Uuid>,
+}
+
+/// The metadata group as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quorum {
+    /// Broker id of the leader.
+    pub leader: i32,
+    /// Its term.
+    pub term: u64,
+    /// Index up to which the log is committed.
+    pub committed: u64,
+    /// Voters: broker, and the index up to which it has the log.
+    pub voters: Vec<(i32, u64)>,
+    /// Learners, likewise.
+    pub learners: Vec<(i32, u64)>,
+    /// Brokers that the leader hears.
+    pub heard: Vec<i32>,
+    /// Index of the leader's last entry.
+    pub last: u64,
 }
 
 /// A partition that a node leads.

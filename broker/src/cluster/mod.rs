@@ -4,12 +4,14 @@
 //! - `messages.rs`, `service.rs`: questions between nodes, and their answers;
 //! - `roster.rs`: addresses of the nodes, as they change;
 //! - `announce.rs`, `board.rs`: who leads what, told among the nodes;
-//! - `sessions.rs`: brokers that are gone are taken off the list that clients get.
+//! - `sessions.rs`: brokers that are gone are taken off the list that clients get;
+//! - `balance.rs`: leadership goes back to preferred leaders.
 //!
 //! A node on its own has none of this: every question about others has an answer without asking. Connections, proofs and
 //! bounds between nodes are klamm-raft's (`Peers`); which changes are right is klamm-metadata's.
 
 mod announce;
+mod balance;
 mod board;
 mod meeting;
 mod messages;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use klamm_metadata::Command;
 use klamm_raft::{Group, Groups, NodeId, PeerTransport, Peers, PeersOptions};
+use klamm_records::GroupId;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -33,7 +36,7 @@ use tokio::time::timeout;
 
 pub use board::{Board, Told};
 pub use meeting::EntryError;
-pub use messages::Changed;
+pub use messages::{Changed, Quorum};
 pub use sessions::fence;
 pub use shape::{Shape, ShapeError};
 
@@ -125,7 +128,6 @@ impl Cluster {
             return Ok(Beginning::Found([self.node].into()));
         };
         if written {
-            others.desk.is_founded();
             others.dial();
             return Ok(Beginning::Join);
         }
@@ -144,10 +146,7 @@ impl Cluster {
         others.met.lock().extend(met);
         others.dial();
         Ok(match decision {
-            Decision::Found(voters) => {
-                others.desk.is_founded();
-                Beginning::Found(voters)
-            }
+            Decision::Found(voters) => Beginning::Found(voters),
             Decision::Join | Decision::Wait(_) => Beginning::Join,
         })
     }
@@ -168,6 +167,7 @@ impl Cluster {
             tokio::spawn(roster::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(announce::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(sessions::run(shared.clone(), stopping.subscribe())),
+            tokio::spawn(balance::run(shared.clone(), stopping.subscribe())),
         ]
     }
 
@@ -250,6 +250,35 @@ impl Cluster {
         let question = Question::Held(vec![group.id().0]);
         match timeout(ANSWER_WAIT, self.ask(leader, &question)).await {
             Ok(Ok(Answer::Held(held))) => held.into_iter().next()?,
+            _ => None,
+        }
+    }
+
+    /// Has a group's leader hand it to `to`; whether that has begun.
+    pub async fn give_up(
+        &self,
+        group: GroupId,
+        leader: NodeId,
+        to: i32,
+        here: Option<&Group>,
+    ) -> bool {
+        if let Some(here) = here.filter(|here| here.leads()) {
+            return service::give_up(here, to).await;
+        }
+        let group = group.0;
+        let question = Question::GiveUp { group, to };
+        let answer = timeout(ANSWER_WAIT, self.ask(leader, &question)).await;
+        matches!(answer, Ok(Ok(Answer::GivingUp(true))))
+    }
+
+    /// The metadata group as its leader sees it; `None` when there is none to ask.
+    pub async fn quorum(&self, group: &Group) -> Option<Quorum> {
+        if let Some(quorum) = service::quorum(group, |node| self.hears(node)) {
+            return Some(quorum);
+        }
+        let leader = group.leadership().leader?;
+        match timeout(ANSWER_WAIT, self.ask(leader, &Question::Quorum)).await {
+            Ok(Ok(Answer::Quorum(quorum))) => quorum,
             _ => None,
         }
     }

@@ -1,19 +1,18 @@
 //! Answers what the other nodes ask (`messages.rs`).
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use klamm_raft::{Groups, NodeId, PeerService};
+use klamm_raft::{Group, Groups, NodeId, PeerService};
 use klamm_records::GroupId;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::board::Board;
-use super::messages::{Answer, Changed, Introduction, Question, Standing, decode, encode};
+use super::messages::{Answer, Changed, Introduction, Question, Quorum, Standing, decode, encode};
 use crate::controller::Controller;
 use crate::identity::Identity;
 
@@ -26,7 +25,6 @@ pub(super) struct Desk {
 struct Inner {
     identity: Mutex<Identity>,
     configured: Vec<i32>,
-    founded: AtomicBool,
     groups: OnceLock<Groups>,
     controller: OnceLock<Controller>,
     board: Arc<Board>,
@@ -37,7 +35,6 @@ impl Desk {
         let inner = Inner {
             identity: Mutex::new(identity),
             configured,
-            founded: AtomicBool::new(false),
             groups: OnceLock::new(),
             controller: OnceLock::new(),
             board,
@@ -57,10 +54,6 @@ impl Desk {
 
     pub(super) fn in_cluster(&self, cluster_id: &str) {
         self.inner.identity.lock().cluster_id = Some(cluster_id.to_owned());
-    }
-
-    pub(super) fn is_founded(&self) {
-        self.inner.founded.store(true, Ordering::Release);
     }
 
     pub(super) fn has_groups(&self, groups: Groups) {
@@ -89,7 +82,6 @@ impl Desk {
         });
         Standing {
             cluster_id: self.cluster_id(),
-            founded: self.inner.founded.load(Ordering::Acquire),
             configured: self.inner.configured.clone(),
             voters,
             registered,
@@ -108,6 +100,21 @@ impl Desk {
         groups.iter().map(held).collect()
     }
 
+    async fn give_up(&self, group: u64, to: i32) -> bool {
+        let groups = self.inner.groups.get();
+        let group = groups.and_then(|groups| groups.get(GroupId(group)));
+        match group.filter(Group::leads) {
+            Some(group) => give_up(&group, to).await,
+            None => false,
+        }
+    }
+
+    fn quorum(&self) -> Option<Quorum> {
+        let controller = self.inner.controller.get()?;
+        let groups = self.inner.groups.get()?;
+        quorum(controller.group(), |node| groups.hears(node))
+    }
+
     async fn answer(self, from: NodeId, request: Bytes) -> io::Result<Bytes> {
         let answer = match decode::<Question>(&request)? {
             Question::Who(asker) => Answer::Here(self.standing(&asker)),
@@ -119,6 +126,8 @@ impl Desk {
                 Answer::Noted
             }
             Question::Held(groups) => Answer::Held(self.held(&groups)),
+            Question::GiveUp { group, to } => Answer::GivingUp(self.give_up(group, to).await),
+            Question::Quorum => Answer::Quorum(self.quorum()),
         };
         Ok(encode(&answer))
     }
@@ -128,4 +137,46 @@ impl PeerService for Desk {
     fn call(&self, from: NodeId, request: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
         self.clone().answer(from, request).boxed()
     }
+}
+
+/// Begins to hand a group's leadership to a broker that has a replica of it; whether it could.
+pub(super) async fn give_up(group: &Group, to: i32) -> bool {
+    let (voters, _) = group.members();
+    let to = voters.into_iter().find(|voter| voter.broker() == to);
+    match to {
+        Some(to) => group.transfer_leader(to).await.is_ok(),
+        None => false,
+    }
+}
+
+/// The metadata group, if this node leads it.
+pub(super) fn quorum(group: &Group, hears: impl Fn(NodeId) -> bool) -> Option<Quorum> {
+    let now = group.leadership();
+    if !now.serving || !group.hears_quorum() {
+        return None;
+    }
+    let (voters, learners) = group.members();
+    let progress = group.progress();
+    let state = |node: &NodeId| {
+        let matched = progress.matched.iter().find(|(id, _)| id == node);
+        let index = match matched {
+            _ if *node == group.node() => progress.last_index,
+            Some((_, index)) => *index,
+            None => 0,
+        };
+        (node.broker(), index)
+    };
+    let members = || voters.iter().chain(&learners);
+    Some(Quorum {
+        leader: group.node().broker(),
+        term: now.term,
+        committed: progress.committed_index,
+        voters: voters.iter().map(state).collect(),
+        learners: learners.iter().map(state).collect(),
+        heard: members()
+            .filter(|node| **node == group.node() || hears(**node))
+            .map(|node| node.broker())
+            .collect(),
+        last: progress.last_index,
+    })
 }

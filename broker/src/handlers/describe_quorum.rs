@@ -7,7 +7,6 @@ use kafka_protocol::messages::describe_quorum_response::{
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
 use klamm_protocol::ErrorCode;
-use klamm_raft::NodeId;
 
 use super::text;
 use crate::context::RequestContext;
@@ -19,22 +18,20 @@ const METADATA_TOPIC: &str = "__cluster_metadata";
 pub async fn handle(ctx: RequestContext, request: DescribeQuorumRequest) -> DescribeQuorumResponse {
     let mut response = DescribeQuorumResponse::default();
     for topic in &request.topics {
-        let partitions = topic
-            .partitions
-            .iter()
-            .map(|asked| {
-                if &**topic.topic_name == METADATA_TOPIC && asked.partition_index == 0 {
-                    describe(&ctx)
-                } else {
-                    ctx.shared
-                        .metrics
-                        .failed(ctx.api, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-                    PartitionData::default()
-                        .with_partition_index(asked.partition_index)
-                        .with_error_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.code())
-                }
-            })
-            .collect();
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
+            if &**topic.topic_name == METADATA_TOPIC && asked.partition_index == 0 {
+                partitions.push(describe(&ctx).await);
+                continue;
+            }
+            let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+            ctx.shared.metrics.failed(ctx.api, unknown);
+            partitions.push(
+                PartitionData::default()
+                    .with_partition_index(asked.partition_index)
+                    .with_error_code(unknown.code()),
+            );
+        }
         response.topics.push(
             TopicData::default()
                 .with_topic_name(TopicName(text(topic.topic_name.to_string())))
@@ -47,52 +44,45 @@ pub async fn handle(ctx: RequestContext, request: DescribeQuorumRequest) -> Desc
     response
 }
 
-fn describe(ctx: &RequestContext) -> PartitionData {
+/// The metadata group as its leader sees it, wherever that is.
+async fn describe(ctx: &RequestContext) -> PartitionData {
     let group = ctx.shared.controller.group();
-    let leadership = group.leadership();
-    let progress = group.progress();
-    let (voters, learners) = group.members();
+    let Some(quorum) = ctx.shared.cluster.quorum(group).await else {
+        ctx.shared
+            .metrics
+            .failed(ctx.api, ErrorCode::LEADER_NOT_AVAILABLE);
+        return PartitionData::default()
+            .with_error_code(ErrorCode::LEADER_NOT_AVAILABLE.code())
+            .with_leader_id(BrokerId(-1))
+            .with_leader_epoch(epoch(group.leadership().term));
+    };
     let now_ms = ctx.shared.clock.now_ms();
-    let leader = leadership.leader.map_or(-1, NodeId::broker);
-    let state = |node: &NodeId| {
-        let is_self = node.broker() == ctx.shared.node_id;
-        let matched = progress
-            .matched
-            .iter()
-            .find(|(id, _)| id == node)
-            .map(|&(_, index)| index);
-        let end = if is_self {
-            Some(progress.last_index)
-        } else {
-            matched
+    let state = |&(broker, index): &(i32, u64)| {
+        let when = |is_now: bool| {
+            if is_now && ctx.version >= 1 {
+                now_ms
+            } else {
+                -1
+            }
         };
+        let is_heard = quorum.heard.contains(&broker);
         ReplicaState::default()
-            .with_replica_id(BrokerId(node.broker()))
+            .with_replica_id(BrokerId(broker))
             .with_replica_directory_id(if ctx.version >= 2 {
-                ctx.shared.directory_id_of(node.broker())
+                ctx.shared.directory_id_of(broker)
             } else {
                 uuid::Uuid::nil()
             })
-            .with_log_end_offset(
-                end.map_or(-1, |index| i64::try_from(index + 1).unwrap_or(i64::MAX)),
-            )
-            .with_last_fetch_timestamp(if is_self && ctx.version >= 1 {
-                now_ms
-            } else {
-                -1
-            })
-            .with_last_caught_up_timestamp(if is_self && ctx.version >= 1 {
-                now_ms
-            } else {
-                -1
-            })
+            .with_log_end_offset(i64::try_from(index + 1).unwrap_or(i64::MAX))
+            .with_last_fetch_timestamp(when(is_heard))
+            .with_last_caught_up_timestamp(when(is_heard && index >= quorum.last))
     };
     PartitionData::default()
-        .with_leader_id(BrokerId(leader))
-        .with_leader_epoch(epoch(leadership.term))
-        .with_high_watermark(i64::try_from(progress.committed_index + 1).unwrap_or(i64::MAX))
-        .with_current_voters(voters.iter().map(state).collect())
-        .with_observers(learners.iter().map(state).collect())
+        .with_leader_id(BrokerId(quorum.leader))
+        .with_leader_epoch(epoch(quorum.term))
+        .with_high_watermark(i64::try_from(quorum.committed + 1).unwrap_or(i64::MAX))
+        .with_current_voters(quorum.voters.iter().map(state).collect())
+        .with_observers(quorum.learners.iter().map(state).collect())
 }
 
 fn nodes(ctx: &RequestContext) -> Vec<Node> {
