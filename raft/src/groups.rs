@@ -155,12 +155,6 @@ impl Groups {
         self.inner.groups.read().get(&group).cloned()
     }
 
-    /// Whether another node is heard, by the pings between nodes.
-    pub fn hears(&self, node: NodeId) -> bool {
-        let hearing = self.inner.transport.hears(node);
-        hearing.is_some_and(|hearing| hearing.alive)
-    }
-
     /// Stops a group's tasks (before its log is deleted). What was under way is answered with
     /// [`crate::ProposeError::Stopped`].
     pub async fn close(&self, group: GroupId) {

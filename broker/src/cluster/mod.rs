@@ -112,7 +112,7 @@ impl Cluster {
     /// Answers the others at `listener`.
     pub fn serve(&self, listener: Option<TcpListener>, groups: &Groups) {
         if let (Some(others), Some(listener)) = (&self.others, listener) {
-            others.desk.has_groups(groups.clone());
+            others.desk.has_groups(groups.clone(), others.peers.clone());
             let desk = Arc::new(others.desk.clone());
             others.peers.serve(listener, groups.clone(), desk);
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use klamm_raft::{Group, Groups, NodeId, PeerService};
+use klamm_raft::{Group, Groups, NodeId, PeerService, PeerTransport, Peers};
 use klamm_records::GroupId;
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -26,6 +26,7 @@ struct Inner {
     identity: Mutex<Identity>,
     configured: Vec<i32>,
     groups: OnceLock<Groups>,
+    peers: OnceLock<Peers>,
     controller: OnceLock<Controller>,
     board: Arc<Board>,
 }
@@ -36,6 +37,7 @@ impl Desk {
             identity: Mutex::new(identity),
             configured,
             groups: OnceLock::new(),
+            peers: OnceLock::new(),
             controller: OnceLock::new(),
             board,
         };
@@ -56,9 +58,10 @@ impl Desk {
         self.inner.identity.lock().cluster_id = Some(cluster_id.to_owned());
     }
 
-    pub(super) fn has_groups(&self, groups: Groups) {
+    pub(super) fn has_groups(&self, groups: Groups, peers: Peers) {
         // Once per start.
         let _ = self.inner.groups.set(groups);
+        let _ = self.inner.peers.set(peers);
     }
 
     pub(super) fn has_controller(&self, controller: Controller) {
@@ -111,8 +114,10 @@ impl Desk {
 
     fn quorum(&self) -> Option<Quorum> {
         let controller = self.inner.controller.get()?;
-        let groups = self.inner.groups.get()?;
-        quorum(controller.group(), |node| groups.hears(node))
+        let peers = self.inner.peers.get()?;
+        quorum(controller.group(), |node| {
+            peers.hears(node).is_some_and(|hearing| hearing.alive)
+        })
     }
 
     async fn answer(self, from: NodeId, request: Bytes) -> io::Result<Bytes> {
