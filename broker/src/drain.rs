@@ -35,9 +35,11 @@ pub async fn run(shared: &Arc<Shared>) {
     let began = Instant::now();
     let before = led().len();
     hand_over(shared, led).await;
-    // Clients are told of this broker no more, and it gets no new replicas.
-    let _ = timeout(FENCE_WAIT, fence(shared, shared.node_id, true)).await;
     let metadata = shared.controller.group();
+    if metadata.hears_quorum() {
+        // Clients are told of this broker no more, and it gets no new replicas.
+        let _ = timeout(FENCE_WAIT, fence(shared, shared.node_id, true)).await;
+    }
     hand_over(shared, || {
         let metadata = Some(metadata.clone());
         metadata.into_iter().filter(Group::leads).collect()

@@ -28,7 +28,7 @@ const REMIND: Duration = Duration::from_secs(10);
 pub enum EntryError {
     /// The cluster knows this id with another disk.
     #[error(
-        "cluster {cluster} knows node {id} with another data directory ({registered}), and this one is empty: start node {id} with the directory it had, or use a node.id that was never used"
+        "cluster {cluster} knows node {id} with another data directory ({registered}), and this one is empty: start node {id} with the directory it had (its disk, or a copy); the others go on without it meanwhile, for a lost disk cannot be replaced yet"
     )]
     OldId {
         /// `node.id`.
