@@ -202,7 +202,8 @@ impl Task {
         loop {
             let now = self.group.leadership();
             let attempt = match now.leader {
-                _ if now.serving => {
+                // Without a majority a proposal would wait for one, and all changes behind it.
+                _ if now.serving && self.group.hears_quorum() => {
                     let (_, commands) = self.decide(changes);
                     self.replicate(now.term, &commands).await
                 }

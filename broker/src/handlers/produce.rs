@@ -259,6 +259,10 @@ impl Produce {
             .get(topic.id, part.index)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         partition.check_epoch(-1)?;
+        // Nothing could be acknowledged before there is a majority again, and would wait in memory.
+        if !ctx.shared.cluster.is_alone() && partition.check_fresh().is_err() {
+            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+        }
         let settings = partition.settings();
         // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.
         let required = settings.min_insync_replicas.min(assigned.replicas.len());

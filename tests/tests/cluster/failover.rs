@@ -3,10 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use klamm_client::{Client, NewMessage, Producer, ProducerOptions};
+use klamm_protocol::StrBytes;
+use klamm_protocol::messages::TopicName;
+use klamm_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use klamm_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, TOPIC};
 
-use crate::rig::{client, leader, topic_is};
+use crate::rig::{client, client_of, eventually, leader, topic, topic_is};
 
 const SETTINGS: [&str; 2] = ["min.insync.replicas=2", "default.replication.factor=3"];
 
@@ -98,4 +103,67 @@ async fn all_nodes_killed_at_once_lose_nothing_that_was_acknowledged() -> Result
         history.len()
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_takes_nothing_says_so_and_goes_on_with_the_others() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    let all = client(&cluster).await?;
+    for created in all.create_topics(&[topic("t", 3, 3)], false).await? {
+        created?;
+    }
+    cluster.kill(1)?;
+    cluster.kill(2)?;
+    let third = client_of(&cluster, 3).await?;
+    nobody_leads(&third, "t").await?;
+    let connection = third.any().await?;
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![
+            CreatableTopic::default()
+                .with_name(TopicName(StrBytes::from_static_str("u")))
+                .with_num_partitions(1)
+                .with_replication_factor(1),
+        ])
+        .with_timeout_ms(1000);
+    let refused = connection.send(&request).await?;
+    ensure!(
+        refused.topics[0].error_code == 41,
+        "not NOT_CONTROLLER: {refused:?}"
+    );
+    cluster.boot(1)?;
+    let created = eventually(async || {
+        let created = connection.send(&request).await?;
+        ensure!(
+            [0, 36].contains(&created.topics[0].error_code),
+            "{created:?}"
+        );
+        Ok(created)
+    });
+    created.await?;
+    let options = ProducerOptions::default();
+    let producer = Producer::new(all, options);
+    let message = NewMessage {
+        value: Some("x".into()),
+        ..NewMessage::default()
+    };
+    producer.send("t", Some(0), message).await?.await?;
+    Ok(())
+}
+
+/// Waits until a node says that none of a topic's partitions has a leader.
+async fn nobody_leads(client: &Client, name: &str) -> Result<()> {
+    eventually(async || {
+        let connection = client.any().await?;
+        let asked = MetadataRequestTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_string(name.to_owned()))));
+        let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+        let answer = connection.send(&request).await?;
+        let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        ensure!(
+            partitions.clone().count() == 3 && partitions.clone().all(|p| p.leader_id.0 == -1),
+            "{answer:?}"
+        );
+        Ok(())
+    })
+    .await
 }
