@@ -36,10 +36,8 @@ use crate::partition::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{
-    AnswerBudget, BindError, Bound, MemoryBudget, Rate, bind, bind_controller, bind_http,
-};
-use crate::start::{groups, open_metadata, open_store, register};
+use crate::server::{AnswerBudget, BindError, Bound, MemoryBudget, Rate};
+use crate::start::{Ports, groups, open_metadata, open_store, register};
 use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
 
@@ -102,7 +100,62 @@ pub struct Shared {
     http: Option<SocketAddr>,
 }
 
+/// What a start has brought about, of which the node is put together.
+struct Parts {
+    data_dir: PathBuf,
+    store: Store,
+    groups: Groups,
+    cluster: Arc<Cluster>,
+    controller: Controller,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    settings: Settings,
+    listeners: Listeners,
+    http: Option<SocketAddr>,
+}
+
 impl Shared {
+    fn of(parts: Parts) -> Shared {
+        let settings = parts.settings;
+        let limits = Limits {
+            fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
+            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
+                .unwrap_or(1)
+                .max(1),
+        };
+        let slots =
+            usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
+        // -1, for no limit, becomes the largest number.
+        let bytes = |key| usize::try_from(settings.long(key)).unwrap_or(usize::MAX);
+        Shared {
+            node_id: parts.identity.node_id,
+            data_dir: parts.data_dir,
+            store: parts.store,
+            groups: parts.groups,
+            cluster: parts.cluster,
+            controller: parts.controller,
+            partitions: Partitions::default(),
+            sessions: FetchSessions::new(slots),
+            coordinators: Coordinators::default(),
+            producer_ids: ProducerIds::new(parts.identity.node_id),
+            metrics: Metrics::new(),
+            budget: MemoryBudget::new(bytes("queued.max.request.bytes")),
+            answers: AnswerBudget::new(bytes("klamm.fetch.memory.bytes")),
+            codec_work: Arc::new(Semaphore::new(cores())),
+            topic_creations: Mutex::default(),
+            clock: parts.clock,
+            limits,
+            started: Instant::now(),
+            identity: parts.identity,
+            settings: ArcSwap::from_pointee(settings),
+            listeners: parts.listeners,
+            reconciled: watch::Sender::new(-1),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            http: parts.http,
+        }
+    }
+
     /// Whose data directory this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -288,21 +341,8 @@ impl Node {
             .listeners()
             .expect("checked when the settings were loaded");
         let shape = cluster::shape::of(&settings)?;
-        let bound = bind(&listeners, &settings).await?;
-        let controller_listener = match &shape {
-            Some(shape) => Some(bind_controller(&shape.listener)?),
-            None => None,
-        };
-        let controller_port = controller_listener
-            .as_ref()
-            .and_then(|listener| Some(listener.local_addr().ok()?.port()));
-        let http_listener = match options.http {
-            Some(address) => Some(bind_http(address).await?),
-            None => None,
-        };
-        let http = http_listener
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
+        let ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
+        let (http, controller_port) = (ports.http_address(), ports.controller_port());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         // Before anything is changed in a directory that may be another node's or a newer program's.
@@ -315,7 +355,7 @@ impl Node {
         };
         let stopping = watch::Sender::new(false);
         let mut tasks = Vec::new();
-        if let Some(listener) = http_listener {
+        if let Some(listener) = ports.http {
             let stopping = stopping.subscribe();
             let serving = http::serve(listener, starting.clone(), options.logs, stopping);
             tasks.push(tokio::spawn(async move {
@@ -326,7 +366,7 @@ impl Node {
         }
         let cluster = Arc::new(Cluster::new(shape, &identity));
         let groups = groups(identity.replica_id(), &cluster);
-        cluster.serve(controller_listener, &groups);
+        cluster.serve(ports.controller, &groups);
         let controller = open_metadata(
             &store,
             &groups,
@@ -336,48 +376,22 @@ impl Node {
             &starting,
         )
         .await?;
-        let limits = Limits {
-            fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
-            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
-                .unwrap_or(1)
-                .max(1),
-        };
-        let slots =
-            usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
-        // -1, for no limit, becomes the largest number.
-        let bytes = |key| usize::try_from(settings.long(key)).unwrap_or(usize::MAX);
-        let budget = MemoryBudget::new(bytes("queued.max.request.bytes"));
-        let answers = AnswerBudget::new(bytes("klamm.fetch.memory.bytes"));
-        let shared = Arc::new(Shared {
-            node_id: identity.node_id,
+        let shared = Arc::new(Shared::of(Parts {
             data_dir: options.data_dir,
             store,
             groups,
             cluster,
             controller,
-            partitions: Partitions::default(),
-            sessions: FetchSessions::new(slots),
-            coordinators: Coordinators::default(),
-            producer_ids: ProducerIds::new(identity.node_id),
-            metrics: Metrics::new(),
-            budget,
-            answers,
-            codec_work: Arc::new(Semaphore::new(cores())),
-            topic_creations: Mutex::default(),
             clock,
-            limits,
-            started: Instant::now(),
             identity,
-            settings: ArcSwap::from_pointee(settings),
+            settings,
             listeners,
-            reconciled: watch::Sender::new(-1),
-            ready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
             http,
-        });
+        }));
         starting.has(shared.clone());
         let mut node = Node {
-            addresses: bound
+            addresses: ports
+                .clients
                 .iter()
                 .map(|bound| (bound.name.to_string(), bound.address))
                 .collect(),
@@ -390,9 +404,9 @@ impl Node {
         // Finding the others, and who leads, does not wait for a majority: the majority waits for it.
         node.tasks
             .extend(Cluster::run(&node.shared, &node.stopping));
-        register(&node.shared, &bound, controller_port, &starting).await?;
+        register(&node.shared, &ports.clients, controller_port, &starting).await?;
         node.join().await;
-        node.accept(bound);
+        node.accept(ports.clients);
         Ok(node)
     }
 

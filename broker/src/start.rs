@@ -1,24 +1,26 @@
 //! The parts of a node's start: the store, the Raft groups, the metadata group, the node's registration.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_metadata::rules::{self, initial_features, register_broker};
-use klamm_metadata::settings::{Advertised, Settings};
+use klamm_metadata::settings::{Advertised, Listeners, Settings};
 use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
 use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
 use klamm_storage::disk::Disk;
 use klamm_storage::{Clock, GroupLog, LogSettings, RecoveryReport, Store, StoreOptions};
+use tokio::net::TcpListener;
 use tracing::{error, warn};
 
-use crate::cluster::{Beginning, Cluster};
+use crate::cluster::{Beginning, Cluster, Shape};
 use crate::controller::{Controller, MetadataMachine};
 use crate::identity::Identity;
 use crate::node::{Shared, StartError};
 use crate::partition::log_settings;
-use crate::server::{Bound, max_open_files};
+use crate::server::{BindError, Bound, bind, bind_controller, bind_http, max_open_files};
 use crate::status::Starting;
 
 /// Directory of the metadata group's log, below the store's.
@@ -39,6 +41,51 @@ const ALONE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// timeout.
 const AMONG_OTHERS: (Duration, Duration) =
     (Duration::from_millis(200), Duration::from_millis(1000));
+
+/// The ports of a node, bound before anything is touched.
+pub struct Ports {
+    /// For clients.
+    pub clients: Vec<Bound>,
+    /// For the other nodes.
+    pub controller: Option<TcpListener>,
+    /// For people and their tools.
+    pub http: Option<TcpListener>,
+}
+
+impl Ports {
+    /// Binds all ports of a node.
+    ///
+    /// # Errors
+    /// A port that is busy, and who has it; an address that is not this machine's.
+    pub async fn bind(
+        settings: &Settings,
+        listeners: &Listeners,
+        shape: Option<&Shape>,
+        http: Option<SocketAddr>,
+    ) -> Result<Ports, BindError> {
+        Ok(Ports {
+            clients: bind(listeners, settings).await?,
+            controller: match shape {
+                Some(shape) => Some(bind_controller(&shape.listener)?),
+                None => None,
+            },
+            http: match http {
+                Some(address) => Some(bind_http(address).await?),
+                None => None,
+            },
+        })
+    }
+
+    /// Where HTTP is bound.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref()?.local_addr().ok()
+    }
+
+    /// The port for the other nodes.
+    pub fn controller_port(&self) -> Option<u16> {
+        Some(self.controller.as_ref()?.local_addr().ok()?.port())
+    }
+}
 
 fn millis(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))

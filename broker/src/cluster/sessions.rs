@@ -66,9 +66,8 @@ pub async fn fence(shared: &Shared, id: i32, fenced: bool) {
             Err(_) => (Vec::new(), false),
         }
     });
-    match changed.await {
-        Ok(true) => info!(broker = id, fenced, "fencing changed"),
-        // It is looked at again soon.
-        Ok(false) | Err(_) => {}
+    // A change that did not come about is looked at again soon.
+    if let Ok(true) = changed.await {
+        info!(broker = id, fenced, "fencing changed");
     }
 }
