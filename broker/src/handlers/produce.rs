@@ -7,7 +7,7 @@
 //! Three steps: *prepare* (find the partition, validate the batch; off the runtime when there is
 //! much to compress or decompress, which is only known when it has been tried), *hand over* (in the connection's order) and *finish*
 //! (wait for commits, build the answer). `acks=1` waits for the same durability as `acks=all`:
-//! with one voter they are one thing.
+//! the disks of a majority.
 
 use std::sync::Arc;
 use std::time::Duration;
