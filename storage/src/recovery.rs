@@ -379,10 +379,8 @@ impl Replay<'_> {
                 references.retain(|batch| batch.segment_base != emptied);
             }
         }
-        let actions = actions.into_iter().filter(|_| !doubtful);
-        actions
-            .map(|action| act(self.shared, log, action))
-            .collect()
+        let mut actions = actions.into_iter().filter(|_| !doubtful);
+        actions.try_for_each(|action| act(self.shared, log, action))
     }
 
     fn write(&mut self, log: &Log, batch: &BatchFrame, bytes: &[u8]) -> io::Result<()> {

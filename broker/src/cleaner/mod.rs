@@ -5,7 +5,8 @@
 //! segments are no Raft entries any more. Each replica does this for itself.
 //!
 //! A log whose records cannot be read is named, left alone until the next start, and the others go
-//! on. What only has to wait (a purge, free space) is tried again after `log.cleaner.backoff.ms`.
+//! on. Each log has one pass a round; between rounds, and for what only has to wait (a purge, free
+//! space), are `log.cleaner.backoff.ms`.
 //!
 //! Deliberately absent: the rewriting itself, which is `klamm_storage`'s.
 
@@ -41,8 +42,10 @@ const NAP: Duration = Duration::from_millis(100);
 struct Skipped {
     /// Until the next start: their data are damaged.
     uncleanable: HashSet<GroupId>,
-    /// Until the next round: something has to happen first.
+    /// Until the next round: they had their turn, or something has to happen first.
     deferred: HashSet<GroupId>,
+    /// A pass of this round did not come to the end of its log: the next one begins at once.
+    unfinished: bool,
 }
 
 /// Why a log was not compacted this time.
@@ -87,6 +90,9 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
             continue;
         }
         skipped.deferred.clear();
+        if std::mem::take(&mut skipped.unfinished) {
+            continue;
+        }
         let backoff = u64::try_from(settings.long("log.cleaner.backoff.ms")).unwrap_or(0);
         let until = Instant::now() + Duration::from_millis(backoff).max(NAP);
         while Instant::now() < until && !stop.load(Ordering::Acquire) {
@@ -208,7 +214,10 @@ fn report(
                 seconds = took.as_secs_f64(),
                 "compacted"
             );
+            // Each log once a round: one that is always overdue does not keep out the others.
+            skipped.deferred.insert(group);
             if done.keys >= done.key_capacity {
+                skipped.unfinished = true;
                 debug!(
                     topic,
                     partition = index,

@@ -135,10 +135,12 @@ fn a_merge_does_not_hide_records_from_a_lookup_by_time() {
     let mut written = Written::new(11);
     (0..120).for_each(|_| written.append(&log));
     seal(&log);
+    compact(&log, &rules(&log, 5_000)).unwrap();
+    (0..80).for_each(|_| written.append(&log));
+    seal(&log);
     let end = log.end_offset();
     let chosen = log.log.candidates(end);
     let segments = log.segments().len();
-    compact(&log, &rules(&log, 5_000)).unwrap();
     compact(&log, &rules(&log, 5_000)).unwrap();
     assert!(log.segments().len() < segments, "nothing was merged");
     let records: Vec<_> = split(&read_all(&log)).iter().flat_map(records_of).collect();
