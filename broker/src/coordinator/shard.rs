@@ -36,7 +36,7 @@ const MAX_DRAIN_BYTES: usize = 512 * 1024;
 /// Batches on their way to the log. Past that, requests queue.
 const MAX_IN_FLIGHT: u64 = 8;
 /// Pause before a log that could not be read, or a state that failed, is read again.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How long batches in flight are waited for before the log is read again.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Shortest pause between two ticks.
@@ -117,7 +117,7 @@ impl Task {
     }
 
     /// Coordinates whenever this node leads, until `stopping`.
-    pub(super) async fn run(self, mut stopping: watch::Receiver<bool>) {
+    pub(super) async fn run(&self, mut stopping: watch::Receiver<bool>) {
         let _watch = self.partition.watch(self.notify.clone());
         loop {
             let term = tokio::select! {
@@ -131,7 +131,7 @@ impl Task {
             };
             let end = match loaded {
                 Some((shard, steady)) => {
-                    let mut active = Active::new(&self, term, shard, steady);
+                    let mut active = Active::new(self, term, shard, steady);
                     let end = active.run(&mut stopping).await;
                     // Nobody is sent here any more, before those who wait are told.
                     self.slot.set(match end {
@@ -151,6 +151,11 @@ impl Task {
             }
         }
         self.slot.set(Phase::NotLeading);
+    }
+
+    /// Nobody is served for now.
+    pub(super) fn set_loading(&self) {
+        self.slot.set(Phase::Loading);
     }
 
     async fn until_serving(&self) -> i32 {
