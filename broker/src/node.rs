@@ -35,11 +35,11 @@ use crate::coordinator::{self, Coordinators};
 use crate::fetch::FetchSessions;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
+use crate::jump::JumpGuard;
 use crate::partition::{Partitions, log_settings};
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::jump::JumpGuard;
 use crate::server::{
     AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate, bind, max_open_files,
 };
