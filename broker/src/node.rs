@@ -19,7 +19,7 @@ use klamm_raft::{Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
 use klamm_storage::disk::{Disk, RealDisk};
 use klamm_storage::{
-    Clock, OpenError, RecoveryReport, StorageError, Store, StoreOptions, SystemClock,
+    Clock, OpenError, RecoveryReport, Steady, StorageError, Store, StoreOptions, SystemClock,
 };
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -35,11 +35,14 @@ use crate::coordinator::{self, Coordinators};
 use crate::fetch::FetchSessions;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
+use crate::jump::JumpGuard;
 use crate::partition::{Partitions, log_settings};
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{AnswerBudget, BindError, Bound, MemoryBudget, Rate, bind, max_open_files};
+use crate::server::{
+    AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate, bind, max_open_files,
+};
 use crate::telemetry::{LogControl, Metrics};
 
 /// Directory of the metadata group's log, below the store's.
@@ -89,12 +92,18 @@ pub struct Shared {
     pub budget: MemoryBudget,
     /// Bytes of records in answers that are not written yet.
     pub answers: AnswerBudget,
-    /// Batches that may be unpacked or packed off the runtime at the same time.
-    pub codec_work: Arc<Semaphore>,
+    /// Threads and memory for batches that are unpacked or packed off the runtime.
+    pub codec_budget: CodecBudget,
+    /// Requests that may be decoded off the runtime at the same time.
+    pub large_requests: Arc<Semaphore>,
     /// How fast clients create topics.
     pub topic_creations: Mutex<Rate>,
     /// Wall clock and monotonic time.
     pub clock: Arc<dyn Clock>,
+    /// Whether the wall clock may be believed.
+    pub jump: JumpGuard,
+    /// Wall time without jumps, for whatever lasts.
+    pub steady: Steady,
     /// Fixed limits.
     pub limits: Limits,
     /// When the node started.
@@ -312,8 +321,11 @@ impl Node {
             metrics: Metrics::new(),
             budget,
             answers,
-            codec_work: Arc::new(Semaphore::new(cores())),
+            codec_budget: CodecBudget::new(cores(), bytes("klamm.decompression.memory.bytes")),
+            large_requests: Arc::new(Semaphore::new(cores())),
             topic_creations: Mutex::default(),
+            jump: JumpGuard::new(clock.clone()),
+            steady: Steady::new(clock.clone()),
             clock,
             limits,
             started: Instant::now(),

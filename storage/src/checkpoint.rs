@@ -186,7 +186,7 @@ impl Checkpointer {
         for (group, _) in &deleted {
             batch.delete_group(*group);
         }
-        let now_ms = shared.clock.now_ms();
+        let now_ms = shared.steady.now_ms();
         let copied: Vec<Copied> = logs
             .iter()
             .filter_map(|log| copy(log, &mut batch, now_ms))

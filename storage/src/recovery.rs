@@ -270,7 +270,7 @@ impl Replay<'_> {
         if deletion {
             state.op = frame.op - 1;
         }
-        let actions = match state.apply(&frame, self.shared.clock.now_ms()) {
+        let actions = match state.apply(&frame, self.shared.steady.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => {
                 self.quarantine(&log, &mut state, &reason);

@@ -4,6 +4,9 @@
 //! Before a pass the partition's Raft log is purged up to what the pass may touch: compacted
 //! segments are no Raft entries any more. Each replica does this for itself.
 //!
+//! While the wall clock is not to be believed nothing is compacted ([`crate::jump`]): it says when a
+//! tombstone has been there for long enough.
+//!
 //! A log whose records cannot be read is named, left alone until the next start, and the others go
 //! on. Each log has one pass a round; between rounds, and for what only has to wait (a purge, free
 //! space), are `log.cleaner.backoff.ms`.
@@ -79,13 +82,16 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
     let mut skipped = Skipped::default();
     while !stop.load(Ordering::Acquire) {
         let settings = shared.settings();
-        let next = match settings.boolean("log.cleaner.enable") {
-            true => dirtiest(shared, &mut skipped).await,
-            false => None,
+        // A clock that jumped would drop tombstones early, or keep them for years.
+        let believed_ms = shared.jump.believed_ms();
+        let now_ms = believed_ms.filter(|_| settings.boolean("log.cleaner.enable"));
+        let next = match now_ms {
+            Some(now_ms) => dirtiest(shared, &mut skipped, now_ms).await,
+            None => None,
         };
-        if let Some((partition, due)) = next {
+        if let Some((partition, due, now_ms)) = next {
             let began = Instant::now();
-            let done = clean(&partition, &due, &settings, shared.clock.now_ms(), stop).await;
+            let done = clean(&partition, &due, &settings, now_ms, stop).await;
             report(shared, &partition, began.elapsed(), done, &mut skipped);
             continue;
         }
@@ -103,8 +109,11 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
 }
 
 /// The log to compact next. Closes active segments that hold records which waited too long.
-async fn dirtiest(shared: &Shared, skipped: &mut Skipped) -> Option<(Arc<Partition>, Due)> {
-    let now_ms = shared.clock.now_ms();
+async fn dirtiest(
+    shared: &Shared,
+    skipped: &mut Skipped,
+    now_ms: i64,
+) -> Option<(Arc<Partition>, Due, i64)> {
     let partitions = shared.partitions.all();
     let open: HashSet<GroupId> = partitions.iter().map(|p| p.log().group()).collect();
     skipped.uncleanable.retain(|group| open.contains(group));
@@ -138,7 +147,7 @@ async fn dirtiest(shared: &Shared, skipped: &mut Skipped) -> Option<(Arc<Partiti
             best = Some((partition, due));
         }
     }
-    best
+    best.map(|(partition, due)| (partition, due, now_ms))
 }
 
 /// Makes one pass.

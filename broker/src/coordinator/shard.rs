@@ -16,7 +16,7 @@ use klamm_coordinator::{Environment, Outcome, Settings, Shard, Ticket};
 use klamm_metadata::Image;
 use klamm_protocol::ErrorCode;
 use klamm_records::{BatchHeader, Codec, Validated};
-use klamm_storage::Clock;
+use klamm_storage::Steady;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -48,34 +48,6 @@ const STALL: Duration = Duration::from_secs(1);
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a deadline far away costs no precision.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-
-/// Wall time that goes on steadily from where it was.
-struct Steady {
-    clock: Arc<dyn Clock>,
-    wall_ms: i64,
-    began: Duration,
-}
-
-impl Steady {
-    /// Takes back time in which nobody could be heard.
-    fn hold(&mut self, stall: Duration) {
-        self.began = self.began.saturating_add(stall);
-    }
-
-    fn new(clock: Arc<dyn Clock>) -> Steady {
-        Steady {
-            wall_ms: clock.now_ms(),
-            began: clock.monotonic(),
-            clock,
-        }
-    }
-
-    fn now_ms(&self) -> i64 {
-        let passed = self.clock.monotonic().saturating_sub(self.began);
-        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        self.wall_ms.saturating_add(passed_ms)
-    }
-}
 
 /// Why a shard stopped coordinating.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,7 +175,7 @@ impl Task {
             Ok((shard, loaded)) => {
                 self.shared.metrics.shard_loaded(seconds, loaded.records);
                 info!(%topic, index, term, loaded.records, loaded.bytes, loaded.unknown, seconds, "group coordinator loaded");
-                Some((shard, Steady::new(self.shared.clock.clone())))
+                Some((shard, self.shared.steady.clone()))
             }
             Err(cause) => {
                 self.shared.metrics.shard_dropped("load");

@@ -293,7 +293,7 @@ fn records_lie(topic: &Arc<Topic>) -> Vec<Case> {
     ]
 }
 
-fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
+fn bombs(topic: &Arc<Topic>, roomy: &Arc<Topic>) -> Result<Vec<Case>> {
     let one = batch(&[CANARY]);
     let packed = |codec, bytes: &[u8]| with_records(&one, codec, bytes);
     let zeros = vec![0; 256 << 20];
@@ -326,6 +326,13 @@ fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
             "gzip of 256 MiB",
             TOO_LARGE,
             topic,
+            packed(Codec::Gzip, &gzip),
+        ),
+        refused(
+            50,
+            "gzip of 256 MiB where the topic would allow 1 GiB",
+            TOO_LARGE,
+            roomy,
             packed(Codec::Gzip, &gzip),
         ),
         refused(
@@ -598,6 +605,8 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
         ("segment.bytes", "1048576"),
     ];
     let segments = Arc::new(create(&connection, 1, &sizes).await?);
+    let roomy = [("max.message.bytes", "33554432")];
+    let roomy = Arc::new(create(&connection, 1, &roomy).await?);
     let null = {
         let topic = topic.clone();
         move || {
@@ -627,7 +636,7 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
     cases.extend(headers_lie(&topic));
     cases.extend(records_lie(&topic));
     cases.push(Case::codes(49, "zstd in Produce 6", CODEC, old_zstd));
-    cases.extend(bombs(&topic)?);
+    cases.extend(bombs(&topic, &roomy)?);
     cases.extend(garbage(&topic)?);
     cases.extend(times(&topic, &bounded, &compacted));
     cases.push(refused(
