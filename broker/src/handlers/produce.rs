@@ -127,10 +127,6 @@ pub fn start(ctx: RequestContext, body: Bytes) -> Started {
 
 /// Validates off the runtime: as many requests at a time as can get on, in as much memory as there
 /// is for it. Most batches unpack to little; one that does not waits for room for all it may.
-#[expect(
-    clippy::async_yields_async,
-    reason = "the first future is the ordered part, the second the wait"
-)]
 async fn prepare_elsewhere(mut produce: Produce) -> BoxFuture<'static, Reply> {
     let budget = produce.ctx.shared.codec_budget.clone();
     for output in [FIRST_OUTPUT.min(budget.most()), budget.most()] {

@@ -101,10 +101,6 @@ pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> 
 
 /// Decodes a request off the runtime: a megabyte of names takes as long as many small requests of
 /// others. A few at a time, since what they decode to is larger than they are.
-#[expect(
-    clippy::async_yields_async,
-    reason = "the first future is the ordered part, the second the wait"
-)]
 async fn route_elsewhere(ctx: RequestContext, body: Bytes) -> BoxFuture<'static, Reply> {
     let permit = ctx.shared.large_requests.clone().acquire_owned().await;
     let answered_here = matches!(ctx.api, Api::Metadata | Api::DescribeTopicPartitions);
