@@ -321,7 +321,8 @@ impl Store {
         let op = frame.op;
         drop(state);
         deleted.queue(vec![frame], actions, done, 0);
-        // A checkpoint that finds it here finds its frame in the queue.
+        // A checkpoint that finds it here finds its frame in the queue. With the order lock held, one
+        // that finds the log deleted finds it here.
         shared.deleted.lock().push((group, op));
         shared.retired.lock().insert(group);
         shared.groups.write().remove(&group);
