@@ -212,7 +212,10 @@ impl LogState {
     pub(crate) fn epochs_in(&self, from: i64, to: i64) -> Vec<(i32, i64)> {
         let first = self.epochs.partition_point(|(_, first)| *first <= from);
         let epochs = self.epochs.iter().skip(first.saturating_sub(1));
-        epochs.take_while(|(_, first)| *first < to).copied().collect()
+        epochs
+            .take_while(|(_, first)| *first < to)
+            .copied()
+            .collect()
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
