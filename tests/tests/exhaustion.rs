@@ -50,7 +50,7 @@ async fn without_descriptors_newcomers_are_turned_away_and_clients_are_served() 
     let mut load = Load::start(&address, PRODUCERS);
     acknowledge(&mut load, 500).await?;
     let turned_away = |broker: &Broker| {
-        let refused = broker.metric("klamm_protocol_rejects_total{reason=\"descriptors\"}")?;
+        let refused = broker.metric("klamm_protocol_rejects_total{kind=\"descriptors\"}")?;
         anyhow::Ok(refused + broker.metric("klamm_accept_failures_total")?)
     };
     let before = turned_away(&broker)?;
