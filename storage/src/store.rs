@@ -64,7 +64,9 @@ impl Shared {
         let _syncing = self.dir_sync.lock();
         if self.options.sync
             && self.root_unsynced.swap(false, Ordering::SeqCst)
-            && let Err(e) = self.disk.sync_dir(&self.options.dir)
+            && let Err(e) = self
+                .files
+                .making_room(|| self.disk.sync_dir(&self.options.dir))
         {
             self.failure.poison(&format!("store directory: {e}"));
             return Err(e);

@@ -143,7 +143,8 @@ impl FileCache {
             open.removals
         };
         // Outside the lock: a slow open of a cold segment must not hold up the journal thread.
-        let file = self.open_patiently(path().as_ref(), mode)?;
+        let path = path();
+        let file = self.making_room(|| self.disk.open(path.as_ref(), mode))?;
         let mut open = self.open.lock();
         if open.removals != removals {
             // Perhaps this very file was unlinked meanwhile; good for this caller, not for keeps.
@@ -158,11 +159,11 @@ impl FileCache {
         Ok(file)
     }
 
-    /// Opens a file. Where no descriptor is free those that are kept make room: to fail is to stop
-    /// the store, if the journal thread asks.
-    fn open_patiently(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+    /// Does what needs a descriptor. Where none is free the files that are kept make room: to fail is
+    /// to stop the store, if it is a thread of the store that asks.
+    pub fn making_room<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
-            match self.disk.open(path, mode) {
+            match act() {
                 Err(e) if is_out_of_descriptors(&e) => {
                     let closed = self.open.lock().close_oldest();
                     if closed.is_empty() {

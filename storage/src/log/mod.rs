@@ -188,7 +188,10 @@ impl Log {
         let syncing = shared.dir_sync.lock();
         let changed = std::mem::take(&mut self.unsynced.lock().dir);
         if changed {
-            match shared.disk.sync_dir(&self.path) {
+            match shared
+                .files
+                .making_room(|| shared.disk.sync_dir(&self.path))
+            {
                 // Deleted meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => {

@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Readers may be this far behind when producers end.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// How long a group lives.
-const GROUP_LIVES: Duration = Duration::from_secs(20);
+/// How often what a group has committed is looked at.
+const LOOKS: Duration = Duration::from_secs(5);
 
 /// Starts all of them.
 pub(crate) fn start(
@@ -52,7 +52,7 @@ pub(crate) fn start(
     }
     tasks.push(tokio::spawn(commit(client.clone(), counts.clone())));
     tasks.push(tokio::spawn(topics(client.clone(), counts.clone())));
-    tasks.push(tokio::spawn(groups(address.to_owned(), counts.clone())));
+    tasks.push(tokio::spawn(members(address.to_owned(), counts.clone())));
     tasks.push(tokio::spawn(keyed(client.clone(), counts.clone())));
     tasks
 }
@@ -152,17 +152,18 @@ async fn commit(client: Client, counts: Arc<Counts>) -> Result<()> {
     Ok(())
 }
 
-/// Groups with members that read, commit and go, and others that come for them.
-async fn groups(address: String, counts: Arc<Counts>) -> Result<()> {
+/// A group whose members read and commit; what the broker says of their commits is held against
+/// theirs.
+async fn members(address: String, counts: Arc<Counts>) -> Result<()> {
+    let consumers = Consumers::start(&address, 3).await?;
     while counts.goes_on() {
-        let consumers = Consumers::start(&address, 3).await?;
-        tokio::time::sleep(GROUP_LIVES).await;
         let floor = consumers.ledger(Ledger::floor);
         let found = group::committed(&address).await?;
         consumers.ledger(|ledger| ledger.check(&floor, &found))?;
-        consumers.finish().await?;
         counts.groups.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(LOOKS).await;
     }
+    consumers.finish().await?;
     Ok(())
 }
 

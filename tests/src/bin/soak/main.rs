@@ -133,7 +133,7 @@ async fn main() -> Result<()> {
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{:.1} minutes: {} records produced, {} consumed, {} commits, {} groups, {} topics, {} hostile connections",
+        "{:.1} minutes: {} records produced, {} consumed, {} commits, {} looks at a group, {} topics, {} hostile connections",
         began.elapsed().as_secs_f64() / 60.0,
         count(&counts.produced),
         count(&counts.consumed),
