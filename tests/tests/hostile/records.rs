@@ -303,21 +303,6 @@ fn bombs(topic: &Arc<Topic>, roomy: &Arc<Topic>) -> Result<Vec<Case>> {
     let member = compress(Codec::Gzip, None, &zeros[..1 << 20])?;
     drop(zeros);
     let members = member.repeat(1000);
-    let xerial = |chunk: i32| {
-        let chunk = chunk.to_be_bytes();
-        [&b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01"[..], &chunk, b"xx"].concat()
-    };
-    let lz4_head = |flags: u8| {
-        let content = (1_u64 << 63).to_le_bytes();
-        [
-            &[0x04, 0x22, 0x4d, 0x18, flags, 0x40][..],
-            &content,
-            &[0, 0, 0, 0, 0],
-        ]
-        .concat()
-    };
-    let mut wrong_check = compress(Codec::Lz4, None, &one[BATCH_HEADER_LEN..])?;
-    wrong_check[6] ^= 0x55;
     // Magic, no content size, window of 2 GiB, an empty last block.
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0];
     Ok(vec![
@@ -362,34 +347,6 @@ fn bombs(topic: &Arc<Topic>, roomy: &Arc<Topic>) -> Result<Vec<Case>> {
             WINDOW,
             topic,
             packed(Codec::Snappy, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0]),
-        ),
-        refused(
-            53,
-            "a xerial chunk of -1",
-            BROKEN,
-            topic,
-            packed(Codec::Snappy, &xerial(-1)),
-        ),
-        refused(
-            53,
-            "a xerial chunk of 2 GiB",
-            BROKEN,
-            topic,
-            packed(Codec::Snappy, &xerial(i32::MAX)),
-        ),
-        refused(
-            54,
-            "lz4 with a wrong check byte",
-            BROKEN,
-            topic,
-            packed(Codec::Lz4, &wrong_check),
-        ),
-        refused(
-            54,
-            "lz4 of 2^63 bytes",
-            WINDOW,
-            topic,
-            packed(Codec::Lz4, &lz4_head(0x68)),
         ),
         refused(
             55,
@@ -507,6 +464,57 @@ fn times(topic: &Arc<Topic>, bounded: &Arc<Topic>, compacted: &Arc<Topic>) -> Ve
             batch(&[CANARY]),
         ),
     ]
+}
+
+/// Streams that no codec would write.
+fn broken_streams(topic: &Arc<Topic>) -> Result<Vec<Case>> {
+    let one = batch(&[CANARY]);
+    let packed = |codec, bytes: &[u8]| with_records(&one, codec, bytes);
+    let xerial = |chunk: i32| {
+        let chunk = chunk.to_be_bytes();
+        [&b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01"[..], &chunk, b"xx"].concat()
+    };
+    let lz4_head = |flags: u8| {
+        let content = (1_u64 << 63).to_le_bytes();
+        [
+            &[0x04, 0x22, 0x4d, 0x18, flags, 0x40][..],
+            &content,
+            &[0, 0, 0, 0, 0],
+        ]
+        .concat()
+    };
+    let mut wrong_check = compress(Codec::Lz4, None, &one[BATCH_HEADER_LEN..])?;
+    wrong_check[6] ^= 0x55;
+    Ok(vec![
+        refused(
+            53,
+            "a xerial chunk of -1",
+            BROKEN,
+            topic,
+            packed(Codec::Snappy, &xerial(-1)),
+        ),
+        refused(
+            53,
+            "a xerial chunk of 2 GiB",
+            BROKEN,
+            topic,
+            packed(Codec::Snappy, &xerial(i32::MAX)),
+        ),
+        refused(
+            54,
+            "lz4 with a wrong check byte",
+            BROKEN,
+            topic,
+            packed(Codec::Lz4, &wrong_check),
+        ),
+        refused(
+            54,
+            "lz4 of 2^63 bytes",
+            WINDOW,
+            topic,
+            packed(Codec::Lz4, &lz4_head(0x68)),
+        ),
+    ])
 }
 
 fn sequences(topic: &Arc<Topic>) -> Vec<Case> {
@@ -637,6 +645,7 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
     cases.extend(records_lie(&topic));
     cases.push(Case::codes(49, "zstd in Produce 6", CODEC, old_zstd));
     cases.extend(bombs(&topic, &roomy)?);
+    cases.extend(broken_streams(&topic)?);
     cases.extend(garbage(&topic)?);
     cases.extend(times(&topic, &bounded, &compacted));
     cases.push(refused(
