@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use klamm_coordinator::{Environment, Outcome, Settings, Shard, Ticket};
 use klamm_metadata::Image;
 use klamm_protocol::ErrorCode;
@@ -36,7 +37,7 @@ const MAX_DRAIN_BYTES: usize = 512 * 1024;
 /// Batches on their way to the log. Past that, requests queue.
 const MAX_IN_FLIGHT: u64 = 8;
 /// Pause before a log that could not be read, or a state that failed, is read again.
-pub(super) const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(500);
 /// How long batches in flight are waited for before the log is read again.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Shortest pause between two ticks.
@@ -56,7 +57,7 @@ enum End {
     Lost,
     /// A batch was not appended.
     Failed,
-    /// A rule panicked.
+    /// A rule panicked, or what is around the rules.
     Panicked,
     /// The node stops.
     Stopping,
@@ -89,7 +90,7 @@ impl Task {
     }
 
     /// Coordinates whenever this node leads, until `stopping`.
-    pub(super) async fn run(&self, mut stopping: watch::Receiver<bool>) {
+    pub(super) async fn run(self, mut stopping: watch::Receiver<bool>) {
         let _watch = self.partition.watch(self.notify.clone());
         loop {
             let term = tokio::select! {
@@ -102,9 +103,10 @@ impl Task {
                 loaded = self.load(term) => loaded,
             };
             let end = match loaded {
-                Some((shard, steady)) => {
-                    let mut active = Active::new(self, term, shard, steady);
-                    let end = active.run(&mut stopping).await;
+                Some(shard) => {
+                    let mut active = Active::new(&self, term, shard);
+                    let ended = AssertUnwindSafe(active.run(&mut stopping)).catch_unwind();
+                    let end = ended.await.unwrap_or_else(|_| self.panicked("the task"));
                     // Nobody is sent here any more, before those who wait are told.
                     self.slot.set(match end {
                         End::Lost | End::Stopping => Phase::NotLeading,
@@ -125,9 +127,11 @@ impl Task {
         self.slot.set(Phase::NotLeading);
     }
 
-    /// Nobody is served for now.
-    pub(super) fn set_loading(&self) {
-        self.slot.set(Phase::Loading);
+    fn panicked(&self, what: &str) -> End {
+        self.shared.metrics.shard_dropped("panic");
+        let (topic, index) = (self.partition.topic(), self.partition.index());
+        error!(%topic, index, "{what} of the group coordinator panicked; the shard is read again");
+        End::Panicked
     }
 
     async fn until_serving(&self) -> i32 {
@@ -144,7 +148,7 @@ impl Task {
     }
 
     /// Reads the log up to where it ends now; `None` if it cannot be read or leadership is lost.
-    async fn load(&self, term: i32) -> Option<(Shard, Steady)> {
+    async fn load(&self, term: i32) -> Option<Shard> {
         let _one_of_few = self.loading.acquire().await.ok()?;
         let began = Instant::now();
         let end_offset = self.partition.log().end_offset();
@@ -175,7 +179,7 @@ impl Task {
             Ok((shard, loaded)) => {
                 self.shared.metrics.shard_loaded(seconds, loaded.records);
                 info!(%topic, index, term, loaded.records, loaded.bytes, loaded.unknown, seconds, "group coordinator loaded");
-                Some((shard, self.shared.steady.clone()))
+                Some(shard)
             }
             Err(cause) => {
                 self.shared.metrics.shard_dropped("load");
@@ -211,7 +215,7 @@ struct Active<'a> {
 }
 
 impl<'a> Active<'a> {
-    fn new(task: &'a Task, term: i32, shard: Shard, steady: Steady) -> Active<'a> {
+    fn new(task: &'a Task, term: i32, shard: Shard) -> Active<'a> {
         let (asks, queue) = mpsc::channel(QUEUE);
         let (look, looks) = mpsc::channel(1);
         let (completed, completions) = mpsc::unbounded_channel();
@@ -222,7 +226,7 @@ impl<'a> Active<'a> {
             task,
             term,
             shard,
-            steady,
+            steady: task.shared.steady.clone(),
             last_tick: Instant::now(),
             queue,
             looks,
@@ -405,12 +409,8 @@ impl<'a> Active<'a> {
     /// A rule that panics leaves a state nobody knows: the shard is dropped and read again.
     fn guarded(&mut self, rule: impl FnOnce(&mut Shard) -> Outcome) -> Result<Outcome, End> {
         let shard = &mut self.shard;
-        catch_unwind(AssertUnwindSafe(|| rule(shard))).map_err(|_| {
-            self.task.shared.metrics.shard_dropped("panic");
-            let (topic, index) = (self.task.partition.topic(), self.task.partition.index());
-            error!(%topic, index, "a rule of the group coordinator panicked; the shard is read again");
-            End::Panicked
-        })
+        let ran = catch_unwind(AssertUnwindSafe(|| rule(shard)));
+        ran.map_err(|_| self.task.panicked("a rule"))
     }
 
     /// Gathers an outcome's records and keeps its answers until they are committed.

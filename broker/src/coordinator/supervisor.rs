@@ -1,18 +1,15 @@
 //! Starts and ends the tasks of shards, and tells them what changed around them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use klamm_metadata::Image;
 use klamm_metadata::names::GROUP_METADATA_TOPIC;
 use klamm_records::TopicId;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tracing::error;
 
-use super::shard::{RETRY, Task};
+use super::shard::Task;
 use super::{Phase, Slot, settings};
 use crate::node::{Shared, stopped};
 
@@ -48,21 +45,6 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
         }
     }
     supervisor.stop().await;
-}
-
-/// Runs a shard's task, again and again should it panic: the others go on, and its groups come back
-/// with what is in the log.
-async fn run_on(task: Task, shared: Arc<Shared>, stopping: watch::Receiver<bool>) {
-    loop {
-        let run = AssertUnwindSafe(task.run(stopping.clone()));
-        if run.catch_unwind().await.is_ok() {
-            return;
-        }
-        shared.metrics.shard_dropped("panic");
-        error!("a task of the group coordinator panicked; its shard is read again");
-        task.set_loading();
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 struct Supervisor {
@@ -105,7 +87,7 @@ impl Supervisor {
             let topic = partition.topic_id();
             let (shared, loading) = (self.shared.clone(), self.loading.clone());
             let task = Task::new(shared, partition, slot.clone(), loading);
-            let task = tokio::spawn(run_on(task, self.shared.clone(), stop.subscribe()));
+            let task = tokio::spawn(task.run(stop.subscribe()));
             self.shared
                 .coordinators
                 .slots
@@ -151,7 +133,7 @@ impl Supervisor {
             running.stop.send_replace(true);
         }
         for (_, running) in self.running {
-            // It ends by itself; it is not aborted and does not panic.
+            // A task that panicked has said so itself.
             let _ = running.task.await;
         }
     }
