@@ -5,7 +5,7 @@
 //! offset is known from the batch before. What compaction of an earlier version wrote has gaps; a bit
 //! that flips in one of its base offsets is not noticed if the batch stays between its neighbours.
 
-use klamm_records::BatchHeader;
+use klamm_records::{BatchHeader, MAGIC_V2};
 
 use super::Log;
 use crate::segment::SegmentFile;
@@ -50,7 +50,7 @@ impl Expected {
 
     /// What is wrong with a header, wherever it is in the segment.
     pub(super) fn complaint(&self, header: &BatchHeader) -> Option<&'static str> {
-        if header.magic != 2 {
+        if header.magic != MAGIC_V2 {
             return Some("no batch header");
         }
         if header.last_offset_delta < 0 {

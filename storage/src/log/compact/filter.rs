@@ -188,18 +188,9 @@ pub(super) fn is_filler(header: &BatchHeader) -> bool {
 pub(super) fn filler(from: i64, to: i64, epoch: i32) -> (BatchHeader, Bytes) {
     let header = BatchHeader {
         base_offset: from,
-        batch_length: 0,
         partition_leader_epoch: epoch,
-        magic: 2,
-        crc: 0,
-        attributes: 0,
         last_offset_delta: i32::try_from(to - 1 - from).expect("a file's offsets span 31 bits"),
-        base_timestamp: NO_TIMESTAMP,
-        max_timestamp: NO_TIMESTAMP,
-        producer_id: -1,
-        producer_epoch: -1,
-        base_sequence: -1,
-        record_count: 0,
+        ..BatchHeader::BLANK
     };
     sealed(header, &[])
 }
