@@ -85,11 +85,9 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
         // A clock that jumped would drop tombstones early, or keep them for years.
         let believed_ms = shared.jump.believed_ms();
         let now_ms = believed_ms.filter(|_| settings.boolean("log.cleaner.enable"));
-        let next = match now_ms {
-            Some(now_ms) => dirtiest(shared, &mut skipped, now_ms).await,
-            None => None,
-        };
-        if let Some((partition, due, now_ms)) = next {
+        if let Some(now_ms) = now_ms
+            && let Some((partition, due)) = dirtiest(shared, &mut skipped, now_ms).await
+        {
             let began = Instant::now();
             let done = clean(&partition, &due, &settings, now_ms, stop).await;
             report(shared, &partition, began.elapsed(), done, &mut skipped);
@@ -113,7 +111,7 @@ async fn dirtiest(
     shared: &Shared,
     skipped: &mut Skipped,
     now_ms: i64,
-) -> Option<(Arc<Partition>, Due, i64)> {
+) -> Option<(Arc<Partition>, Due)> {
     let partitions = shared.partitions.all();
     let open: HashSet<GroupId> = partitions.iter().map(|p| p.log().group()).collect();
     skipped.uncleanable.retain(|group| open.contains(group));
@@ -147,7 +145,7 @@ async fn dirtiest(
             best = Some((partition, due));
         }
     }
-    best.map(|(partition, due)| (partition, due, now_ms))
+    best
 }
 
 /// Makes one pass.

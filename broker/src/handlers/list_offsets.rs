@@ -118,18 +118,15 @@ async fn position(
         }
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(NONE),
         timestamp => {
-            let settings = partition.settings();
-            let search = move || match timestamp {
-                MAX_TIMESTAMP => partition.max_timestamp(isolation),
-                timestamp => partition.offset_for_timestamp(timestamp, isolation),
-            };
             // The record is sought in a batch, which has to be unpacked for that.
-            let bytes = unpacked_bytes(&settings);
+            let bytes = unpacked_bytes(&partition.settings());
             let room = ctx.shared.codec_budget.room(bytes).await;
             let search = move || {
-                let found = search();
-                drop(room);
-                found
+                let _room = room;
+                match timestamp {
+                    MAX_TIMESTAMP => partition.max_timestamp(isolation),
+                    timestamp => partition.offset_for_timestamp(timestamp, isolation),
+                }
             };
             let found = tokio::task::spawn_blocking(search)
                 .await
