@@ -12,6 +12,7 @@ pub mod fetch;
 mod handlers;
 mod http;
 mod identity;
+mod jump;
 pub mod node;
 pub mod partition;
 mod producer_ids;

@@ -16,7 +16,7 @@ use klamm_metadata::{Broker, Endpoint, Image, Topic};
 use klamm_protocol::Features;
 use klamm_raft::{Groups, NodeId};
 use klamm_storage::disk::{Disk, RealDisk};
-use klamm_storage::{Clock, OpenError, RecoveryReport, StorageError, Store, SystemClock};
+use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store, SystemClock};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -32,11 +32,12 @@ use crate::drain;
 use crate::fetch::FetchSessions;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
+use crate::jump::JumpGuard;
 use crate::partition::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{AnswerBudget, BindError, Bound, MemoryBudget, Rate};
+use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
 use crate::start::{Ports, groups, open_metadata, open_store, register};
 use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
@@ -81,12 +82,18 @@ pub struct Shared {
     pub budget: MemoryBudget,
     /// Bytes of records in answers that are not written yet.
     pub answers: AnswerBudget,
-    /// Batches that may be unpacked or packed off the runtime at the same time.
-    pub codec_work: Arc<Semaphore>,
+    /// Threads and memory for batches that are unpacked or packed off the runtime.
+    pub codec_budget: CodecBudget,
+    /// Requests that may be decoded off the runtime at the same time.
+    pub large_requests: Arc<Semaphore>,
     /// How fast clients create topics.
     pub topic_creations: Mutex<Rate>,
     /// Wall clock and monotonic time.
     pub clock: Arc<dyn Clock>,
+    /// Whether the wall clock may be believed.
+    pub jump: JumpGuard,
+    /// Wall time without jumps, for whatever lasts.
+    pub steady: Steady,
     /// Fixed limits.
     pub limits: Limits,
     /// When the node started.
@@ -141,8 +148,11 @@ impl Shared {
             metrics: Metrics::new(),
             budget: MemoryBudget::new(bytes("queued.max.request.bytes")),
             answers: AnswerBudget::new(bytes("klamm.fetch.memory.bytes")),
-            codec_work: Arc::new(Semaphore::new(cores())),
+            codec_budget: CodecBudget::new(cores(), bytes("klamm.decompression.memory.bytes")),
+            large_requests: Arc::new(Semaphore::new(cores())),
             topic_creations: Mutex::default(),
+            jump: JumpGuard::new(parts.clock.clone()),
+            steady: Steady::new(parts.clock.clone()),
             clock: parts.clock,
             limits,
             started: Instant::now(),

@@ -3,14 +3,14 @@
 //! The decision is pure ([`expired_below`]). Acting on it is an order in the partition's Raft log
 //! (so that every replica starts at the same offset), then each replica purges whole segments.
 //!
-//! The wall clock decides what is old, so a clock that jumped decides nothing: while wall and
-//! monotonic time disagree by more than an hour since the start, nothing is deleted (R17).
+//! The wall clock decides what is old, so while it is not to be believed nothing is deleted
+//! ([`crate::jump`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_metadata::settings::TopicSettings;
-use klamm_storage::{Clock, SegmentInfo};
+use klamm_storage::SegmentInfo;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -18,14 +18,10 @@ use tracing::{debug, info, warn};
 use crate::node::{Shared, stopped};
 use crate::partition::Partition;
 
-/// How far wall and monotonic time may drift apart before deletion pauses.
-const MAX_JUMP_MS: i64 = 3_600_000;
 const ORDER_WAIT: Duration = Duration::from_secs(10);
 
 /// Looks after all partitions until the node stops.
 pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
-    let jump = JumpGuard::new(&*shared.clock);
-    let mut paused = false;
     loop {
         let interval = shared.settings().long("log.retention.check.interval.ms");
         let interval = Duration::from_millis(u64::try_from(interval).unwrap_or(1).max(1));
@@ -33,19 +29,9 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(interval) => {}
         }
-        let jumped_ms = jump.jumped_ms(&*shared.clock);
-        let now_paused = jumped_ms.abs() > MAX_JUMP_MS;
-        if now_paused != paused {
-            paused = now_paused;
-            warn!(
-                jumped_ms,
-                paused,
-                "the wall clock jumped: retention pauses until it is back or the broker restarts"
-            );
-        }
         for partition in shared.partitions.all() {
-            if !paused {
-                expire(&partition, shared.clock.now_ms()).await;
+            if let Some(now_ms) = shared.jump.believed_ms() {
+                expire(&partition, now_ms).await;
             }
             purge(&shared, &partition).await;
         }
@@ -64,32 +50,8 @@ pub async fn forget_producers(shared: Arc<Shared>, mut stopping: watch::Receiver
             () = tokio::time::sleep(interval) => {}
         }
         for partition in shared.partitions.all() {
-            partition.expire_producers(shared.clock.now_ms());
+            partition.expire_producers(shared.steady.now_ms());
         }
-    }
-}
-
-/// Compares the wall clock with monotonic time since the start.
-struct JumpGuard {
-    wall_ms: i64,
-    monotonic: Duration,
-}
-
-impl JumpGuard {
-    fn new(clock: &dyn Clock) -> JumpGuard {
-        JumpGuard {
-            wall_ms: clock.now_ms(),
-            monotonic: clock.monotonic(),
-        }
-    }
-
-    fn jumped_ms(&self, clock: &dyn Clock) -> i64 {
-        let passed = clock.monotonic().saturating_sub(self.monotonic);
-        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        clock
-            .now_ms()
-            .saturating_sub(self.wall_ms)
-            .saturating_sub(passed_ms)
     }
 }
 
@@ -192,13 +154,12 @@ fn expired_below(
 mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use klamm_metadata::settings::Settings;
     use klamm_metadata::settings::TopicSettings;
-    use klamm_storage::{ManualClock, SegmentInfo};
+    use klamm_storage::SegmentInfo;
 
-    use super::{JumpGuard, MAX_JUMP_MS, expired_below, roll_expired};
+    use super::{expired_below, roll_expired};
 
     const NOW: i64 = 1_000_000;
 
@@ -295,17 +256,5 @@ mod tests {
         assert!(roll_expired(&active(5, NOW - 2000), &keep, NOW));
         assert!(!roll_expired(&active(5, NOW), &keep, NOW));
         assert!(!roll_expired(&active(0, -1), &keep, NOW));
-    }
-
-    #[test]
-    fn a_jump_of_the_wall_clock_is_seen_and_its_return_too() {
-        let clock = ManualClock::at(NOW);
-        let guard = JumpGuard::new(&clock);
-        clock.advance(Duration::from_secs(7200));
-        assert_eq!(guard.jumped_ms(&clock), 0);
-        clock.set_wall(NOW + 7_200_000 + 2 * MAX_JUMP_MS);
-        assert_eq!(guard.jumped_ms(&clock), 2 * MAX_JUMP_MS);
-        clock.set_wall(NOW + 7_200_000);
-        assert_eq!(guard.jumped_ms(&clock), 0);
     }
 }

@@ -39,6 +39,8 @@ start_klamm() {
     fi
     [ -z "${KLAMM_DATA:-}" ] || args=(--data "$KLAMM_DATA")
     while read -r line; do args+=(--set "$line"); done < <(settings "$COMPAT/broker/settings.properties")
+    # Emptied here: the line waited for below may stand in what an earlier run left.
+    : > "$BROKER_LOG"
     "$binary" dev --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PID=$!
     if ! wait_for 30 grep -qE '^ready\b' "$BROKER_LOG"; then

@@ -180,17 +180,19 @@ impl Checkpointer {
     fn checkpoint(&self, last: bool) -> Result<(), StorageError> {
         let shared = &self.shared;
         let place = self.ask(Message::Rotate)?;
-        let deleted = std::mem::take(&mut *shared.deleted.lock());
         let logs: Vec<Arc<Log>> = shared.groups.read().values().cloned().collect();
         let mut batch = IndexBatch::new();
-        for (group, _) in &deleted {
-            batch.delete_group(*group);
-        }
-        let now_ms = shared.clock.now_ms();
+        let now_ms = shared.steady.now_ms();
         let copied: Vec<Copied> = logs
             .iter()
             .filter_map(|log| copy(log, &mut batch, now_ms))
             .collect();
+        // After the copies: a log that was not copied because it is deleted is among these, and so may be
+        // one that was copied. Otherwise frames behind `place` would belong to a log nobody knows.
+        let deleted = std::mem::take(&mut *shared.deleted.lock());
+        for (group, _) in &deleted {
+            batch.delete_group(*group);
+        }
         let marker = Marker {
             place,
             clean: last,

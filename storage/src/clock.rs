@@ -3,6 +3,7 @@
 //! The two are separate on purpose: an operator may set the wall clock back by a year and no
 //! checkpoint, timeout or lease may notice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,39 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.origin.elapsed()
+    }
+}
+
+/// Wall time that goes on steadily from where it was when this began, whatever becomes of the wall
+/// clock: for whatever lasts (sessions, silent producers) and yet needs times that outlive a
+/// process.
+#[derive(Clone)]
+pub struct Steady {
+    clock: Arc<dyn Clock>,
+    wall_ms: i64,
+    began: Duration,
+}
+
+impl Steady {
+    /// Goes on from what the wall clock says now.
+    pub fn new(clock: Arc<dyn Clock>) -> Steady {
+        Steady {
+            wall_ms: clock.now_ms(),
+            began: clock.monotonic(),
+            clock,
+        }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> i64 {
+        let passed = self.clock.monotonic().saturating_sub(self.began);
+        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
+        self.wall_ms.saturating_add(passed_ms)
+    }
+
+    /// Takes back time in which nobody could be heard.
+    pub fn hold(&mut self, stall: Duration) {
+        self.began = self.began.saturating_add(stall);
     }
 }
 
@@ -107,6 +141,20 @@ mod tests {
             (clock.now_ms(), clock.monotonic()),
             (7, Duration::from_millis(250))
         );
+    }
+
+    #[test]
+    fn steady_time_follows_no_jump_and_can_be_held() {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let mut steady = Steady::new(clock.clone());
+        clock.advance(Duration::from_secs(5));
+        clock.set_wall(9_000_000_000_000);
+        assert_eq!(steady.now_ms(), 6_000);
+        clock.set_wall(0);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(steady.now_ms(), 7_000);
+        steady.hold(Duration::from_secs(2));
+        assert_eq!(steady.now_ms(), 5_000);
     }
 
     #[test]

@@ -132,7 +132,24 @@ fn read_format(disk: &dyn Disk, dir: &Path) -> Result<u64, OpenError> {
         });
     }
     let salt = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok());
-    salt.ok_or_else(unreadable)
+    let salt = salt.ok_or_else(unreadable)?;
+    // With another salt the journal would look empty. Stores of the first days have no checksum.
+    match field("crc") {
+        Some(crc) if crc != checksum(version, salt) => Err(unreadable()),
+        _ => Ok(salt),
+    }
+}
+
+/// Checksum of the format file, as it stands there.
+fn checksum(version: u32, salt: u64) -> String {
+    format!(
+        "{:08x}",
+        crc32c::crc32c(format_text(version, salt).as_bytes())
+    )
+}
+
+fn format_text(version: u32, salt: u64) -> String {
+    format!("version={version}\nsalt={salt:016x}\n")
 }
 
 /// Makes a new store. The format file comes last: without it the next start begins again.
@@ -173,7 +190,11 @@ fn found(disk: &dyn Disk, index: &Index, dir: &Path) -> Result<u64, OpenError> {
 
 fn write_format(disk: &dyn Disk, dir: &Path, salt: u64) -> io::Result<()> {
     let temporary = dir.join(format!("{FORMAT_FILE}.new"));
-    let text = format!("version={FORMAT}\nsalt={salt:016x}\n");
+    let text = format!(
+        "{}crc={}\n",
+        format_text(FORMAT, salt),
+        checksum(FORMAT, salt)
+    );
     let file = disk.open(&temporary, OpenMode::Create)?;
     file.set_len(0)?;
     file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;

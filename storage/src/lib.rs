@@ -17,7 +17,7 @@ mod segment;
 mod stats;
 mod store;
 
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, Steady, SystemClock};
 pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
 pub use entry::{Batch, Entry, Payload, RaftState, Vote};
 pub use error::{Completion, OpenError, StorageError};

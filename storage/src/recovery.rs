@@ -270,7 +270,7 @@ impl Replay<'_> {
         if deletion {
             state.op = frame.op - 1;
         }
-        let actions = match state.apply(&frame, self.shared.clock.now_ms()) {
+        let actions = match state.apply(&frame, self.shared.steady.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => {
                 self.quarantine(&log, &mut state, &reason);
@@ -379,10 +379,8 @@ impl Replay<'_> {
                 references.retain(|batch| batch.segment_base != emptied);
             }
         }
-        let actions = actions.into_iter().filter(|_| !doubtful);
-        actions
-            .map(|action| act(self.shared, log, action))
-            .collect()
+        let mut actions = actions.into_iter().filter(|_| !doubtful);
+        actions.try_for_each(|action| act(self.shared, log, action))
     }
 
     fn write(&mut self, log: &Log, batch: &BatchFrame, bytes: &[u8]) -> io::Result<()> {

@@ -9,8 +9,8 @@ use crate::journal::{CompactedEntry, Replacement};
 /// Timestamp of a batch or segment that has none.
 pub const NO_TIMESTAMP: i64 = -1;
 
-/// Version 2 added the generation.
-const ROW_VERSION: u8 = 2;
+/// Version 2 added the generation, version 3 whether offsets are missing.
+const ROW_VERSION: u8 = 3;
 
 /// What retention and DescribeLogDirs want to know of a segment.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl SegmentFile {
         }
     }
 
-    /// Whether compaction wrote it: batches may be missing from it.
+    /// Whether compaction wrote it.
     pub(crate) fn is_compacted(self) -> bool {
         self.generation > 0
     }
@@ -87,6 +87,8 @@ pub(crate) struct Segment {
     pub(crate) base_offset: i64,
     /// How often it was compacted.
     pub(crate) generation: u32,
+    /// Each batch begins where the one before it ends. Not so in what earlier versions compacted.
+    pub(crate) contiguous: bool,
     /// Raft index of its first batch; meaningless while it is empty.
     pub(crate) first_index: u64,
     /// Raft index of its last batch; meaningless while it is empty.
@@ -111,6 +113,7 @@ impl Segment {
         Segment {
             base_offset,
             generation: 0,
+            contiguous: true,
             first_index: 0,
             last_index: 0,
             size: 0,
@@ -147,6 +150,7 @@ impl Segment {
         Some(Segment {
             base_offset: first.base_offset,
             generation: with.generation,
+            contiguous: with.contiguous,
             first_index: first.first_index,
             last_index: last.last_index,
             size: with.size,
@@ -213,6 +217,7 @@ impl Segment {
         out.put_i64_le(self.first_timestamp);
         out.put_u64_le(self.unindexed_bytes);
         out.put_u32_le(self.generation);
+        out.put_u8(u8::from(self.contiguous));
         out
     }
 
@@ -225,6 +230,7 @@ impl Segment {
         let mut segment = Segment {
             base_offset,
             generation: 0,
+            contiguous: true,
             first_index: row.try_get_u64_le()?,
             last_index: row.try_get_u64_le()?,
             size: row.try_get_u64_le()?,
@@ -239,6 +245,10 @@ impl Segment {
         if version >= 2 {
             segment.generation = row.try_get_u32_le()?;
         }
+        segment.contiguous = match version {
+            3.. => row.try_get_u8()? != 0,
+            _ => segment.generation == 0,
+        };
         Ok(Some(segment))
     }
 }
@@ -282,11 +292,16 @@ mod tests {
         segment.max_timestamp = 12;
         segment.dirty = false;
         let mut row = segment.encode();
-        let mut first_version = row[..row.len() - 4].to_vec();
+        let mut first_version = row[..row.len() - 5].to_vec();
         first_version[0] = 1;
         let read = Segment::decode(77, &first_version).expect("whole");
         assert_eq!(read.as_ref(), Some(&segment));
         segment.generation = 3;
+        let mut second_version = segment.encode();
+        second_version.pop();
+        second_version[0] = 2;
+        let read = Segment::decode(77, &second_version).expect("whole");
+        assert!(read.is_some_and(|read| !read.contiguous && read.generation == 3));
         row = segment.encode();
         assert_eq!(Segment::decode(77, &row).expect("whole"), Some(segment));
         assert!(Segment::decode(77, &row[..20]).is_err());

@@ -13,7 +13,7 @@ use klamm_records::GroupId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::{Checkpointer, Request};
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::disk::{Disk, DiskLock, FileCache};
 use crate::error::{Completion, OpenError, StorageError};
 use crate::health::{Failure, Gate, Space};
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) options: StoreOptions,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// For producers: a wall clock that jumps must not make them forgotten.
+    pub(crate) steady: Steady,
     pub(crate) index: Index,
     pub(crate) files: FileCache,
     pub(crate) groups: RwLock<BTreeMap<GroupId, Arc<Log>>>,
@@ -62,7 +64,9 @@ impl Shared {
         let _syncing = self.dir_sync.lock();
         if self.options.sync
             && self.root_unsynced.swap(false, Ordering::SeqCst)
-            && let Err(e) = self.disk.sync_dir(&self.options.dir)
+            && let Err(e) = self
+                .files
+                .making_room(|| self.disk.sync_dir(&self.options.dir))
         {
             self.failure.poison(&format!("store directory: {e}"));
             return Err(e);
@@ -164,6 +168,7 @@ impl Store {
             files: FileCache::new(Arc::clone(&disk), options.max_open_files),
             options,
             disk,
+            steady: Steady::new(Arc::clone(&clock)),
             clock,
             index,
             groups: RwLock::default(),
@@ -254,7 +259,7 @@ impl Store {
             settings,
         };
         let frame = Frame { group, op: 1, body };
-        let applied = log.state.lock().apply(&frame, shared.clock.now_ms());
+        let applied = log.state.lock().apply(&frame, shared.steady.now_ms());
         assert!(
             applied.is_ok(),
             "creation is the first operation: {applied:?}"
@@ -311,14 +316,15 @@ impl Store {
             op: state.op + 1,
             body: FrameBody::DeleteGroup,
         };
-        let actions = match state.apply(&frame, shared.clock.now_ms()) {
+        let actions = match state.apply(&frame, shared.steady.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => panic!("deletion of group {group}: {reason}"),
         };
         let op = frame.op;
         drop(state);
         deleted.queue(vec![frame], actions, done, 0);
-        // A checkpoint that finds it here finds its frame in the queue.
+        // A checkpoint that finds it here finds its frame in the queue. With the order lock held, one
+        // that finds the log deleted finds it here.
         shared.deleted.lock().push((group, op));
         shared.retired.lock().insert(group);
         shared.groups.write().remove(&group);

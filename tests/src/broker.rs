@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// How long a start may take, recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,11 +29,15 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let test = std::env::current_exe()?;
-    let path = test
-        .parent()
-        .and_then(Path::parent)
-        .context("tests lie in target/PROFILE/deps")?
-        .join("klamm");
+    let folder = test.parent().context("a program lies somewhere")?;
+    // Tests lie in target/PROFILE/deps, programs one folder up.
+    let folder = match folder.ends_with("deps") {
+        true => folder
+            .parent()
+            .context("tests lie in target/PROFILE/deps")?,
+        false => folder,
+    };
+    let path = folder.join("klamm");
     ensure!(
         path.exists(),
         "{} is not there: run `cargo build --release` first",
@@ -81,9 +85,31 @@ impl Broker {
         Broker::start_with(data, port, args, log.into())
     }
 
+    /// As [`Broker::start`], with more in its environment.
+    pub fn start_in(
+        data: &Path,
+        port: u16,
+        args: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Result<Broker> {
+        let mut command = Command::new(binary()?);
+        command.envs(environment.iter().copied());
+        Broker::spawn(command, data, port, args, Stdio::inherit())
+    }
+
     fn start_with(data: &Path, port: u16, args: &[&str], stderr: Stdio) -> Result<Broker> {
+        Broker::spawn(Command::new(binary()?), data, port, args, stderr)
+    }
+
+    fn spawn(
+        mut command: Command,
+        data: &Path,
+        port: u16,
+        args: &[&str],
+        stderr: Stdio,
+    ) -> Result<Broker> {
         let began = Instant::now();
-        let mut child = Command::new(binary()?)
+        let mut child = command
             .args([
                 "dev",
                 "--http",
@@ -141,6 +167,44 @@ impl Broker {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("the process ended")?.parse::<u64>()? * 1024)
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> Result<u64> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count() as u64)
+    }
+
+    /// Sets how many descriptors the process may have; answers how many it might before.
+    pub fn limit_descriptors(&self, count: u64) -> Result<u64> {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.pid()))?;
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let maximum = line.and_then(|line| line.split_whitespace().nth(1));
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
+        let limit = Rlimit {
+            current: Some(count),
+            // As it is: only root may raise it again.
+            maximum: maximum.context("a limit")?.parse().ok(),
+        };
+        let before = prlimit(pid, Resource::Nofile, limit)?;
+        before.current.context("a limit")
+    }
+
+    /// Sum of the series of `/metrics` whose names begin so.
+    pub fn metric(&self, prefix: &str) -> Result<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let series = text.lines().filter(|line| line.starts_with(prefix));
+        let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        Ok(values.sum())
     }
 
     /// kill -9, and waits for the end.

@@ -4,8 +4,12 @@
 //! Before a pass the partition's Raft log is purged up to what the pass may touch: compacted
 //! segments are no Raft entries any more. Each replica does this for itself.
 //!
+//! While the wall clock is not to be believed nothing is compacted ([`crate::jump`]): it says when a
+//! tombstone has been there for long enough.
+//!
 //! A log whose records cannot be read is named, left alone until the next start, and the others go
-//! on. What only has to wait (a purge, free space) is tried again after `log.cleaner.backoff.ms`.
+//! on. Each log has one pass a round; between rounds, and for what only has to wait (a purge, free
+//! space), are `log.cleaner.backoff.ms`.
 //!
 //! Deliberately absent: the rewriting itself, which is `klamm_storage`'s.
 
@@ -41,8 +45,10 @@ const NAP: Duration = Duration::from_millis(100);
 struct Skipped {
     /// Until the next start: their data are damaged.
     uncleanable: HashSet<GroupId>,
-    /// Until the next round: something has to happen first.
+    /// Until the next round: they had their turn, or something has to happen first.
     deferred: HashSet<GroupId>,
+    /// A pass of this round did not come to the end of its log: the next one begins at once.
+    unfinished: bool,
 }
 
 /// Why a log was not compacted this time.
@@ -76,17 +82,21 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
     let mut skipped = Skipped::default();
     while !stop.load(Ordering::Acquire) {
         let settings = shared.settings();
-        let next = match settings.boolean("log.cleaner.enable") {
-            true => dirtiest(shared, &mut skipped).await,
-            false => None,
-        };
-        if let Some((partition, due)) = next {
+        // A clock that jumped would drop tombstones early, or keep them for years.
+        let believed_ms = shared.jump.believed_ms();
+        let now_ms = believed_ms.filter(|_| settings.boolean("log.cleaner.enable"));
+        if let Some(now_ms) = now_ms
+            && let Some((partition, due)) = dirtiest(shared, &mut skipped, now_ms).await
+        {
             let began = Instant::now();
-            let done = clean(shared, &partition, &due, &settings, stop).await;
+            let done = clean(shared, &partition, &due, &settings, now_ms, stop).await;
             report(shared, &partition, began.elapsed(), done, &mut skipped);
             continue;
         }
         skipped.deferred.clear();
+        if std::mem::take(&mut skipped.unfinished) {
+            continue;
+        }
         let backoff = u64::try_from(settings.long("log.cleaner.backoff.ms")).unwrap_or(0);
         let until = Instant::now() + Duration::from_millis(backoff).max(NAP);
         while Instant::now() < until && !stop.load(Ordering::Acquire) {
@@ -97,8 +107,11 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
 }
 
 /// The log to compact next. Closes active segments that hold records which waited too long.
-async fn dirtiest(shared: &Shared, skipped: &mut Skipped) -> Option<(Arc<Partition>, Due)> {
-    let now_ms = shared.clock.now_ms();
+async fn dirtiest(
+    shared: &Shared,
+    skipped: &mut Skipped,
+    now_ms: i64,
+) -> Option<(Arc<Partition>, Due)> {
     let partitions = shared.partitions.all();
     let open: HashSet<GroupId> = partitions.iter().map(|p| p.log().group()).collect();
     skipped.uncleanable.retain(|group| open.contains(group));
@@ -141,9 +154,10 @@ async fn clean(
     partition: &Partition,
     due: &Due,
     settings: &Settings,
+    now_ms: i64,
     stop: &Arc<AtomicBool>,
 ) -> Result<Compaction, Failure> {
-    let (upto_offset, now_ms) = (due.upto_offset, shared.clock.now_ms());
+    let upto_offset = due.upto_offset;
     let purge = partition.purge_entries_below(upto_offset, &shared.cluster);
     match tokio::time::timeout(PURGE_WAIT, purge).await {
         Ok(purged) => purged?,
@@ -209,7 +223,10 @@ fn report(
                 seconds = took.as_secs_f64(),
                 "compacted"
             );
+            // Each log once a round: one that is always overdue does not keep out the others.
+            skipped.deferred.insert(group);
             if done.keys >= done.key_capacity {
+                skipped.unfinished = true;
                 debug!(
                     topic,
                     partition = index,

@@ -12,11 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use klamm_coordinator::{Environment, Outcome, Settings, Shard, Ticket};
 use klamm_metadata::Image;
 use klamm_protocol::ErrorCode;
 use klamm_records::{BatchHeader, Codec, Validated};
-use klamm_storage::Clock;
+use klamm_storage::Steady;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -49,34 +50,6 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a deadline far away costs no precision.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Wall time that goes on steadily from where it was.
-struct Steady {
-    clock: Arc<dyn Clock>,
-    wall_ms: i64,
-    began: Duration,
-}
-
-impl Steady {
-    /// Takes back time in which nobody could be heard.
-    fn hold(&mut self, stall: Duration) {
-        self.began = self.began.saturating_add(stall);
-    }
-
-    fn new(clock: Arc<dyn Clock>) -> Steady {
-        Steady {
-            wall_ms: clock.now_ms(),
-            began: clock.monotonic(),
-            clock,
-        }
-    }
-
-    fn now_ms(&self) -> i64 {
-        let passed = self.clock.monotonic().saturating_sub(self.began);
-        let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        self.wall_ms.saturating_add(passed_ms)
-    }
-}
-
 /// Why a shard stopped coordinating.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -84,7 +57,7 @@ enum End {
     Lost,
     /// A batch was not appended.
     Failed,
-    /// A rule panicked.
+    /// A rule panicked, or what is around the rules.
     Panicked,
     /// The node stops.
     Stopping,
@@ -130,9 +103,10 @@ impl Task {
                 loaded = self.load(term) => loaded,
             };
             let end = match loaded {
-                Some((shard, steady)) => {
-                    let mut active = Active::new(&self, term, shard, steady);
-                    let end = active.run(&mut stopping).await;
+                Some(shard) => {
+                    let mut active = Active::new(&self, term, shard);
+                    let ended = AssertUnwindSafe(active.run(&mut stopping)).catch_unwind();
+                    let end = ended.await.unwrap_or_else(|_| self.panicked("the task"));
                     // Nobody is sent here any more, before those who wait are told.
                     self.slot.set(match end {
                         End::Lost | End::Stopping => Phase::NotLeading,
@@ -153,6 +127,13 @@ impl Task {
         self.slot.set(Phase::NotLeading);
     }
 
+    fn panicked(&self, what: &str) -> End {
+        self.shared.metrics.shard_dropped("panic");
+        let (topic, index) = (self.partition.topic(), self.partition.index());
+        error!(%topic, index, "{what} of the group coordinator panicked; the shard is read again");
+        End::Panicked
+    }
+
     async fn until_serving(&self) -> i32 {
         loop {
             if let Some(term) = self.partition.serving_epoch() {
@@ -167,7 +148,7 @@ impl Task {
     }
 
     /// Reads the log up to where it ends now; `None` if it cannot be read or leadership is lost.
-    async fn load(&self, term: i32) -> Option<(Shard, Steady)> {
+    async fn load(&self, term: i32) -> Option<Shard> {
         let _one_of_few = self.loading.acquire().await.ok()?;
         let began = Instant::now();
         let end_offset = self.partition.log().end_offset();
@@ -198,7 +179,7 @@ impl Task {
             Ok((shard, loaded)) => {
                 self.shared.metrics.shard_loaded(seconds, loaded.records);
                 info!(%topic, index, term, loaded.records, loaded.bytes, loaded.unknown, seconds, "group coordinator loaded");
-                Some((shard, Steady::new(self.shared.clock.clone())))
+                Some(shard)
             }
             Err(cause) => {
                 self.shared.metrics.shard_dropped("load");
@@ -234,7 +215,7 @@ struct Active<'a> {
 }
 
 impl<'a> Active<'a> {
-    fn new(task: &'a Task, term: i32, shard: Shard, steady: Steady) -> Active<'a> {
+    fn new(task: &'a Task, term: i32, shard: Shard) -> Active<'a> {
         let (asks, queue) = mpsc::channel(QUEUE);
         let (look, looks) = mpsc::channel(1);
         let (completed, completions) = mpsc::unbounded_channel();
@@ -245,7 +226,7 @@ impl<'a> Active<'a> {
             task,
             term,
             shard,
-            steady,
+            steady: task.shared.steady.clone(),
             last_tick: Instant::now(),
             queue,
             looks,
@@ -428,12 +409,8 @@ impl<'a> Active<'a> {
     /// A rule that panics leaves a state nobody knows: the shard is dropped and read again.
     fn guarded(&mut self, rule: impl FnOnce(&mut Shard) -> Outcome) -> Result<Outcome, End> {
         let shard = &mut self.shard;
-        catch_unwind(AssertUnwindSafe(|| rule(shard))).map_err(|_| {
-            self.task.shared.metrics.shard_dropped("panic");
-            let (topic, index) = (self.task.partition.topic(), self.task.partition.index());
-            error!(%topic, index, "a rule of the group coordinator panicked; the shard is read again");
-            End::Panicked
-        })
+        let ran = catch_unwind(AssertUnwindSafe(|| rule(shard)));
+        ran.map_err(|_| self.task.panicked("a rule"))
     }
 
     /// Gathers an outcome's records and keeps its answers until they are committed.

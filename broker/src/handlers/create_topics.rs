@@ -111,8 +111,11 @@ async fn create(
     let counted = topics.iter().filter(|topic| is_counted(topic)).count();
     let mut left = allowed_now(ctx, counted);
     let (topics, throttled): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| {
-        let is_allowed = !is_counted(topic) || left > 0;
-        left -= usize::from(is_allowed && is_counted(topic));
+        if !is_counted(topic) {
+            return true;
+        }
+        let is_allowed = left > 0;
+        left -= usize::from(is_allowed);
         is_allowed
     });
     let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());

@@ -62,7 +62,7 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
     };
     let placed = ctx.shared.sessions.place(
         session_request(&ctx, request),
-        ctx.shared.clock.now_ms(),
+        ctx.shared.steady.now_ms(),
         rand::random::<i32>,
     );
     let placed = match placed {

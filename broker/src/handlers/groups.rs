@@ -207,9 +207,11 @@ async fn answer<S: klamm_protocol::ApiResponse>(
 /// How long a request may wait for its answer. A commit that is late may still come to be, as one
 /// whose answer is lost; other requests wait for members, or end with the shard.
 fn patience(ctx: &RequestContext, request: &Request) -> Option<Duration> {
-    let setting = "offsets.commit.timeout.ms";
-    let limit_ms = || u64::from(ctx.shared.settings().int(setting).max(1).unsigned_abs());
-    matches!(request, Request::OffsetCommit(_)).then(|| Duration::from_millis(limit_ms()))
+    let Request::OffsetCommit(_) = request else {
+        return None;
+    };
+    let limit_ms = ctx.shared.settings().int("offsets.commit.timeout.ms");
+    Some(Duration::from_millis(u64::from(limit_ms.unsigned_abs())))
 }
 
 async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {

@@ -13,6 +13,7 @@ use kafka_protocol::messages::list_offsets_response::{
 use klamm_protocol::ErrorCode;
 use klamm_storage::TimestampOffset;
 
+use super::unpacked_bytes;
 use crate::context::RequestContext;
 use crate::partition::{Isolation, Partition};
 
@@ -118,9 +119,15 @@ async fn position(
         }
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(NONE),
         timestamp => {
-            let search = move || match timestamp {
-                MAX_TIMESTAMP => partition.max_timestamp(isolation),
-                timestamp => partition.offset_for_timestamp(timestamp, isolation),
+            // The record is sought in a batch, which has to be unpacked for that.
+            let bytes = unpacked_bytes(&partition.settings());
+            let room = ctx.shared.codec_budget.room(bytes).await;
+            let search = move || {
+                let _room = room;
+                match timestamp {
+                    MAX_TIMESTAMP => partition.max_timestamp(isolation),
+                    timestamp => partition.offset_for_timestamp(timestamp, isolation),
+                }
             };
             let found = tokio::task::spawn_blocking(search)
                 .await

@@ -127,6 +127,11 @@ fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<Named<N, 
     (commands, names.into_iter().zip(answers).collect())
 }
 
+/// Bytes that a batch of a topic may decompress to.
+fn unpacked_bytes(settings: &TopicSettings) -> usize {
+    settings.max_message_bytes.saturating_mul(DECOMPRESS_RATIO)
+}
+
 /// What a produced batch must satisfy on a topic with these settings.
 fn validation_rules(settings: &TopicSettings, produce_version: i16) -> ValidationRules {
     let codec = |codec, level| CompressionType::Codec { codec, level };
@@ -151,7 +156,7 @@ fn validation_rules(settings: &TopicSettings, produce_version: i16) -> Validatio
             CompressionTarget::Lz4 { level } => codec(Codec::Lz4, i32::try_from(level).ok()),
             CompressionTarget::Zstd { level } => codec(Codec::Zstd, Some(level)),
         },
-        decompress_budget: settings.max_message_bytes.saturating_mul(DECOMPRESS_RATIO),
+        decompress_budget: unpacked_bytes(settings),
         produce_version,
         allow_control: false,
         // Transactions come with their coordinator; until then no id can be authorised.

@@ -5,15 +5,16 @@
 //! 13 topic ids.
 //!
 //! Three steps: *prepare* (find the partition, validate the batch; off the runtime when there is
-//! much to compress or decompress, which is only known when it has been tried), *hand over* (in the connection's order) and *finish*
-//! (wait for commits, build the answer). `acks=1` waits for the same durability as `acks=all`:
-//! the disks of a majority.
+//! much to compress or decompress, which is only known when it has been tried), *hand over* (in the
+//! connection's order) and *finish* (wait for commits, build the answer). `acks=1` waits for the
+//! same durability as `acks=all`: the disks of a majority.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest};
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceResponse,
@@ -41,6 +42,8 @@ const LOCAL_COMMIT: Duration = Duration::from_secs(5);
 const OFF_RUNTIME_BYTES: usize = 64 * 1024;
 /// Decompressed bytes of one batch from which it does: what came in may be a bomb.
 const OFF_RUNTIME_OUTPUT: usize = 512 * 1024;
+/// Decompressed bytes of one batch that there it is tried with first.
+const FIRST_OUTPUT: usize = 8 * 1024 * 1024;
 
 /// A partition's part of the request, as named by the client.
 struct Part {
@@ -110,10 +113,6 @@ enum Waiting {
 }
 
 /// Starts a Produce request.
-#[expect(
-    clippy::async_yields_async,
-    reason = "the first future is the ordered part, the second the wait"
-)]
 pub fn start(ctx: RequestContext, body: Bytes) -> Started {
     let request = match decode::<ProduceRequest>(body, ctx.version) {
         Ok(request) => request,
@@ -123,33 +122,44 @@ pub fn start(ctx: RequestContext, body: Bytes) -> Started {
     if let Some(prepared) = produce.prepare(Place::Runtime) {
         return Started::Running(produce.hand_over(prepared));
     }
-    let permits = produce.ctx.shared.codec_work.clone();
-    Started::Later(
-        async move {
-            // What they unpack to is memory too: as many at a time as can get on.
-            let permit = permits.acquire_owned().await;
-            let work = tokio::task::spawn_blocking(move || {
-                let prepared = produce.prepare(Place::Thread).unwrap_or_default();
-                drop(permit);
-                (produce, prepared)
-            });
-            match work.await {
-                Ok((produce, prepared)) => produce.hand_over(prepared),
-                Err(error) => {
-                    let why = format!("validation failed: {error}");
-                    std::future::ready(Reply::Close(why)).boxed()
-                }
+    Started::Later(prepare_elsewhere(produce).boxed())
+}
+
+/// Validates off the runtime: as many requests at a time as can get on, in as much memory as there
+/// is for it. Most batches unpack to little; one that does not waits for room for all it may.
+async fn prepare_elsewhere(mut produce: Produce) -> BoxFuture<'static, Reply> {
+    let budget = produce.ctx.shared.codec_budget.clone();
+    for output in [FIRST_OUTPUT.min(budget.most()), budget.most()] {
+        let room = budget.room(output).await;
+        let work = tokio::task::spawn_blocking(move || {
+            let prepared = produce.prepare(Place::Thread { output });
+            drop(room);
+            (produce, prepared)
+        });
+        let (back, prepared) = match work.await {
+            Ok(done) => done,
+            Err(error) => {
+                let why = format!("validation failed: {error}");
+                return std::future::ready(Reply::Close(why)).boxed();
             }
+        };
+        produce = back;
+        if let Some(prepared) = prepared {
+            return produce.hand_over(prepared);
         }
-        .boxed(),
-    )
+    }
+    let why = "a batch unpacks to more than there is room for".to_owned();
+    std::future::ready(Reply::Close(why)).boxed()
 }
 
 /// Where batches are validated, and so how much may go through a codec.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Runtime,
-    Thread,
+    /// A batch may unpack to so many bytes there.
+    Thread {
+        output: usize,
+    },
 }
 
 /// A part that is not validated: because it cannot be, or not here.
@@ -271,27 +281,39 @@ impl Produce {
         }
         let mut rules = validation_rules(&settings, ctx.version);
         let batch = part.records.clone().unwrap_or_default();
-        if place == Place::Runtime {
-            if needs_codec(&batch, &rules) {
-                *codec_bytes += batch.len();
+        // Whatever a topic's setting allows: a batch has to fit the room there is.
+        let most = ctx
+            .shared
+            .codec_budget
+            .most()
+            .max(settings.max_message_bytes);
+        let allowed = rules.decompress_budget.min(most);
+        let here = match place {
+            Place::Runtime => {
+                if needs_codec(&batch, &rules) {
+                    *codec_bytes += batch.len();
+                }
+                if *codec_bytes >= OFF_RUNTIME_BYTES {
+                    return Err(Unprepared::Elsewhere);
+                }
+                OFF_RUNTIME_OUTPUT
             }
-            if *codec_bytes >= OFF_RUNTIME_BYTES {
-                return Err(Unprepared::Elsewhere);
-            }
-            rules.decompress_budget = rules.decompress_budget.min(OFF_RUNTIME_OUTPUT);
-        }
+            Place::Thread { output } if output == ctx.shared.codec_budget.most() => most,
+            Place::Thread { output } => output,
+        };
+        rules.decompress_budget = allowed.min(here);
         match validate(batch, &rules, ctx.shared.clock.now_ms()) {
             Ok(validated) => Ok((partition, validated)),
             Err(BatchError::TooLarge {
                 decompressed: true, ..
-            }) if place == Place::Runtime => Err(Unprepared::Elsewhere),
+            }) if here < allowed => Err(Unprepared::Elsewhere),
             Err(error) => Err(Failure::from(error).into()),
         }
     }
 
     /// Gives validated batches to their partitions. Everything after this may overtake.
-    fn hand_over(self, prepared: Vec<Prepared>) -> futures::future::BoxFuture<'static, Reply> {
-        let now_ms = self.ctx.shared.clock.now_ms();
+    fn hand_over(self, prepared: Vec<Prepared>) -> BoxFuture<'static, Reply> {
+        let now_ms = self.ctx.shared.steady.now_ms();
         let waiting: Vec<Waiting> = prepared
             .into_iter()
             .map(|prepared| match prepared {

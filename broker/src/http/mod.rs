@@ -1,6 +1,8 @@
-//! The HTTP port: health, metrics, log levels. Nothing of it touches the data path.
+//! The HTTP port: health, metrics, log levels. Nothing of it touches the data path, nor takes many
+//! descriptors from it (`listener.rs`).
 
-use std::net::SocketAddr;
+mod listener;
+
 
 use axum::Router;
 use axum::extract::State;
@@ -13,6 +15,7 @@ use tokio::sync::watch;
 use crate::node::stopped;
 use crate::status::Starting;
 use crate::telemetry::{self, LogControl};
+use listener::Limited;
 
 #[derive(Clone)]
 struct Context {
@@ -34,12 +37,9 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/log-levels", get(log_levels).put(set_log_levels))
         .with_state(Context { starting, logs });
-    axum::serve(
-        listener,
-        router.into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .with_graceful_shutdown(async move { stopped(&mut stopping).await })
-    .await
+    axum::serve(Limited::new(listener), router)
+        .with_graceful_shutdown(async move { stopped(&mut stopping).await })
+        .await
 }
 
 async fn index() -> &'static str {

@@ -12,6 +12,10 @@
 //! **Answers.** Who reads records reserves room for them first, at most a quarter of what is left.
 //! So clients that do not read make everybody's answers smaller, down to [`FLOOR`] each, and stop
 //! nobody.
+//!
+//! **Unpacked records.** What a batch decompresses to is bounded by its topic's `max.message.bytes`
+//! and by [`CodecBudget::most`], and all that is unpacked off the runtime at the same time by
+//! `klamm.decompression.memory.bytes` (R22).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -160,6 +164,51 @@ impl MemoryBudget {
     }
 }
 
+/// Threads and memory for batches that are unpacked or packed off the runtime. Cheap handle.
+#[derive(Clone)]
+pub struct CodecBudget {
+    threads: Arc<Semaphore>,
+    memory: Pool,
+}
+
+/// Room for one request's batches, one after the other; given back when dropped.
+#[derive(Debug)]
+pub struct CodecRoom {
+    _thread: OwnedSemaphorePermit,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl CodecBudget {
+    /// `threads` at a time, which unpack to `bytes` in all.
+    pub fn new(threads: usize, bytes: usize) -> CodecBudget {
+        CodecBudget {
+            threads: Arc::new(Semaphore::new(threads.max(1))),
+            memory: Pool::new(bytes),
+        }
+    }
+
+    /// Bytes that one batch may unpack to.
+    pub fn most(&self) -> usize {
+        self.memory.total as usize * UNIT
+    }
+
+    /// Waits until a thread may unpack a batch to `bytes`. Memory first: who waits for much of it
+    /// keeps no thread from those who need little.
+    pub async fn room(&self, bytes: usize) -> CodecRoom {
+        let memory = self.memory.take(bytes).await;
+        let thread = self.threads.clone().acquire_owned().await;
+        CodecRoom {
+            _thread: thread.expect("the semaphore is never closed"),
+            _memory: memory,
+        }
+    }
+
+    /// Bytes that are set aside now.
+    pub fn used(&self) -> usize {
+        self.memory.used()
+    }
+}
+
 /// Room for answers. Cheap handle.
 #[derive(Clone)]
 pub struct AnswerBudget {
@@ -230,7 +279,7 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
-    use super::{AnswerBudget, Charge, FLOOR, MemoryBudget, SMALL};
+    use super::{AnswerBudget, Charge, CodecBudget, FLOOR, MemoryBudget, SMALL};
 
     const MIB: usize = 1 << 20;
 
@@ -278,6 +327,20 @@ mod tests {
         assert!(tokio::time::timeout(soon, &mut second).await.is_err());
         drop(first);
         assert_eq!(second.await.bytes(), MIB);
+    }
+
+    #[tokio::test]
+    async fn what_is_unpacked_at_a_time_is_bounded_in_bytes_and_threads() {
+        let budget = CodecBudget::new(2, 16 * MIB);
+        assert_eq!(budget.most(), 16 * MIB);
+        let soon = std::time::Duration::from_millis(20);
+        let all = budget.room(usize::MAX).await;
+        assert_eq!(budget.used(), 16 * MIB);
+        assert!(tokio::time::timeout(soon, budget.room(1)).await.is_err());
+        drop(all);
+        let _two = (budget.room(MIB).await, budget.room(MIB).await);
+        assert!(tokio::time::timeout(soon, budget.room(1)).await.is_err());
+        assert_eq!(budget.used(), 2 * MIB);
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::handlers;
 use crate::node::Shared;
 use crate::telemetry::Metrics;
 
+/// Requests above this many bytes are decoded off the runtime.
+const LARGE: usize = 1024 * 1024;
+
 /// What goes back to the client.
 #[derive(Debug)]
 pub enum Reply {
@@ -88,7 +91,39 @@ pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> 
         correlation_id: head.correlation_id,
         client_id: head.client_id,
     };
-    (route(ctx, body), timing)
+    let started = if size > LARGE {
+        Started::Later(route_elsewhere(ctx, body).boxed())
+    } else {
+        route(ctx, body)
+    };
+    (started, timing)
+}
+
+/// Decodes a request off the runtime: a megabyte of names takes as long as many small requests of
+/// others. A few at a time, since what they decode to is larger than they are.
+async fn route_elsewhere(ctx: RequestContext, body: Bytes) -> BoxFuture<'static, Reply> {
+    let permit = ctx.shared.large_requests.clone().acquire_owned().await;
+    let answered_here = matches!(ctx.api, Api::Metadata | Api::DescribeTopicPartitions);
+    let work = tokio::task::spawn_blocking(move || match route(ctx, body) {
+        // Answers take as long again as it took to decode the question, and wait for little: for
+        // topics that Metadata creates.
+        Started::Running(answer) if answered_here => {
+            let answer = tokio::runtime::Handle::current().block_on(answer);
+            drop(permit);
+            Started::Running(std::future::ready(answer).boxed())
+        }
+        started => {
+            drop(permit);
+            started
+        }
+    });
+    let refused = |why: String| std::future::ready(Reply::Close(why)).boxed();
+    match work.await {
+        Ok(Started::Running(answer)) => answer,
+        Ok(Started::Later(start)) => start.await,
+        Ok(Started::Refused(why)) => refused(why),
+        Err(error) => refused(format!("decoding failed: {error}")),
+    }
 }
 
 fn route(ctx: RequestContext, body: Bytes) -> Started {

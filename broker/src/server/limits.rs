@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 
 use klamm_metadata::settings::Settings;
 use rustix::process::{Resource, getrlimit};
@@ -10,6 +11,8 @@ use tokio::time::Instant;
 /// File descriptors for everything that is neither a client nor a segment: RocksDB, the journal,
 /// HTTP, the listeners themselves.
 const OTHER_FILES: usize = 96;
+/// Descriptors that no client gets: a store that cannot open its next file stops.
+const SPARE_FILES: usize = 16;
 
 /// File descriptors of this process.
 fn descriptors() -> usize {
@@ -17,6 +20,13 @@ fn descriptors() -> usize {
     limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     })
+}
+
+/// Whether a connection has one of the last descriptors of this process, whatever took the others:
+/// the lowest one that is free is given to each.
+pub(super) fn is_last(connection: &impl AsRawFd) -> bool {
+    let descriptor = usize::try_from(connection.as_raw_fd()).unwrap_or(0);
+    descriptor + SPARE_FILES >= descriptors()
 }
 
 /// Segment files that may be open: `klamm.max.open.files`, and no more than a quarter of what the

@@ -132,6 +132,11 @@ impl Bound {
         ended: &Arc<tokio::sync::Notify>,
         stopping: &watch::Receiver<bool>,
     ) {
+        if limits::is_last(&stream) {
+            // Accepted only to be told so: what is left is the store's.
+            shared.metrics.rejected("descriptors");
+            return;
+        }
         let limits = limits::Limits::of(&shared.settings());
         if let Err(limit) = self.open.lock().enter(peer.ip(), &limits) {
             shared.metrics.rejected(limit);

@@ -18,7 +18,7 @@ pub(super) fn of(sniffed: Sniffed, shared: &Shared) -> (&'static str, Option<Str
     let http = shared.http_address();
     match sniffed {
         Sniffed::Http => {
-            if due(&LAST_HTTP_LINE, shared.clock.now_ms()) {
+            if due(&LAST_HTTP_LINE, shared.steady.now_ms()) {
                 warn!(
                     http,
                     "a client speaks HTTP on the Kafka port; HTTP is at the address given"
@@ -36,7 +36,7 @@ pub(super) fn of(sniffed: Sniffed, shared: &Shared) -> (&'static str, Option<Str
             ("http", Some(answer))
         }
         Sniffed::Tls => {
-            if due(&LAST_TLS_LINE, shared.clock.now_ms()) {
+            if due(&LAST_TLS_LINE, shared.steady.now_ms()) {
                 warn!(
                     "a client speaks TLS on a PLAINTEXT listener and was refused; set \
                      security.protocol=PLAINTEXT in the client"

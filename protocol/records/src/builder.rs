@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::compression::{Codec, CompressError, compress};
 use crate::header::{
-    BATCH_HEADER_LEN, BatchHeader, CONTROL_BIT, DELETE_HORIZON_BIT, MAGIC_V2, NO_TIMESTAMP,
-    TIMESTAMP_TYPE_BIT, TRANSACTIONAL_BIT,
+    BATCH_HEADER_LEN, BatchHeader, CONTROL_BIT, DELETE_HORIZON_BIT, TIMESTAMP_TYPE_BIT,
+    TRANSACTIONAL_BIT,
 };
 use crate::validate::assemble;
 use crate::varint::{put_varint, varint_len};
@@ -68,21 +68,7 @@ impl BatchBuilder {
     /// An empty batch: not compressed, no producer, CreateTime.
     pub fn new() -> Self {
         BatchBuilder {
-            header: BatchHeader {
-                base_offset: 0,
-                batch_length: 0,
-                partition_leader_epoch: -1,
-                magic: MAGIC_V2,
-                crc: 0,
-                attributes: 0,
-                last_offset_delta: -1,
-                base_timestamp: NO_TIMESTAMP,
-                max_timestamp: NO_TIMESTAMP,
-                producer_id: -1,
-                producer_epoch: -1,
-                base_sequence: -1,
-                record_count: 0,
-            },
+            header: BatchHeader::BLANK,
             codec: Codec::None,
             level: None,
             records: Vec::new(),

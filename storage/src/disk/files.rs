@@ -18,7 +18,7 @@ use std::sync::Arc;
 use klamm_records::GroupId;
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, OpenMode};
+use super::{Disk, DiskFile, OpenMode, is_out_of_descriptors};
 
 /// A segment file: its group, base offset and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +84,15 @@ impl OpenFiles {
         closed
     }
 
+    /// Half of the files, those used longest ago.
+    fn close_oldest(&mut self) -> Vec<Slot> {
+        let count = self.files.len().div_ceil(2);
+        let oldest = std::iter::from_fn(|| self.by_use.pop_first()).take(count);
+        oldest
+            .filter_map(|(_, key)| self.files.remove(&key))
+            .collect()
+    }
+
     fn take(&mut self, key: FileKey) -> Option<Slot> {
         let slot = self.files.remove(&key)?;
         self.by_use.remove(&slot.used);
@@ -134,7 +143,8 @@ impl FileCache {
             open.removals
         };
         // Outside the lock: a slow open of a cold segment must not hold up the journal thread.
-        let file = self.disk.open(path().as_ref(), mode)?;
+        let path = path();
+        let file = self.making_room(|| self.disk.open(path.as_ref(), mode))?;
         let mut open = self.open.lock();
         if open.removals != removals {
             // Perhaps this very file was unlinked meanwhile; good for this caller, not for keeps.
@@ -147,6 +157,22 @@ impl FileCache {
         drop(open);
         drop(closed);
         Ok(file)
+    }
+
+    /// Does what needs a descriptor. Where none is free the files that are kept make room: to fail is
+    /// to stop the store, if it is a thread of the store that asks.
+    pub fn making_room<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match act() {
+                Err(e) if is_out_of_descriptors(&e) => {
+                    let closed = self.open.lock().close_oldest();
+                    if closed.is_empty() {
+                        return Err(e);
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Forgets the file of `key`: it was or is about to be removed or replaced.

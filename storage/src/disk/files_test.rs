@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::super::{DirEntry, DiskLock, FaultDisk, LockError, Space};
+use super::super::{DirEntry, DiskLock, Fault, FaultDisk, FaultRule, LockError, Operation, Space};
 use super::*;
 
 fn key(group: u64, base_offset: i64) -> FileKey {
@@ -188,4 +188,27 @@ fn many_threads_share_a_small_cache() {
             });
         }
     });
+}
+
+#[test]
+fn files_that_are_kept_make_room_where_no_descriptor_is_free() {
+    let disk = FaultDisk::new();
+    let cache = FileCache::new(Arc::new(disk.clone()), 8);
+    for base_offset in 0..4 {
+        create(&cache, key(1, base_offset));
+    }
+    let held = create(&cache, key(1, 0));
+    disk.inject(FaultRule::new(Fault::Emfile).on(Operation::Directory));
+    create(&cache, key(1, 9));
+    assert_eq!(cache.len(), 3, "two of four went");
+    cache.get(key(1, 0), unneeded).unwrap();
+    drop(held);
+    // Nothing is left to close, and nobody else ends either.
+    cache.remove_group(GroupId(1));
+    let rule = FaultRule::new(Fault::Emfile).on(Operation::Read);
+    disk.inject(rule.repeated());
+    let error = cache.get(key(1, 3), || path(key(1, 3))).err().unwrap();
+    assert!(is_out_of_descriptors(&error), "{error}");
+    disk.heal();
+    assert!(cache.get(key(1, 3), || path(key(1, 3))).is_ok());
 }

@@ -9,7 +9,8 @@
 //! - whatever is not durable may after a crash be there, partly there (in sectors of 512 bytes) or
 //!   gone, in any combination.
 //!
-//! Nothing here retries: the first failed write or sync is the caller's to act on (R1).
+//! Nothing here retries: the first failed write or sync is the caller's to act on (R1). Only opening
+//! waits a little where no file descriptor is free.
 
 mod fault;
 mod files;
@@ -18,6 +19,8 @@ mod real;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 pub use fault::{Fault, FaultDisk, FaultRule, Operation};
 pub use files::{FileCache, FileKey};
@@ -144,12 +147,20 @@ fn total_len(slices: &[io::IoSlice<'_>]) -> u64 {
     slices.iter().map(|slice| slice.len() as u64).sum()
 }
 
-/// An error that says what was tried on which path; kind is kept (`StorageFull` stays that).
+/// An error that says what was tried on which path; kind is kept (`StorageFull` stays that). Want of
+/// a file descriptor, which has no kind of its own, becomes `ResourceBusy`.
 fn context(operation: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("{operation} {}: {error}", path.display()),
-    )
+    let of_descriptors = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    let kind = match error.raw_os_error() {
+        errno @ Some(_) if of_descriptors.contains(&errno) => io::ErrorKind::ResourceBusy,
+        _ => error.kind(),
+    };
+    io::Error::new(kind, format!("{operation} {}: {error}", path.display()))
+}
+
+/// Whether the process, or the machine, has no file descriptor left.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
@@ -16,6 +17,10 @@ const MAX_SLICES: usize = 1024;
 
 /// Zeros written at a time where the file system cannot reserve space.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// How often an open that found no descriptor is tried again, and when.
+const ATTEMPTS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Files through the operating system's page cache.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +40,18 @@ fn openable(dir: &Path) -> &Path {
     }
 }
 
+/// Opens something. Where no file descriptor is free, connections may end soon, and a journal that
+/// cannot begin its next file would stop the store.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..ATTEMPTS {
+        match open() {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::MFILE) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    open()
+}
+
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
@@ -45,7 +62,8 @@ impl Disk for RealDisk {
             OpenMode::Create => options.write(true).create(true).truncate(false),
             OpenMode::CreateNew => options.write(true).create_new(true),
         };
-        let file = options.open(path).map_err(|e| context("open", path, &e))?;
+        let opened = patiently(|| options.open(path));
+        let file = opened.map_err(|e| context("open", path, &e))?;
         // A directory opens for reading like a file does and then fails at the first read.
         if mode == OpenMode::Read {
             let kind = file.metadata().map_err(|e| context("stat", path, &e))?;
@@ -79,7 +97,7 @@ impl Disk for RealDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let read = || -> io::Result<Vec<DirEntry>> {
             let mut entries = Vec::new();
-            for entry in fs::read_dir(openable(dir))? {
+            for entry in patiently(|| fs::read_dir(openable(dir)))? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 entries.push(DirEntry {
@@ -103,8 +121,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let sync = || File::open(openable(dir))?.sync_all();
-        sync().map_err(|e| context("sync directory", dir, &e))
+        let opened = patiently(|| File::open(openable(dir)));
+        let synced = opened.and_then(|dir| dir.sync_all());
+        synced.map_err(|e| context("sync directory", dir, &e))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

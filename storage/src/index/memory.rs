@@ -123,36 +123,38 @@ impl Rows for MemoryRows {
 
     fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError> {
         let mut tables = self.committed.write();
-        if let Some(disk) = &self.disk {
-            disk.sync_elsewhere(Path::new("index"))
-                .map_err(|e| IndexError::Failed {
-                    operation: "commit",
-                    cause: e.to_string().into(),
-                })?;
-        }
-        for change in changes {
-            match change {
-                Change::Put { table, key, value } => {
-                    tables
-                        .entry(table)
-                        .or_default()
-                        .insert(key, Bytes::from(value));
-                }
-                Change::Delete { table, key } => {
-                    tables.entry(table).or_default().remove(&key);
-                }
-                Change::DeleteRange { table, from, below } => {
-                    let rows = tables.entry(table).or_default();
-                    let gone: Vec<Vec<u8>> = range(rows, &from, &below)
-                        .map(|(key, _)| key.clone())
-                        .collect();
-                    for key in gone {
-                        rows.remove(&key);
-                    }
+        let Some(disk) = &self.disk else {
+            apply(&mut tables, changes);
+            return Ok(());
+        };
+        let committed = disk.sync_elsewhere(Path::new("index"), || apply(&mut tables, changes));
+        committed.map_err(|e| IndexError::Failed {
+            operation: "commit",
+            cause: e.to_string().into(),
+        })
+    }
+}
+
+fn apply(tables: &mut Tables, changes: Vec<Change>) {
+    for change in changes {
+        match change {
+            Change::Put { table, key, value } => {
+                let rows = tables.entry(table).or_default();
+                rows.insert(key, Bytes::from(value));
+            }
+            Change::Delete { table, key } => {
+                tables.entry(table).or_default().remove(&key);
+            }
+            Change::DeleteRange { table, from, below } => {
+                let rows = tables.entry(table).or_default();
+                let gone: Vec<Vec<u8>> = range(rows, &from, &below)
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                for key in gone {
+                    rows.remove(&key);
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -139,6 +139,8 @@ pub(crate) struct Replacement {
     pub(crate) size: u64,
     /// Largest timestamp of a record in it.
     pub(crate) max_timestamp: i64,
+    /// No offset is missing between its batches.
+    pub(crate) contiguous: bool,
     /// Some of its batches, ascending.
     pub(crate) entries: Vec<CompactedEntry>,
 }
@@ -209,7 +211,9 @@ pub(super) mod kind {
     pub(in crate::journal) const ROLL: u8 = 10;
     pub(in crate::journal) const CREATE_GROUP: u8 = 11;
     pub(in crate::journal) const DELETE_GROUP: u8 = 12;
-    pub(in crate::journal) const REPLACE: u8 = 13;
+    /// As earlier versions wrote it: offsets are missing.
+    pub(in crate::journal) const REPLACE_WITH_GAPS: u8 = 13;
+    pub(in crate::journal) const REPLACE: u8 = 14;
 }
 
 /// The part of a payload that is copied, and the part that is written from where it is.
@@ -296,7 +300,11 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
         }
         FrameBody::Replace(replacement) => {
             replacement.encode(&mut copied);
-            (kind::REPLACE, NO_ENTRY)
+            let kind = match replacement.contiguous {
+                true => kind::REPLACE,
+                false => kind::REPLACE_WITH_GAPS,
+            };
+            (kind, NO_ENTRY)
         }
         FrameBody::Roll(offset) => {
             copied.put_i64_le(*offset);
@@ -450,13 +458,14 @@ impl Replacement {
         }
     }
 
-    pub(super) fn decode(p: &mut &[u8]) -> Result<Replacement, TryGetError> {
+    pub(super) fn decode(p: &mut &[u8], contiguous: bool) -> Result<Replacement, TryGetError> {
         let mut replacement = Replacement {
             first_base: p.try_get_i64_le()?,
             last_base: p.try_get_i64_le()?,
             generation: p.try_get_u32_le()?,
             size: p.try_get_u64_le()?,
             max_timestamp: p.try_get_i64_le()?,
+            contiguous,
             entries: Vec::new(),
         };
         while p.has_remaining() {

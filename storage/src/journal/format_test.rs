@@ -54,14 +54,14 @@ prop_compose! {
 prop_compose! {
     fn any_replacement()(
         (first_base, last_base, generation) in (any::<i64>(), any::<i64>(), any::<u32>()),
-        (size, max_timestamp) in (any::<u64>(), any::<i64>()),
+        (size, max_timestamp, contiguous) in (any::<u64>(), any::<i64>(), any::<bool>()),
         entries in prop::collection::vec((any::<i64>(), any::<u64>(), any::<i64>()), 0..9),
     ) -> Replacement {
         let entry = |(base_offset, position, max_timestamp)| {
             CompactedEntry { base_offset, position, max_timestamp }
         };
         let entries = entries.into_iter().map(entry).collect();
-        Replacement { first_base, last_base, generation, size, max_timestamp, entries }
+        Replacement { first_base, last_base, generation, size, max_timestamp, contiguous, entries }
     }
 }
 

@@ -168,7 +168,10 @@ impl FrameHeader {
                 },
             },
             kind::START_OFFSET => FrameBody::StartOffset(p.try_get_i64_le()?),
-            kind::REPLACE => FrameBody::Replace(Replacement::decode(&mut p)?),
+            kind::REPLACE | kind::REPLACE_WITH_GAPS => {
+                let contiguous = self.kind == kind::REPLACE;
+                FrameBody::Replace(Replacement::decode(&mut p, contiguous)?)
+            }
             kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
             kind::CREATE_GROUP => {
                 let settings = LogSettings::decode(&mut p)?;

@@ -31,7 +31,7 @@ impl GroupLog {
             done.call(Err(error.clone()));
             return Err(error);
         }
-        let now_ms = self.shared().clock.now_ms();
+        let now_ms = self.shared().steady.now_ms();
         let _order = self.log.order.lock();
         let mut state = self.log.state.lock();
         if let Err(error) = self.log.check(&state) {
@@ -181,7 +181,7 @@ impl GroupLog {
             op: state.op + 1,
             body,
         };
-        let applied = state.apply(&frame, shared.clock.now_ms());
+        let applied = state.apply(&frame, shared.steady.now_ms());
         let actions = match applied {
             Ok(actions) => actions,
             Err(reason) => panic!("group {}: {reason}", log.group),
@@ -295,7 +295,7 @@ impl Log {
             .and_then(|row| decode_producers(&row));
         let usable = saved.filter(|(upto, _)| *upto <= offset && *upto <= bound);
         let (begin, mut producers) = usable.unwrap_or((0, ProducerStates::default()));
-        let now_ms = shared.clock.now_ms();
+        let now_ms = shared.steady.now_ms();
         let mut walk = self.walk(shared, Begin::Offset(begin))?;
         while let Some((_, place)) = walk.next()?
             && place.header.base_offset < offset

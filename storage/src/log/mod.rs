@@ -14,15 +14,18 @@
 //! - `append.rs`: operations that change the log;
 //! - `read.rs`: Kafka's reads; `entries.rs`: Raft's reads; `times.rs`: lookups by timestamp;
 //! - `compact/`: log compaction;
-//! - `walk.rs`: going through batches, in files and in memory.
+//! - `walk.rs`: going through batches, in files and in memory; `expected.rs`: what their headers have
+//!   to say; `salvage.rs`: past a damaged one.
 //!
 //! Deliberately absent: what is committed. A reader brings its own bound.
 
 mod append;
 mod compact;
 mod entries;
+mod expected;
 mod read;
 pub(crate) mod row;
+mod salvage;
 pub(crate) mod state;
 mod tail;
 mod times;
@@ -185,7 +188,10 @@ impl Log {
         let syncing = shared.dir_sync.lock();
         let changed = std::mem::take(&mut self.unsynced.lock().dir);
         if changed {
-            match shared.disk.sync_dir(&self.path) {
+            match shared
+                .files
+                .making_room(|| shared.disk.sync_dir(&self.path))
+            {
                 // Deleted meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, STAMP_LEN, batch_crc_ok};
 
+use super::salvage::{Found, Search};
 use super::walk::{HEADER_WINDOW, ReadFault, SegmentReader, Spot};
 use super::{GroupLog, Log, LogState};
 use crate::error::StorageError;
@@ -61,6 +62,8 @@ struct FilePlan {
     limit: i64,
     /// Nearest batch at or before the wanted offset that is known without the index.
     near: Spot,
+    /// Nearest batch behind it that is.
+    next: Option<Spot>,
     /// Up to where the index may be asked; not at all if `None`.
     index_bound: Option<i64>,
     rearranged: u64,
@@ -151,13 +154,41 @@ impl Log {
             .lock()
             .take(wanted.from, segment_base, rearranged);
         let mut reader = SegmentReader::open(self, shared, file, plan.end, HEADER_WINDOW)?;
-        let start = match hint {
-            Some(hint) => hint.position,
-            None => self.position_of(shared, &mut reader, wanted.from, &plan)?,
+        let found = match hint {
+            Some(hint) => Ok(Start {
+                position: hint.position,
+                continues: !reader.has_gaps(),
+            }),
+            None => self.start_of(shared, &mut reader, wanted.from, &plan),
         };
-        let Batches { bytes, next_offset } = read_batches(&reader, start, plan.limit, wanted)?;
+        let read = found.and_then(|start| {
+            let batches = read_batches(&reader, start, plan.limit, wanted)?;
+            Ok((start, batches))
+        });
+        let (start, batches) = match read {
+            Ok(read) => read,
+            Err(fault) => {
+                let search = self.way_past(shared, wanted.from, &plan)?;
+                let Found { position, passed } = search.run(&mut reader, fault)?;
+                let start = Start {
+                    position,
+                    continues: false,
+                };
+                let batches = read_batches(&reader, start, plan.limit, wanted)?;
+                for position in passed {
+                    let what = "a batch in front of the wanted one is damaged";
+                    if self.rearranged()? != rearranged {
+                        // It is none, perhaps: begin again.
+                        return Err(reader.damage(position, what));
+                    }
+                    self.damage(shared, file, position, what);
+                }
+                (start, batches)
+            }
+        };
+        let Batches { bytes, next_offset } = batches;
         if let Some(offset) = next_offset {
-            let position = start + bytes.len() as u64;
+            let position = start.position + bytes.len() as u64;
             self.hints.lock().keep(Hint {
                 offset,
                 segment_base,
@@ -200,19 +231,20 @@ impl Log {
             end,
             limit,
             near: near.map_or_else(|| Spot::start_of(segment.base_offset), Spot::of),
+            next: fresh.get(at).map(Spot::of),
             index_bound: (!segment.rows_stale).then(|| state.index_bounds().0),
             rearranged: state.rearranged,
         }))
     }
 
-    /// Position of the batch that holds `from`.
-    fn position_of(
+    /// The last known place at or before `from`.
+    fn near(
         &self,
         shared: &Shared,
-        reader: &mut SegmentReader,
+        end: u64,
         from: i64,
         plan: &FilePlan,
-    ) -> Result<u64, ReadFault> {
+    ) -> Result<Spot, ReadFault> {
         let mut spot = plan.near;
         if spot.position == 0
             && spot.base_offset < from
@@ -223,18 +255,60 @@ impl Log {
             let entry = shared
                 .index
                 .at_or_below_offset(self.group, segment_base, bound)?;
-            if let Some(entry) = entry.filter(|e| e.position < reader.end()) {
+            if let Some(entry) = entry.filter(|e| e.position < end) {
                 spot = Spot::of(&entry);
             }
         }
+        Ok(spot)
+    }
+
+    /// Where to look for a way past damage.
+    fn way_past(&self, shared: &Shared, from: i64, plan: &FilePlan) -> Result<Search, ReadFault> {
+        let near = self.near(shared, plan.end, from, plan)?;
+        let mut next = plan.next;
+        if let Some(bound) = plan.index_bound {
+            let base = plan.file.base_offset;
+            let row = shared
+                .index
+                .at_or_above_offset(self.group, base, from.saturating_add(1))?;
+            let row = row.filter(|row| row.position < plan.end && row.base_offset < bound);
+            let rows = row.as_ref().map(Spot::of);
+            next = rows
+                .into_iter()
+                .chain(next)
+                .min_by_key(|spot| spot.position);
+        }
+        Ok(Search { near, next, from })
+    }
+
+    /// Where the batch that holds `from` begins.
+    fn start_of(
+        &self,
+        shared: &Shared,
+        reader: &mut SegmentReader,
+        from: i64,
+        plan: &FilePlan,
+    ) -> Result<Start, ReadFault> {
+        let mut spot = self.near(shared, reader.end(), from, plan)?;
         loop {
             let header = reader.header_at(&spot)?;
             if header.last_offset() >= from {
-                return Ok(spot.position);
+                return Ok(Start {
+                    position: spot.position,
+                    continues: false,
+                });
             }
             spot = spot.after(&header);
         }
     }
+}
+
+/// Where a read begins.
+#[derive(Clone, Copy)]
+struct Start {
+    position: u64,
+    /// With the wanted offset, since the batch before ends there.
+    continues: bool,
 }
 
 struct Batches {
@@ -246,14 +320,15 @@ struct Batches {
 /// Reads and checks batches from `start` on. Damage behind the first batch ends the read.
 fn read_batches(
     reader: &SegmentReader,
-    start: u64,
+    start: Start,
     limit: i64,
     wanted: Wanted,
 ) -> Result<Batches, ReadFault> {
+    let (start, continues) = (start.position, start.continues);
     let left = usize::try_from(reader.end().saturating_sub(start)).unwrap_or(usize::MAX);
     let mut buffer = reader.read(start, wanted.max_bytes.max(BATCH_HEADER_LEN).min(left))?;
     let mut taken = 0;
-    let mut next_offset = None;
+    let mut next_offset = continues.then_some(wanted.from);
     while let Some(header) = buffer.get(taken..).and_then(BatchHeader::parse) {
         let first = taken == 0;
         let follows = Follows {
@@ -262,6 +337,7 @@ fn read_batches(
             gaps: reader.has_gaps(),
         };
         let (len, mut damage) = follows.check(&header);
+        damage = damage.or_else(|| reader.complaint(&header));
         let forced = first && wanted.at_least_one;
         if damage.is_none() {
             if header.next_offset() > limit || (taken + len > wanted.max_bytes && !forced) {

@@ -208,6 +208,16 @@ impl LogState {
         self.purged.map_or(0, |purged| purged.index + 1)
     }
 
+    /// Leader epochs of the offsets `from..to`, as far as they are known, each with its first.
+    pub(crate) fn epochs_in(&self, from: i64, to: i64) -> Vec<(i32, i64)> {
+        let first = self.epochs.partition_point(|(_, first)| *first <= from);
+        let epochs = self.epochs.iter().skip(first.saturating_sub(1));
+        epochs
+            .take_while(|(_, first)| *first < to)
+            .copied()
+            .collect()
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.size).sum()
     }

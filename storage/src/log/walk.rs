@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, batch_crc_ok};
 
+use super::expected::Expected;
 use super::tail::BatchPlace;
 use super::{Log, LogState};
 use crate::disk::DiskFile;
@@ -99,6 +100,7 @@ impl Spot {
 pub(super) struct SegmentReader {
     segment: SegmentFile,
     file: Arc<dyn DiskFile>,
+    expected: Expected,
     /// Bytes of the segment that may be read.
     end: u64,
     window: usize,
@@ -126,6 +128,7 @@ impl SegmentReader {
         Ok(SegmentReader {
             segment,
             file,
+            expected: Expected::of(log, segment),
             end,
             window,
             chunk: Bytes::new(),
@@ -139,7 +142,12 @@ impl SegmentReader {
 
     /// Whether batches may be missing between two others.
     pub(super) fn has_gaps(&self) -> bool {
-        self.segment.is_compacted()
+        !self.expected.is_contiguous()
+    }
+
+    /// What is wrong with a header, wherever in the segment it is.
+    pub(super) fn complaint(&self, header: &BatchHeader) -> Option<&'static str> {
+        self.expected.complaint(header)
     }
 
     pub(super) fn damage(&self, position: u64, what: &'static str) -> ReadFault {
@@ -196,11 +204,26 @@ impl SegmentReader {
             {
                 Err(self.damage(position, "a batch with another base offset"))
             }
-            Some(h) if h.last_offset_delta < 0 => {
-                Err(self.damage(position, "a batch with a negative number of offsets"))
-            }
-            Some(h) => Ok(h),
+            Some(h) => match self.expected.complaint(&h) {
+                Some(what) => Err(self.damage(position, what)),
+                None => Ok(h),
+            },
         }
+    }
+
+    /// Header of the batch at `position`, if a whole one is there that may be.
+    pub(super) fn whole_at(&mut self, position: u64) -> Result<Option<BatchHeader>, ReadFault> {
+        let left = self.end.saturating_sub(position);
+        let bytes = self.bytes_at(position, BATCH_HEADER_LEN.min(left as usize))?;
+        let header = BatchHeader::parse(&bytes).filter(|h| self.complaint(h).is_none());
+        let Some((header, len)) = header.and_then(|h| Some((h, h.total_len()?))) else {
+            return Ok(None);
+        };
+        if len as u64 > left {
+            return Ok(None);
+        }
+        let batch = self.bytes_at(position, len)?;
+        Ok(batch_crc_ok(&batch).then_some(header))
     }
 
     /// The whole batch at `position`, checked.

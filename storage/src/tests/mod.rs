@@ -10,6 +10,9 @@ mod crash;
 mod damage;
 mod model;
 mod real;
+mod rot;
+mod sweep;
+mod time;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -65,6 +65,19 @@ fn refused(
     })
 }
 
+/// A batch that is strange and nevertheless right.
+fn stored(number: u16, what: &'static str, topic: &Arc<Topic>, batch: Bytes) -> Case {
+    let topic = topic.clone();
+    case(number, what, Expect::Served, move || {
+        let (topic, batch) = (topic.clone(), batch.clone());
+        async move {
+            let code = produced(9, &topic, Some(batch)).await?;
+            ensure!(code == Some(0), "{code:?}");
+            Ok(Found::Served)
+        }
+    })
+}
+
 /// Batches one after the other, each with its code; the last one counts.
 fn sequence(
     number: u16,
@@ -280,7 +293,7 @@ fn records_lie(topic: &Arc<Topic>) -> Vec<Case> {
     ]
 }
 
-fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
+fn bombs(topic: &Arc<Topic>, roomy: &Arc<Topic>) -> Result<Vec<Case>> {
     let one = batch(&[CANARY]);
     let packed = |codec, bytes: &[u8]| with_records(&one, codec, bytes);
     let zeros = vec![0; 256 << 20];
@@ -290,21 +303,6 @@ fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
     let member = compress(Codec::Gzip, None, &zeros[..1 << 20])?;
     drop(zeros);
     let members = member.repeat(1000);
-    let xerial = |chunk: i32| {
-        let chunk = chunk.to_be_bytes();
-        [&b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01"[..], &chunk, b"xx"].concat()
-    };
-    let lz4_head = |flags: u8| {
-        let content = (1_u64 << 63).to_le_bytes();
-        [
-            &[0x04, 0x22, 0x4d, 0x18, flags, 0x40][..],
-            &content,
-            &[0, 0, 0, 0, 0],
-        ]
-        .concat()
-    };
-    let mut wrong_check = compress(Codec::Lz4, None, &one[BATCH_HEADER_LEN..])?;
-    wrong_check[6] ^= 0x55;
     // Magic, no content size, window of 2 GiB, an empty last block.
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0];
     Ok(vec![
@@ -313,6 +311,13 @@ fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
             "gzip of 256 MiB",
             TOO_LARGE,
             topic,
+            packed(Codec::Gzip, &gzip),
+        ),
+        refused(
+            50,
+            "gzip of 256 MiB where the topic would allow 1 GiB",
+            TOO_LARGE,
+            roomy,
             packed(Codec::Gzip, &gzip),
         ),
         refused(
@@ -342,34 +347,6 @@ fn bombs(topic: &Arc<Topic>) -> Result<Vec<Case>> {
             WINDOW,
             topic,
             packed(Codec::Snappy, &[0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0]),
-        ),
-        refused(
-            53,
-            "a xerial chunk of -1",
-            BROKEN,
-            topic,
-            packed(Codec::Snappy, &xerial(-1)),
-        ),
-        refused(
-            53,
-            "a xerial chunk of 2 GiB",
-            BROKEN,
-            topic,
-            packed(Codec::Snappy, &xerial(i32::MAX)),
-        ),
-        refused(
-            54,
-            "lz4 with a wrong check byte",
-            BROKEN,
-            topic,
-            packed(Codec::Lz4, &wrong_check),
-        ),
-        refused(
-            54,
-            "lz4 of 2^63 bytes",
-            WINDOW,
-            topic,
-            packed(Codec::Lz4, &lz4_head(0x68)),
         ),
         refused(
             55,
@@ -489,10 +466,60 @@ fn times(topic: &Arc<Topic>, bounded: &Arc<Topic>, compacted: &Arc<Topic>) -> Ve
     ]
 }
 
+/// Streams that no codec would write.
+fn broken_streams(topic: &Arc<Topic>) -> Result<Vec<Case>> {
+    let one = batch(&[CANARY]);
+    let packed = |codec, bytes: &[u8]| with_records(&one, codec, bytes);
+    let xerial = |chunk: i32| {
+        let chunk = chunk.to_be_bytes();
+        [&b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01"[..], &chunk, b"xx"].concat()
+    };
+    let lz4_head = |flags: u8| {
+        let content = (1_u64 << 63).to_le_bytes();
+        [
+            &[0x04, 0x22, 0x4d, 0x18, flags, 0x40][..],
+            &content,
+            &[0, 0, 0, 0, 0],
+        ]
+        .concat()
+    };
+    let mut wrong_check = compress(Codec::Lz4, None, &one[BATCH_HEADER_LEN..])?;
+    wrong_check[6] ^= 0x55;
+    Ok(vec![
+        refused(
+            53,
+            "a xerial chunk of -1",
+            BROKEN,
+            topic,
+            packed(Codec::Snappy, &xerial(-1)),
+        ),
+        refused(
+            53,
+            "a xerial chunk of 2 GiB",
+            BROKEN,
+            topic,
+            packed(Codec::Snappy, &xerial(i32::MAX)),
+        ),
+        refused(
+            54,
+            "lz4 with a wrong check byte",
+            BROKEN,
+            topic,
+            packed(Codec::Lz4, &wrong_check),
+        ),
+        refused(
+            54,
+            "lz4 of 2^63 bytes",
+            WINDOW,
+            topic,
+            packed(Codec::Lz4, &lz4_head(0x68)),
+        ),
+    ])
+}
+
 fn sequences(topic: &Arc<Topic>) -> Vec<Case> {
     let gap: Codes = &[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER];
     // As Kafka: producers outlive the data of a broker that is begun anew, and go on with their ids.
-    let unknown: Codes = &[ErrorCode::NONE];
     let fenced: Codes = &[
         ErrorCode::INVALID_PRODUCER_EPOCH,
         ErrorCode::PRODUCER_FENCED,
@@ -554,17 +581,15 @@ fn sequences(topic: &Arc<Topic>) -> Vec<Case> {
                 }
             }
         }),
-        refused(
+        stored(
             71,
             "a producer id that nobody was given",
-            unknown,
             topic,
             numbered((i64::MAX, 0), 0),
         ),
-        refused(
+        stored(
             71,
             "one just above the highest",
-            unknown,
             topic,
             numbered((1 << 40, 0), 0),
         ),
@@ -588,6 +613,8 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
         ("segment.bytes", "1048576"),
     ];
     let segments = Arc::new(create(&connection, 1, &sizes).await?);
+    let roomy = [("max.message.bytes", "33554432")];
+    let roomy = Arc::new(create(&connection, 1, &roomy).await?);
     let null = {
         let topic = topic.clone();
         move || {
@@ -617,7 +644,8 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
     cases.extend(headers_lie(&topic));
     cases.extend(records_lie(&topic));
     cases.push(Case::codes(49, "zstd in Produce 6", CODEC, old_zstd));
-    cases.extend(bombs(&topic)?);
+    cases.extend(bombs(&topic, &roomy)?);
+    cases.extend(broken_streams(&topic)?);
     cases.extend(garbage(&topic)?);
     cases.extend(times(&topic, &bounded, &compacted));
     cases.push(refused(

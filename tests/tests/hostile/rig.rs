@@ -34,6 +34,7 @@ const SETTINGS: &[&str] = &[
     "klamm.response.write.timeout.ms=2000",
     "fetch.max.bytes=4194304",
     "klamm.fetch.memory.bytes=33554432",
+    "klamm.decompression.memory.bytes=33554432",
     "max.connections.per.ip=400",
     // 40 at once: each topic costs memory for good.
     "klamm.topic.creation.rate=4",

@@ -508,7 +508,9 @@ async fn input_95_a_flood_of_joins_fills_the_group_and_ends() -> Result<()> {
         "{accepted} accepted, {full} refused"
     );
     eventually("those that never sync are removed", || async {
-        Ok((state(&observer, &group).await? == "Empty").then_some(()))
+        // Dead: empty and without offsets, it is forgotten at the next look at expired ones.
+        let now = state(&observer, &group).await?;
+        Ok(["Empty", "Dead"].contains(&now.as_str()).then_some(()))
     })
     .await?;
     stable(&group, Age::New, 2).await?;

@@ -28,6 +28,18 @@ const NEW_MEMBER_JOIN_TIMEOUT_MS: i64 = 5 * 60 * 1_000;
 /// How much of a client id goes into member ids: they are in every answer and record.
 const MAX_ID_PREFIX_BYTES: usize = 255;
 
+/// The protocols of a request that count: of two with one name, the first.
+pub(crate) fn distinct_protocols(
+    request: &JoinGroupRequest,
+) -> impl Iterator<Item = (&str, &Bytes)> {
+    let mut seen = BTreeSet::new();
+    request
+        .protocols
+        .iter()
+        .map(|protocol| (&*protocol.name, &protocol.metadata))
+        .filter(move |(name, _)| seen.insert(*name))
+}
+
 /// A request to join, and what comes with it.
 struct Joining<'a> {
     env: &'a Environment<'a>,
@@ -70,19 +82,9 @@ impl Joining<'_> {
         (Arc::clone(&self.caller.client_id), host)
     }
 
-    /// The protocols that count: of two with one name, the first.
-    fn distinct_protocols(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        let mut seen = BTreeSet::new();
-        self.request
-            .protocols
-            .iter()
-            .map(|protocol| (&*protocol.name, &protocol.metadata))
-            .filter(move |(name, _)| seen.insert(*name))
-    }
-
     /// The protocols, to be kept: copied, so that they do not keep the whole request.
     fn protocols(&self) -> Vec<Protocol> {
-        self.distinct_protocols()
+        distinct_protocols(&self.request)
             .map(|(name, metadata)| Protocol {
                 name: name.into(),
                 metadata: Bytes::copy_from_slice(metadata),
@@ -95,7 +97,7 @@ impl Joining<'_> {
             .protocols()
             .iter()
             .map(|protocol| (&*protocol.name, &protocol.metadata))
-            .eq(self.distinct_protocols())
+            .eq(distinct_protocols(&self.request))
     }
 }
 

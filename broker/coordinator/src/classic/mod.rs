@@ -44,6 +44,7 @@ use klamm_protocol::ErrorCode;
 
 use crate::outcome::Outcome;
 use crate::request::Environment;
+pub(crate) use join::distinct_protocols;
 use pending::Pending;
 use roster::Roster;
 use sessions::Sessions;

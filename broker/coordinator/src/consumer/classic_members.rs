@@ -23,6 +23,7 @@ use super::heartbeat::{Seat, blank_metadata, sorted};
 use super::reconcile::Owned;
 use super::state::{Member, each};
 use super::timers::Step;
+use crate::classic::distinct_protocols;
 use crate::outcome::Outcome;
 use crate::records::{
     ClassicMemberMetadata, ConsumerGroupMemberMetadataValue, MemberState, TopicPartitions,
@@ -412,14 +413,11 @@ fn wanted_metadata(
     };
     wanted.client_id = Arc::clone(&caller.client_id);
     wanted.client_host = Arc::from(format!("/{}", caller.host));
-    // Of two with one name the first counts, as in a classic group, which this one may become.
-    let mut seen = BTreeSet::new();
-    let protocols = request.protocols.iter();
-    let protocols = protocols.filter(|protocol| seen.insert(&*protocol.name));
     wanted.classic = Some(ClassicMemberMetadata {
         session_timeout_ms: request.session_timeout_ms,
-        supported_protocols: protocols
-            .map(|protocol| (Arc::from(&*protocol.name), protocol.metadata.clone()))
+        // As in a classic group, which this one may become.
+        supported_protocols: distinct_protocols(request)
+            .map(|(name, metadata)| (Arc::from(name), metadata.clone()))
             .collect(),
     });
     wanted

@@ -51,6 +51,8 @@ pub enum Fault {
     EioDone,
     /// ENOSPC; nothing was done.
     Enospc,
+    /// EMFILE: no descriptor is free; for opening and creating.
+    Emfile,
     /// The first half of the bytes is written, then EIO. Any other operation than a write: EIO.
     ShortWrite,
     /// The power goes: the operation is done but nothing made durable, and everything after fails
@@ -251,12 +253,14 @@ impl FaultDisk {
         Ok(bytes)
     }
 
-    /// Counts as a sync of `path`, for stores that are on this machine but not in its files.
-    pub(crate) fn sync_elsewhere(&self, path: &Path) -> io::Result<()> {
-        self.machine
-            .lock()
-            .begin(Operation::Sync, path, "sync")?
-            .map_or(Ok(()), |fault| Err(failure(fault, "sync", path)))
+    /// Counts as a sync of `path`, for stores that are on this machine but not in its files:
+    /// `done` makes durable what they hold.
+    pub(crate) fn sync_elsewhere(&self, path: &Path, done: impl FnOnce()) -> io::Result<()> {
+        let fault = self.machine.lock().begin(Operation::Sync, path, "sync")?;
+        if matches!(fault, None | Some(Fault::EioDone)) {
+            done();
+        }
+        fault.map_or(Ok(()), |fault| Err(failure(fault, "sync", path)))
     }
 }
 
@@ -264,6 +268,7 @@ fn failure(fault: Fault, what: &str, path: &Path) -> io::Error {
     match fault {
         Fault::Eio | Fault::EioDone | Fault::ShortWrite => context(what, path, &Errno::IO.into()),
         Fault::Enospc => context(what, path, &Errno::NOSPC.into()),
+        Fault::Emfile => context(what, path, &Errno::MFILE.into()),
         Fault::PowerOff => context(what, path, &io::Error::other("the machine has no power")),
     }
 }
@@ -516,7 +521,7 @@ impl DiskFile for FaultFile {
         let written = match fault {
             None | Some(Fault::PowerOff | Fault::EioDone) => &bytes[..],
             Some(Fault::ShortWrite) => &bytes[..bytes.len() / 2],
-            Some(Fault::Eio | Fault::Enospc) => &[],
+            Some(Fault::Eio | Fault::Enospc | Fault::Emfile) => &[],
         };
         self.contents.lock().write(written, position);
         fault.map_or(Ok(()), |fault| Err(self.failure(fault, "write")))

@@ -59,7 +59,7 @@ impl Filter<'_> {
         batch: &Bytes,
         needed: bool,
     ) -> Result<Fate, ReadError> {
-        if !is_plain(header) || header.base_offset > self.latest {
+        if !is_plain(header) || header.base_offset > self.latest || is_filler(header) {
             return Ok(Fate::Kept);
         }
         let set = RecordSet::open(batch, header, self.budget)?;
@@ -84,6 +84,12 @@ impl Filter<'_> {
         // What the format cannot express anew stays as it was.
         let rebuilt = self.rebuild(&set, horizon.or(header.delete_horizon_ms()));
         Ok(rebuilt.map_or(Fate::Kept, |(header, bytes)| Fate::Rewritten(header, bytes)))
+    }
+
+    /// Whether a batch may reach over offsets behind it that go: it does not if its last sequence,
+    /// which follows from its last offset, is or may be needed.
+    pub(super) fn may_grow(&self, header: &BatchHeader) -> bool {
+        is_plain(header) && !self.producers.contains_key(&header.producer_id)
     }
 
     fn keeps(&self, header: &BatchHeader, record: &Record<'_>) -> bool {
@@ -173,8 +179,24 @@ pub(super) fn is_plain(header: &BatchHeader) -> bool {
     !header.is_control() && !header.is_transactional()
 }
 
+/// Whether a batch only stands for offsets: whatever is before it may do so too.
+pub(super) fn is_filler(header: &BatchHeader) -> bool {
+    header.record_count == 0 && header.producer_id < 0 && is_plain(header)
+}
+
+/// A batch without records that stands for the offsets `from..to`.
+pub(super) fn filler(from: i64, to: i64, epoch: i32) -> (BatchHeader, Bytes) {
+    let header = BatchHeader {
+        base_offset: from,
+        partition_leader_epoch: epoch,
+        last_offset_delta: i32::try_from(to - 1 - from).expect("a file's offsets span 31 bits"),
+        ..BatchHeader::BLANK
+    };
+    sealed(header, &[])
+}
+
 /// A header in front of encoded records, with its length and CRC computed.
-fn sealed(mut header: BatchHeader, records: &[u8]) -> (BatchHeader, Bytes) {
+pub(super) fn sealed(mut header: BatchHeader, records: &[u8]) -> (BatchHeader, Bytes) {
     let len = BATCH_HEADER_LEN - BATCH_LENGTH_OVERHEAD + records.len();
     header.batch_length = i32::try_from(len).expect("the builder keeps a batch below 2 GiB");
     let mut bytes = header.encode().to_vec();

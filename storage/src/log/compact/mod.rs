@@ -16,6 +16,8 @@
 //!   deletes;
 //! - the last batch of a new file stays, if only as a header: a read finds the end of the segment,
 //!   and a consumer that waits for the end of the log gets there;
+//! - offsets stay without a gap: where batches go, the one before reaches over their offsets, or an
+//!   empty one stands for them (writer.rs);
 //! - the last committed batch of a producer stays likewise, and with it the sequence to go on from.
 //!
 //! Memory: the map, two buffers, one batch unpacked. Where the map is full the pass ends, and the
@@ -53,7 +55,8 @@ const MAX_NEW_FILE: u64 = i32::MAX as u64 - 64 * 1024 * 1024;
 /// What a pass may do and use.
 #[derive(Clone, Debug)]
 pub struct CompactionRules {
-    /// Segments that end above this offset stay as they are (`min.compaction.lag.ms`).
+    /// Segments that end above this offset stay as they are (`min.compaction.lag.ms`, and the last
+    /// stable offset: batches may reach over offsets that went).
     pub upto_offset: i64,
     /// High watermark: what lies below is never truncated.
     pub committed_offset: i64,
@@ -358,7 +361,7 @@ impl Pass<'_> {
                 if !(self.pace)(batch.len() as u64) {
                     return Err(CompactionError::Stopped);
                 }
-                new.append(&header, &batch)?;
+                new.append(&header, batch, filter.may_grow(&header))?;
             }
         }
         Ok(changed)

@@ -1,11 +1,18 @@
 //! The new file of a run of segments, before it is the log's.
+//!
+//! Its batches follow each other without a gap, whatever was left out: a batch reaches over the
+//! offsets that were behind it (KIP-98 lets it: the offsets of a batch are those it once had), or an
+//! empty batch stands for them where its last offset has to stay. So a reader knows the base offset
+//! of every batch before it reads it.
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use klamm_records::BatchHeader;
+use bytes::Bytes;
+use klamm_records::{BATCH_HEADER_LEN, BatchHeader};
 
+use super::filter::{filler, is_filler, sealed};
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::journal::{CompactedEntry, Replacement};
@@ -28,7 +35,21 @@ pub(super) struct NewFile<'a> {
     interval: u64,
     unindexed: u64,
     made: Replacement,
+    /// The last batch, as long as it may grow over offsets that are left out behind it.
+    pending: Option<Pending>,
+    /// Offset behind the last batch.
+    reached: i64,
+    /// Leader epochs, each with its first offset.
+    epochs: Vec<(i32, i64)>,
     adopted: bool,
+}
+
+/// A batch that is not in the buffer yet.
+struct Pending {
+    header: BatchHeader,
+    batch: Bytes,
+    may_grow: bool,
+    grown: bool,
 }
 
 impl<'a> NewFile<'a> {
@@ -48,7 +69,10 @@ impl<'a> NewFile<'a> {
         };
         let path = log.segment_path(name);
         let file = shared.disk.open(&path, OpenMode::Create)?;
-        let index_interval = log.state.lock().settings.index_interval_bytes;
+        let (index_interval, epochs) = {
+            let state = log.state.lock();
+            (state.settings.index_interval_bytes, state.epochs.clone())
+        };
         let new = NewFile {
             shared,
             path,
@@ -58,6 +82,9 @@ impl<'a> NewFile<'a> {
             written: 0,
             interval: u64::from(index_interval).max(source_bytes / MAX_ENTRIES),
             unindexed: 0,
+            pending: None,
+            reached: made.first_base,
+            epochs,
             made,
             adopted: false,
         };
@@ -66,7 +93,74 @@ impl<'a> NewFile<'a> {
         Ok(new)
     }
 
-    pub(super) fn append(&mut self, header: &BatchHeader, batch: &[u8]) -> io::Result<()> {
+    /// Takes the next batch. `may_grow`: nobody needs its last offset to be what it is.
+    pub(super) fn append(
+        &mut self,
+        header: &BatchHeader,
+        batch: Bytes,
+        may_grow: bool,
+    ) -> io::Result<()> {
+        if header.base_offset > self.reached {
+            self.cover(header.base_offset)?;
+        }
+        self.reached = header.next_offset();
+        if is_filler(header)
+            && let Some(pending) = self.pending.as_mut().filter(|pending| pending.may_grow)
+        {
+            pending.grow_to(self.reached);
+            return Ok(());
+        }
+        self.settle()?;
+        self.pending = Some(Pending {
+            header: *header,
+            batch,
+            may_grow,
+            grown: false,
+        });
+        Ok(())
+    }
+
+    /// Covers the offsets up to `to`, which are left out: Kafka's CRC does not cover a batch's base
+    /// offset, and where offsets are missing nothing tells a flipped bit in one from a gap.
+    fn cover(&mut self, to: i64) -> io::Result<()> {
+        if let Some(pending) = self.pending.as_mut().filter(|pending| pending.may_grow) {
+            pending.grow_to(to);
+            return Ok(());
+        }
+        self.settle()?;
+        let after = self
+            .epochs
+            .partition_point(|(_, first)| *first <= self.reached);
+        let epoch = self.epochs.get(after.saturating_sub(1));
+        let (header, batch) = filler(self.reached, to, epoch.map_or(0, |(epoch, _)| *epoch));
+        self.pending = Some(Pending {
+            header,
+            batch,
+            may_grow: true,
+            grown: false,
+        });
+        Ok(())
+    }
+
+    /// Puts the last batch into the buffer.
+    fn settle(&mut self) -> io::Result<()> {
+        match self.pending.take() {
+            None => Ok(()),
+            Some(Pending {
+                header,
+                batch,
+                grown: false,
+                ..
+            }) => self.put(&header, &batch),
+            Some(Pending { header, batch, .. }) => {
+                let (header, batch) =
+                    sealed(header, batch.get(BATCH_HEADER_LEN..).unwrap_or_default());
+                self.put(&header, &batch)
+            }
+        }
+    }
+
+    fn put(&mut self, header: &BatchHeader, batch: &[u8]) -> io::Result<()> {
         let position = self.written + self.buffer.len() as u64;
         let made = &mut self.made;
         if header.record_count > 0 {
@@ -99,6 +193,7 @@ impl<'a> NewFile<'a> {
     /// Makes the file durable; then says what it is. Nothing refers to it yet: a failure here
     /// loses nothing and is no failure of the store, unless the directory cannot be synced.
     pub(super) fn finish(&mut self, log: &Log) -> io::Result<Replacement> {
+        self.settle()?;
         self.flush()?;
         if self.shared.options.sync {
             self.file.sync_data()?;
@@ -112,6 +207,15 @@ impl<'a> NewFile<'a> {
     /// The log has taken it, or may have.
     pub(super) fn adopted(mut self) {
         self.adopted = true;
+    }
+}
+
+impl Pending {
+    fn grow_to(&mut self, next_offset: i64) {
+        let delta = next_offset - 1 - self.header.base_offset;
+        self.header.last_offset_delta =
+            i32::try_from(delta).expect("a file's offsets span 31 bits");
+        self.grown = true;
     }
 }
 
@@ -136,6 +240,7 @@ pub(super) fn replacement_of(
         generation,
         size: 0,
         max_timestamp: NO_TIMESTAMP,
+        contiguous: true,
         entries: Vec::new(),
     }
 }

@@ -28,6 +28,9 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "klamm.connection.inflight.bytes", "134217728")
         .at_least(1)
         .doc("Bytes of requests and answers of one connection that may be in progress; the connection is not read while so many are."),
+    broker(Long, "klamm.decompression.memory.bytes", "134217728")
+        .at_least(8_388_608)
+        .doc("Bytes that compressed batches of all requests may unpack to at the same time, and so the most that one may, whatever its topic's max.message.bytes: that is 32 times as many, in so far as there is room."),
     broker(Long, "klamm.fetch.memory.bytes", "134217728")
         .at_least(1_048_576)
         .doc("Bytes of records in answers to fetches that are not written yet, of all connections. What is left of it bounds the next answer; the first batch is always sent."),
