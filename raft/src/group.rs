@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use klamm_records::{EntryId, GroupId};
-use klamm_storage::{GroupLog, Vote};
+use klamm_storage::{GroupLog, StorageError, Vote};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::VoteResponse;
 
@@ -80,7 +80,7 @@ impl Group {
         }
     }
 
-    /// Purges entries up to `upto` on this replica, but none that is not applied yet, nor on a leader
+    /// Purges entries up to index `upto` on this replica, but none that is not applied yet, nor on a leader
     /// one that a member still lacks (it could not be filled, see the README). Their records
     /// stay in the log; whole segments go once the log start has passed them too. Returns when the
     /// entries are gone. On a leader that waits for a follower
@@ -89,13 +89,13 @@ impl Group {
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed; [`ProposeError::Storage`]
     /// when the entry cannot be looked up.
-    pub async fn purge(&self, upto: EntryId) -> Result<(), ProposeError> {
+    pub async fn purge(&self, upto: u64) -> Result<(), ProposeError> {
         let applied = self.raft.data_metrics().borrow_watched().last_applied;
         let Some(applied) = applied else {
             return Ok(());
         };
         let most = applied.index.min(self.held_by_all().unwrap_or(u64::MAX));
-        let Some(at) = self.shared.log.entry_id(upto.index.min(most))? else {
+        let Some(at) = self.shared.log.entry_id(upto.min(most))? else {
             return Ok(());
         };
         loop {
@@ -309,6 +309,15 @@ impl Group {
             membership.voter_ids().map(NodeId).collect(),
             membership.learner_ids().map(NodeId).collect(),
         )
+    }
+
+    /// Kafka offset after the last record at or before entry `index`: of what a replica that has the log up
+    /// to there holds. Reads the log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn end_offset_at(&self, index: u64) -> Result<i64, StorageError> {
+        crate::machine::end_offset_at(self.log(), Some(index))
     }
 
     /// How far the log is here and, on the leader, on each member (for DescribeQuorum).

@@ -1,4 +1,6 @@
-//! `klamm cluster`: setting up a cluster.
+//! `klamm cluster`: setting up a cluster, and how it stands.
+
+mod status;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use crate::cluster::shape::join;
 pub(super) enum ClusterCommand {
     /// Print the configuration of each node of a new cluster, with a secret they share.
     Init(InitArgs),
+    /// Show the nodes, what they lead, and partitions that are not as they should be.
+    Status(status::StatusArgs),
 }
 
 /// Arguments of `klamm cluster init`.
@@ -45,8 +49,10 @@ pub(super) struct NewNode {
 
 /// Runs `klamm cluster`.
 pub(super) fn run(command: ClusterCommand) -> Result<(), UserError> {
-    let ClusterCommand::Init(args) = command;
-    init(&args)
+    match command {
+        ClusterCommand::Init(args) => init(&args),
+        ClusterCommand::Status(args) => super::client_command(status::run(args)),
+    }
 }
 
 fn init(args: &InitArgs) -> Result<(), UserError> {

@@ -41,7 +41,7 @@ enum Command {
     Dev(dev::DevArgs),
     /// Run one node as its configuration file says, alone or in a cluster.
     Start(start::StartArgs),
-    /// Set up a cluster.
+    /// Set up a cluster; show how it stands.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// Create, list, describe, alter and delete topics.

@@ -452,13 +452,13 @@ impl<'a> Active<'a> {
             let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
             let (batch, completed) = (self.releases.proposed(), self.completed.clone());
             self.unsettled += 1;
-            let handed =
-                self.task
-                    .partition
-                    .append(Validated { header, bytes }, now_ms, move |result| {
-                        // The shard may be gone; the batch stands.
-                        let _ = completed.send((batch, result.map(|_| ())));
-                    });
+            // Fenced: what other shards wrote since this one's term was not there when it decided.
+            let validated = Validated { header, bytes };
+            let partition = &self.task.partition;
+            let handed = partition.append_in(self.term, validated, now_ms, move |result| {
+                // The shard may be gone; the batch stands.
+                let _ = completed.send((batch, result.map(|_| ())));
+            });
             if let Err(error) = handed {
                 // No completion will come for it.
                 let _ = self.completed.send((batch, Err(error)));

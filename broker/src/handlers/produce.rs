@@ -6,8 +6,15 @@
 //!
 //! Three steps: *prepare* (find the partition, validate the batch; off the runtime when there is
 //! much to compress or decompress, which is only known when it has been tried), *hand over* (in the
-//! connection's order) and *finish* (wait for commits, build the answer). `acks=1` waits for the
-//! same durability as `acks=all`: the disks of a majority.
+//! connection's order) and *finish* (wait for commits, build the answer).
+//!
+//! - `acks=all` is answered when a majority has it on disk, and refused before anything is written
+//!   while fewer than `min.insync.replicas` keep up.
+//! - `acks=1` is answered at the same moment, without regard to `min.insync.replicas`. Kafka answers when
+//!   the leader has it; that would save a round trip, lose what was acknowledged with the leader, and let a
+//!   producer run ahead of slow followers by as much as memory holds.
+//! - `acks=0` is not answered. Among other nodes the request still counts as in progress until a majority has
+//!   it, so that memory is bounded here, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +117,46 @@ enum Waiting {
         appended: Appended,
         end_offset: i64,
     },
+}
+
+impl Waiting {
+    fn failed(&self) -> Option<ErrorCode> {
+        match self {
+            Waiting::Failed(failure) => Some(failure.code),
+            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
+        }
+    }
+
+    /// What became of it, at the latest at the deadline.
+    async fn settled(
+        self,
+        deadline: Instant,
+    ) -> (Option<Arc<Partition>>, Result<Appended, Failure>) {
+        match self {
+            Waiting::Failed(failure) => (None, Err(failure)),
+            Waiting::Duplicate {
+                partition,
+                appended,
+                end_offset,
+            } => {
+                let committed = partition.wait_committed(end_offset, deadline).await;
+                let result = if committed {
+                    Ok(appended)
+                } else {
+                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
+                };
+                (Some(partition), result)
+            }
+            Waiting::Committing { partition, result } => {
+                let result = match tokio::time::timeout_at(deadline, result).await {
+                    Ok(Ok(result)) => result.map_err(Failure::from),
+                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
+                };
+                (Some(partition), result)
+            }
+        }
+    }
 }
 
 /// Starts a Produce request.
@@ -328,17 +375,17 @@ impl Produce {
             })
             .collect();
         if self.acks == 0 {
-            return std::future::ready(self.unacknowledged(&waiting)).boxed();
+            let failed = waiting.iter().find_map(Waiting::failed);
+            if failed.is_some() || self.ctx.shared.cluster.is_alone() {
+                return std::future::ready(self.unacknowledged(failed)).boxed();
+            }
+            return self.finish_unacknowledged(waiting).boxed();
         }
         self.finish(waiting).boxed()
     }
 
     /// acks=0: no answer; a failure closes the connection so that the producer notices (behaviour 3).
-    fn unacknowledged(&self, waiting: &[Waiting]) -> Reply {
-        let failed = waiting.iter().find_map(|waiting| match waiting {
-            Waiting::Failed(failure) => Some(failure.code),
-            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
-        });
+    fn unacknowledged(&self, failed: Option<ErrorCode>) -> Reply {
         match failed {
             None => Reply::Silent,
             Some(code) => {
@@ -348,9 +395,25 @@ impl Produce {
         }
     }
 
-    async fn finish(self, waiting: Vec<Waiting>) -> Reply {
+    fn deadline(&self) -> Instant {
         let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
-        let deadline = Instant::now() + timeout.max(LOCAL_COMMIT);
+        Instant::now() + timeout.max(LOCAL_COMMIT)
+    }
+
+    /// acks=0 among other nodes: as long as a majority lacks the batches they are held in memory, and so
+    /// the request counts as in progress.
+    async fn finish_unacknowledged(self, waiting: Vec<Waiting>) -> Reply {
+        let deadline = self.deadline();
+        for waiting in waiting {
+            if let (_, Err(failure)) = waiting.settled(deadline).await {
+                return self.unacknowledged(Some(failure.code));
+            }
+        }
+        self.unacknowledged(None)
+    }
+
+    async fn finish(self, waiting: Vec<Waiting>) -> Reply {
+        let deadline = self.deadline();
         let mut waiting = waiting.into_iter();
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut leaders_wanted = false;
@@ -386,30 +449,7 @@ impl Produce {
         waiting: Waiting,
         deadline: Instant,
     ) -> PartitionProduceResponse {
-        let (partition, result) = match waiting {
-            Waiting::Failed(failure) => (None, Err(failure)),
-            Waiting::Duplicate {
-                partition,
-                appended,
-                end_offset,
-            } => {
-                let committed = partition.wait_committed(end_offset, deadline).await;
-                let result = if committed {
-                    Ok(appended)
-                } else {
-                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
-                };
-                (Some(partition), result)
-            }
-            Waiting::Committing { partition, result } => {
-                let result = match tokio::time::timeout_at(deadline, result).await {
-                    Ok(Ok(result)) => result.map_err(Failure::from),
-                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
-                };
-                (Some(partition), result)
-            }
-        };
+        let (partition, result) = waiting.settled(deadline).await;
         let answer = PartitionProduceResponse::default().with_index(index);
         match result {
             Ok(appended) => answer

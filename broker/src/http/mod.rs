@@ -3,7 +3,6 @@
 
 mod listener;
 
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};

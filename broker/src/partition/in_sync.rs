@@ -36,6 +36,11 @@ impl Followers {
         (self.term == term && !self.in_sync.is_empty()).then(|| self.in_sync.clone())
     }
 
+    /// When a follower was last seen with all of the log, in the term looked at last.
+    pub(super) fn caught_up(&self, broker: i32) -> Option<Instant> {
+        self.caught_up.get(&broker).copied()
+    }
+
     /// Looks at the followers. One that is behind for longer than `longest` is out of sync, and one that
     /// is not live. A new leader takes all for in sync at first: it was elected by a majority of them.
     pub(super) fn look(

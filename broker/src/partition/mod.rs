@@ -11,6 +11,7 @@ mod order;
 mod read;
 mod registry;
 mod replica;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use arc_swap::ArcSwap;
 use klamm_metadata::settings::TopicSettings;
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, Proposal, ProposeError};
-use klamm_records::{EntryId, GroupId, TopicId};
+use klamm_records::{GroupId, TopicId};
 use klamm_storage::producers::ProducerInfo;
 use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
 use parking_lot::Mutex;
@@ -30,6 +31,7 @@ pub use append::{AppendError, Appended, Handover};
 pub use read::{EpochEnd, Isolation, Read, ReadRequest};
 pub use registry::Partitions;
 pub use replica::{Replica, Watch};
+pub use standing::Standing;
 
 use in_sync::{Followers, Look};
 use order::Order;
@@ -297,7 +299,7 @@ impl Partition {
         };
         let index = upto.index.min(held);
         match is_new(index) {
-            true => self.group.purge(EntryId { index, ..upto }).await,
+            true => self.group.purge(index).await,
             false => Ok(()),
         }
     }

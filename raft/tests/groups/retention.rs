@@ -22,7 +22,7 @@ async fn purges_below_applied_and_goes_on() {
     eventually("apply", || machine.batches().len() == 1_050).await;
 
     for index in [600, 600, 400, 700] {
-        group.purge(EntryId { term, index }).await.unwrap();
+        group.purge(index).await.unwrap();
         assert!(log.raft_state().purged.unwrap().index >= index);
     }
     assert_eq!(log.raft_state().purged.unwrap().index, 700);
@@ -55,7 +55,7 @@ async fn purges_below_applied_and_goes_on() {
         );
         append_one(&group, term).await;
         let state = log.raft_state();
-        group.purge(state.last.unwrap()).await.unwrap();
+        group.purge(state.last.unwrap().index).await.unwrap();
         groups.shutdown().await;
         assert!(fatal.lock().is_empty());
     }
@@ -75,13 +75,7 @@ async fn purges_everything_applied_at_most() {
     let last = append_one(&group, term).await;
     eventually("metrics", || group.progress().committed_index == last.index).await;
     eventually("apply", || machine.batches().len() == 1).await;
-    group
-        .purge(EntryId {
-            term,
-            index: u64::MAX,
-        })
-        .await
-        .unwrap();
+    group.purge(u64::MAX).await.unwrap();
     let purged = log.raft_state().purged.unwrap();
     assert!(purged.index <= last.index);
     append_one(&group, term).await;
@@ -93,5 +87,39 @@ async fn purges_everything_applied_at_most() {
     let term = machine.serving().await;
     append_one(&group, term).await;
     second.shutdown().await;
+    assert!(fatal.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_purged_last_is_named_with_its_own_term() {
+    let store = Computer::new().open();
+    let log = create_log(&store, 1);
+    let mut appended = Vec::new();
+    for round in 0..2 {
+        let (groups, fatal) = groups();
+        let machine = Recorder::new(false);
+        let group = groups
+            .open(log.clone(), alone(), machine.clone())
+            .await
+            .unwrap();
+        let term = machine.serving().await;
+        for _ in 0..10 {
+            appended.push(append_one(&group, term).await);
+        }
+        eventually("apply", || machine.batches().len() == 10).await;
+        if round == 1 {
+            let earlier = appended[9];
+            assert!(earlier.term < term);
+            group.purge(earlier.index).await.unwrap();
+            assert_eq!(log.raft_state().purged, Some(earlier));
+        }
+        groups.shutdown().await;
+        assert!(fatal.lock().is_empty());
+    }
+    let (groups, fatal) = groups();
+    let machine = Recorder::new(false);
+    let group = groups.open(log, None, machine.clone()).await.unwrap();
+    append_one(&group, machine.serving().await).await;
+    groups.shutdown().await;
     assert!(fatal.lock().is_empty());
 }
