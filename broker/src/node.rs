@@ -341,6 +341,8 @@ pub struct Node {
     recovery: RecoveryReport,
     stopping: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Not among the tasks: requests in flight may wait for it, so it ends after them.
+    reconciler: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
@@ -410,6 +412,7 @@ impl Node {
             recovery,
             stopping,
             tasks,
+            reconciler: None,
         };
         // Finding the others, and who leads, does not wait for a majority: the majority waits for it.
         node.tasks
@@ -422,8 +425,7 @@ impl Node {
 
     /// Opens partitions and starts what a node does all the time.
     async fn join(&mut self) {
-        self.tasks
-            .push(tokio::spawn(reconciler::run(self.shared.clone())));
+        self.reconciler = Some(tokio::spawn(reconciler::run(self.shared.clone())));
         self.tasks.push(tokio::spawn(retention::run(
             self.shared.clone(),
             self.stopping.subscribe(),
@@ -489,6 +491,10 @@ impl Node {
             if tokio::time::timeout_at(until, &mut task).await.is_err() {
                 task.abort();
             }
+        }
+        if let Some(reconciler) = self.reconciler {
+            // Whatever it is at, the next start does again.
+            reconciler.abort();
         }
         self.shared.cluster.stop();
         // Groups that do not stop in time hold nothing that is not durable.

@@ -472,7 +472,8 @@ impl<'a> Active<'a> {
         while let Some((batch, result)) = next {
             self.unsettled -= 1;
             if let Err(error) = result {
-                if !self.task.serves(self.term) {
+                // The append knows of a lost term before this task is told.
+                if error.code == ErrorCode::NOT_LEADER_OR_FOLLOWER || !self.task.serves(self.term) {
                     return Err(End::Lost);
                 }
                 self.releases.committed(batch - 1);
