@@ -94,7 +94,11 @@ impl Group {
         let Some(applied) = applied else {
             return Ok(());
         };
-        let most = applied.index.min(self.held_by_all().unwrap_or(u64::MAX));
+        let end = self.held_by_all().unwrap_or(u64::MAX);
+        let Some(held) = end.checked_sub(1) else {
+            return Ok(());
+        };
+        let most = applied.index.min(held);
         let Some(at) = self.shared.log.entry_id(upto.min(most))? else {
             return Ok(());
         };
@@ -122,15 +126,15 @@ impl Group {
         }
     }
 
-    /// Index up to which every member has the log, as this leader knows; `None` on a node that does
-    /// not lead. A follower that purges on its own asks the leader first: should it lead one day, it
+    /// Index below which every member has the log, as this leader knows: 0 when one has nothing yet.
+    /// `None` on a node that does not lead. A follower that purges on its own asks the leader first: should it lead one day, it
     /// could not fill a member that lacks what it purged.
     pub fn held_by_all(&self) -> Option<u64> {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref()?.iter();
         let others = matched.filter(|(node, _)| **node != self.shared.node.0);
-        let held = others.map(|(_, id)| id.as_ref().map_or(0, |id| id.index));
+        let held = others.map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
         Some(held.min().unwrap_or(u64::MAX))
     }
 

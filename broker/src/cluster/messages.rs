@@ -26,7 +26,7 @@ pub(super) enum Question {
         /// What it leads no longer.
         left: Vec<u64>,
     },
-    /// Up to which index does every replica hold the log of these groups?
+    /// Below which index does every replica hold the log of these groups?
     Held(Vec<u64>),
     /// Hand the leadership of this group to this broker.
     GiveUp {

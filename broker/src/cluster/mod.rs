@@ -234,7 +234,7 @@ impl Cluster {
         }
     }
 
-    /// Up to which index every replica of a group holds the log: a follower asks the leader. `None`: it is
+    /// Below which index every replica of a group holds the log: a follower asks the leader. `None`: it is
     /// not known, so nothing may be purged.
     pub async fn held_by_all(&self, group: &Group) -> Option<u64> {
         if self.is_alone() {

@@ -294,7 +294,8 @@ impl Partition {
         let Some(upto) = below.filter(|upto| is_new(upto.index)) else {
             return Ok(());
         };
-        let Some(held) = cluster.held_by_all(&self.group).await else {
+        let held = cluster.held_by_all(&self.group).await;
+        let Some(held) = held.and_then(|end| end.checked_sub(1)) else {
             return Ok(());
         };
         let index = upto.index.min(held);

@@ -3,6 +3,7 @@
 use klamm_records::EntryId;
 
 use crate::fixture::*;
+use crate::nodes::Cluster;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purges_below_applied_and_goes_on() {
@@ -122,4 +123,28 @@ async fn what_was_purged_last_is_named_with_its_own_term() {
     append_one(&group, machine.serving().await).await;
     groups.shutdown().await;
     assert!(fatal.lock().is_empty());
+}
+
+/// A member without any entry could not be filled if the first one were gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_purged_that_a_member_without_a_log_needs() {
+    let cluster = Cluster::start(4, 1).await;
+    for _ in 0..5 {
+        cluster.append(1, None, 100).await;
+    }
+    let (leader, _) = cluster.leader(1, None).await;
+    let group = cluster.run(leader).group(1);
+    cluster.isolate(3, true);
+    group.add_learner(cluster.nodes[3].id).await.unwrap();
+    eventually("the learner is counted", || {
+        let matched = group.progress().matched;
+        matched.iter().any(|(node, _)| *node == cluster.nodes[3].id)
+    })
+    .await;
+    assert_eq!(group.held_by_all(), Some(0));
+    group.purge(u64::MAX).await.unwrap();
+    assert_eq!(group.log().raft_state().purged, None);
+    cluster.isolate(3, false);
+    assert_eq!(cluster.agree(1).await, 5);
+    cluster.stop_and_compare(1).await;
 }
