@@ -200,10 +200,33 @@ impl Cluster {
 
     /// Sends a signal to a node's process.
     pub fn signal(&self, id: i32, signal: Signal) -> Result<()> {
-        let process = self.node(id).process.as_ref();
-        let pid = process.context("it does not run")?.child.id();
-        let pid = Pid::from_raw(i32::try_from(pid)?).context("a process id is not 0")?;
+        let pid = Pid::from_raw(i32::try_from(self.pid(id)?)?).context("a process id is not 0")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGSTOP, and waits until none of its threads goes on: on a busy machine that takes a while.
+    pub fn pause(&self, id: i32) -> Result<()> {
+        self.signal(id, Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.pid(id)?);
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut all_stopped = true;
+            for thread in std::fs::read_dir(&threads)? {
+                let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+                let state = stat.rsplit_once(") ").context("a state")?.1;
+                all_stopped &= state.starts_with('T');
+            }
+            if all_stopped {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "node {id} does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn pid(&self, id: i32) -> Result<u32> {
+        let process = self.node(id).process.as_ref();
+        Ok(process.context("it does not run")?.child.id())
     }
 
     /// Waits for a process to end.

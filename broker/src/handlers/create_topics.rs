@@ -36,17 +36,24 @@ pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> Create
         .map(|topic| topic.name.to_string())
         .collect();
     let topics = request.topics.into_iter().map(new_topic).collect();
-    let results = match create(&ctx, topics, request.validate_only, timeout).await {
-        Ok(results) => results
-            .into_iter()
-            .map(|(name, result)| answer(&ctx, name, result))
-            .collect(),
-        Err(error) => names
-            .into_iter()
-            .map(|name| failed(&ctx, name, error))
-            .collect(),
+    let results: Vec<CreatableTopicResult> =
+        match create(&ctx, topics, request.validate_only, timeout).await {
+            Ok(results) => results
+                .into_iter()
+                .map(|(name, result)| answer(&ctx, name, result))
+                .collect(),
+            Err(error) => names
+                .into_iter()
+                .map(|name| failed(&ctx, name, error))
+                .collect(),
+        };
+    let is_throttled = |result: &&CreatableTopicResult| {
+        result.error_code == ErrorCode::THROTTLING_QUOTA_EXCEEDED.code()
     };
-    CreateTopicsResponse::default().with_topics(results)
+    let throttled = results.iter().filter(is_throttled).count();
+    CreateTopicsResponse::default()
+        .with_throttle_time_ms(throttle_ms(&ctx, throttled))
+        .with_topics(results)
 }
 
 /// Creates topics with the broker's defaults: what a client's first use of a name does.
@@ -95,6 +102,15 @@ fn allowed_now(ctx: &RequestContext, wanted: usize) -> usize {
     let allowed = rate.take(wanted, per_second, BURST_SECONDS, Instant::now());
     ctx.shared.metrics.topics_throttled(wanted - allowed);
     allowed
+}
+
+/// When so many topics may be tried again, in ms. Clients keep silent for so long, so not for long.
+fn throttle_ms(ctx: &RequestContext, throttled: usize) -> i32 {
+    const MOST_MS: usize = 1000;
+    let per_second = ctx.shared.settings().int("klamm.topic.creation.rate");
+    let per_second = usize::try_from(per_second).unwrap_or(1).max(1);
+    let wait_ms = throttled.saturating_mul(1000).div_ceil(per_second);
+    i32::try_from(wait_ms.min(MOST_MS)).expect("a second fits")
 }
 
 type Results = Vec<(String, Result<CreatedTopic, Problem>)>;

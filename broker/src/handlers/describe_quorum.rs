@@ -13,7 +13,7 @@ use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
 use tokio::time::Instant;
 
-use super::text;
+use super::{distinct, text};
 use crate::context::RequestContext;
 use crate::partition::{epoch, storage_error};
 
@@ -23,10 +23,10 @@ const METADATA_TOPIC: &str = "__cluster_metadata";
 pub async fn handle(ctx: RequestContext, request: DescribeQuorumRequest) -> DescribeQuorumResponse {
     let mut response = DescribeQuorumResponse::default();
     let image = ctx.shared.controller.image();
-    for topic in &request.topics {
+    for topic in distinct(request.topics, |topic| topic.topic_name.clone()) {
         let known = image.topic(&topic.topic_name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for asked in &topic.partitions {
+        for asked in distinct(topic.partitions, |asked| asked.partition_index) {
             if &**topic.topic_name == METADATA_TOPIC && asked.partition_index == 0 {
                 partitions.push(describe(&ctx).await);
                 continue;

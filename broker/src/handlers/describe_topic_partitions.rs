@@ -15,8 +15,21 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 
+use super::metadata::{PARTITION_BYTES, TOPIC_BYTES};
 use super::{TOPIC_OPERATIONS, leaders, text};
 use crate::context::RequestContext;
+
+/// About how large the answer will be, in bytes.
+pub fn answer_size(ctx: &RequestContext, request: &DescribeTopicPartitionsRequest) -> usize {
+    let image = ctx.shared.controller.image();
+    let topics = match request.topics.len() {
+        0 => image.topic_count(),
+        asked => asked,
+    };
+    let limit = ctx.shared.limits.describe_partitions;
+    let partitions = image.partition_count().min(limit);
+    topics.min(limit) * TOPIC_BYTES + partitions * PARTITION_BYTES
+}
 
 /// Answers a DescribeTopicPartitions request.
 pub async fn handle(

@@ -5,6 +5,7 @@
 //! ids; 12 topics by id; 13 a top-level error.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages::metadata_request::MetadataRequest;
@@ -16,7 +17,9 @@ use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
 
-use super::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, endpoints, leaders, text};
+use super::{
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, distinct, endpoints, leaders, text,
+};
 use crate::context::RequestContext;
 
 /// How long an answer waits for a topic it created to have leaders.
@@ -32,6 +35,29 @@ enum Asked {
 enum Name {
     Name(TopicName),
     Id(TopicId),
+}
+
+/// Bytes of an answer: about this many for a topic and for a partition with its replicas.
+pub(super) const TOPIC_BYTES: usize = 64;
+pub(super) const PARTITION_BYTES: usize = 64;
+
+/// About how large the answer will be, in bytes.
+pub fn answer_size(ctx: &RequestContext, request: &MetadataRequest) -> usize {
+    let image = ctx.shared.controller.image();
+    match &request.topics {
+        Some(topics) if !(topics.is_empty() && ctx.version == 0) => topics
+            .iter()
+            .map(|topic| match &topic.name {
+                Some(name) => TOPIC_BYTES + name.len() + partitions_bytes(image.topic(name)),
+                None => TOPIC_BYTES + partitions_bytes(image.topic_by_id(TopicId(topic.topic_id))),
+            })
+            .sum(),
+        _ => image.topic_count() * TOPIC_BYTES + image.partition_count() * PARTITION_BYTES,
+    }
+}
+
+fn partitions_bytes(topic: Option<&Arc<Topic>>) -> usize {
+    topic.map_or(0, |topic| topic.partitions.len() * PARTITION_BYTES)
 }
 
 /// Answers a Metadata request.
@@ -86,7 +112,7 @@ fn asked(ctx: &RequestContext, request: MetadataRequest) -> Asked {
         None => Asked::All,
         Some(topics) if topics.is_empty() && ctx.version == 0 => Asked::All,
         Some(topics) => Asked::Some(
-            topics
+            distinct(topics, |topic| (topic.name.clone(), topic.topic_id))
                 .into_iter()
                 .map(|topic| match topic.name {
                     Some(name) => Name::Name(name),

@@ -45,6 +45,8 @@ pub mod reassignments;
 pub mod sync_group;
 pub mod update_features;
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +127,15 @@ fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<Named<N, 
     let (names, verdicts): (Vec<N>, Vec<Verdict<T>>) = verdicts.into_iter().unzip();
     let (commands, answers) = split(verdicts);
     (commands, names.into_iter().zip(answers).collect())
+}
+
+/// Without what was asked before in the same request: a name of a few bytes that is repeated would be
+/// answered with as many megabytes.
+fn distinct<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut seen = HashSet::new();
+    let mut asked = asked;
+    asked.retain(|one| seen.insert(key(one)));
+    asked
 }
 
 /// Bytes that a batch of a topic may decompress to.

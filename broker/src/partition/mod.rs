@@ -35,6 +35,7 @@ pub use standing::Standing;
 
 use in_sync::{Followers, Look};
 use order::Order;
+use replica::Awaited;
 
 use crate::cluster::Cluster;
 
@@ -143,7 +144,13 @@ impl Partition {
 
     /// Wakes `notify` at the next change a reader may wait for, until the guard is dropped.
     pub fn watch(&self, notify: Arc<Notify>) -> Watch {
-        self.replica.watch(notify)
+        self.replica.watch(notify, Awaited::Anything)
+    }
+
+    /// Wakes `notify` when it may be another node that leads, or this one in another term, until the
+    /// guard is dropped.
+    pub fn watch_leadership(&self, notify: Arc<Notify>) -> Watch {
+        self.replica.watch(notify, Awaited::Leadership)
     }
 
     /// Waits until the high watermark reaches `offset`; false at the deadline or when leadership is lost.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bytes::Bytes;
 use klamm_protocol::StrBytes;
 use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use klamm_protocol::messages::{ApiVersionsRequest, ProduceRequest, TopicName};
@@ -24,8 +23,7 @@ fn request(acks: i16) -> Result<ProduceRequest> {
         value: Some(b"x"),
         ..NewRecord::default()
     })?;
-    let partition =
-        PartitionProduceData::default().with_records(Some(Bytes::from(builder.build()?)));
+    let partition = PartitionProduceData::default().with_records(Some(builder.build()?));
     let topic = TopicProduceData::default()
         .with_name(TopicName(StrBytes::from_static_str("t")))
         .with_partition_data(vec![partition]);
@@ -46,13 +44,14 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
     let leader = leader(&found, 0)?;
     let connection = client.connect_to(leader).await?;
     let others = || (1..=3).filter(|id| *id != leader);
-    let pause = |signal| others().try_for_each(|id| cluster.signal(id, signal));
+    let pause = || others().try_for_each(|id| cluster.pause(id));
+    let go_on = || others().try_for_each(|id| cluster.signal(id, Signal::CONT));
 
-    pause(Signal::STOP)?;
+    pause()?;
     let produced = connection.start(VERSION, &request(1)?).await?.wait();
     tokio::pin!(produced);
     let early = tokio::time::timeout(A_WHILE, &mut produced).await;
-    pause(Signal::CONT)?;
+    go_on()?;
     ensure!(early.is_err(), "acks=1: {early:?}");
     let answer = produced.await?;
     let partition = &answer.responses[0].partition_responses[0];
@@ -62,7 +61,7 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
     );
 
     // Not answered, but in progress: what comes behind it waits.
-    pause(Signal::STOP)?;
+    pause()?;
     connection.send_unanswered(VERSION, &request(0)?).await?;
     let behind = connection
         .start(3, &ApiVersionsRequest::default())
@@ -70,7 +69,7 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
         .wait();
     tokio::pin!(behind);
     let early = tokio::time::timeout(A_WHILE, &mut behind).await;
-    pause(Signal::CONT)?;
+    go_on()?;
     ensure!(early.is_err(), "acks=0: {early:?}");
     behind.await?;
     let answer = connection.send_version(VERSION, &request(1)?).await?;
