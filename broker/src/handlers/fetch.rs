@@ -260,7 +260,9 @@ impl Fetch {
             || Instant::now() >= self.limits.deadline
     }
 
-    /// Reads all partitions; off the runtime when the disk may have to be waited for.
+    /// Reads all partitions; off the runtime when the disk may have to be waited for, and then a few
+    /// at a time: five hundred threads read no faster than some, and what each has had in hand stays
+    /// with the allocator.
     async fn read(self: Arc<Self>) -> Found {
         let hot = self.targets.iter().all(|target| {
             target.partition.as_ref().map_or(true, |partition| {
@@ -270,7 +272,13 @@ impl Fetch {
         if hot {
             return self.read_now();
         }
-        match tokio::task::spawn_blocking(move || self.read_now()).await {
+        let permit = self.ctx.shared.cold_reads.clone().acquire_owned().await;
+        let work = move || {
+            let found = self.read_now();
+            drop(permit);
+            found
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(found) => found,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
