@@ -273,13 +273,10 @@ impl Fetch {
             return self.read_now();
         }
         let permit = self.ctx.shared.cold_reads.clone().acquire_owned().await;
-        let work = move || {
-            let found = self.read_now();
-            drop(permit);
-            found
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(found) => found,
+        // The permit comes back with what was found: by then the thread is free for the next read,
+        // which would start another one else.
+        match tokio::task::spawn_blocking(move || (self.read_now(), permit)).await {
+            Ok((found, _permit)) => found,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
