@@ -6,7 +6,7 @@
 //! depending on how soon the allocator returns them.
 //!
 //! A buffer is at most twice as large as what it was asked for. Free ones are kept up to
-//! [`KEPT_BYTES`]; those are the only cost of an idle store.
+//! [`KEPT_BYTES`], until [`Buffers::release`].
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const SIZES: [usize; 4] = [128 << 10, 256 << 10, 512 << 10, 1 << 20];
 /// Reads up to this size are not worth it.
 const SMALL: usize = 64 << 10;
 /// Bytes of free buffers that are kept.
-const KEPT_BYTES: usize = 32 << 20;
+const KEPT_BYTES: usize = 64 << 20;
 
 /// Free buffers. Cheap handle.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +63,17 @@ impl Buffers {
             len,
             origin: Some(self.clone()),
         }
+    }
+
+    /// Gives free buffers back to the allocator: half of them, so that a store that goes on reading
+    /// hardly notices, and one that rests has none left after some calls.
+    pub(crate) fn release(&self) {
+        let mut free = self.free.lock();
+        let mut released = Vec::new();
+        for kept in &mut free.buffers {
+            released.extend(kept.drain(kept.len() / 2..));
+        }
+        free.bytes -= released.iter().map(|memory| memory.len()).sum::<usize>();
     }
 
     fn reuse(&self, class: usize) -> Option<Box<[u8]>> {
@@ -194,7 +205,16 @@ mod tests {
         let many: Vec<Buffer> = (0..100).map(|_| buffers.take(1 << 20)).collect();
         drop(many);
         assert_eq!(kept(&buffers), KEPT_BYTES);
-        let free = buffers.free.lock();
-        assert_eq!(free.buffers.last().unwrap().len(), KEPT_BYTES >> 20);
+        let count = || buffers.free.lock().buffers.last().unwrap().len();
+        assert_eq!(count(), KEPT_BYTES >> 20);
+        buffers.release();
+        assert_eq!(
+            (kept(&buffers), count()),
+            (KEPT_BYTES / 2, KEPT_BYTES >> 21)
+        );
+        for _ in 0..10 {
+            buffers.release();
+        }
+        assert_eq!((kept(&buffers), count()), (0, 0));
     }
 }

@@ -349,6 +349,11 @@ impl Store {
         self.handle.shared.failure.on_failure(hook);
     }
 
+    /// Gives half of the memory that is kept for reads back. For a caller that comes by now and then.
+    pub fn release_memory(&self) {
+        self.handle.shared.buffers.release();
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> StoreStats {
         let shared = &self.handle.shared;
