@@ -221,7 +221,7 @@ pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// Enough to keep a disk's queue filled.
-const COLD_READS_PER_CORE: usize = 4;
+const COLD_READS_PER_CORE: usize = 2;
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
