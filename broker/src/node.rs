@@ -86,6 +86,8 @@ pub struct Shared {
     pub codec_budget: CodecBudget,
     /// Requests that may be decoded off the runtime at the same time.
     pub large_requests: Arc<Semaphore>,
+    /// Fetches that may wait for the disk at the same time.
+    pub cold_reads: Arc<Semaphore>,
     /// How fast clients create topics.
     pub topic_creations: Mutex<Rate>,
     /// Wall clock and monotonic time.
@@ -150,6 +152,7 @@ impl Shared {
             answers: AnswerBudget::new(bytes("klamm.fetch.memory.bytes")),
             codec_budget: CodecBudget::new(cores(), bytes("klamm.decompression.memory.bytes")),
             large_requests: Arc::new(Semaphore::new(cores())),
+            cold_reads: Arc::new(Semaphore::new(cores() * COLD_READS_PER_CORE)),
             topic_creations: Mutex::default(),
             jump: JumpGuard::new(parts.clock.clone()),
             steady: Steady::new(parts.clock.clone()),
@@ -286,6 +289,9 @@ impl Shared {
 pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
+
+/// Enough to keep a disk's queue filled.
+const COLD_READS_PER_CORE: usize = 2;
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

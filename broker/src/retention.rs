@@ -29,6 +29,7 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(interval) => {}
         }
+        shared.store.release_memory();
         for partition in shared.partitions.all() {
             if let Some(now_ms) = shared.jump.believed_ms() {
                 expire(&partition, now_ms).await;

@@ -260,7 +260,9 @@ impl Fetch {
             || Instant::now() >= self.limits.deadline
     }
 
-    /// Reads all partitions; off the runtime when the disk may have to be waited for.
+    /// Reads all partitions; off the runtime when the disk may have to be waited for, and then a few
+    /// at a time: five hundred threads read no faster than some, and what each has had in hand stays
+    /// with the allocator.
     async fn read(self: Arc<Self>) -> Found {
         let hot = self.targets.iter().all(|target| {
             target.partition.as_ref().map_or(true, |partition| {
@@ -270,8 +272,11 @@ impl Fetch {
         if hot {
             return self.read_now();
         }
-        match tokio::task::spawn_blocking(move || self.read_now()).await {
-            Ok(found) => found,
+        let permit = self.ctx.shared.cold_reads.clone().acquire_owned().await;
+        // The permit comes back with what was found: by then the thread is free for the next read,
+        // which would start another one else.
+        match tokio::task::spawn_blocking(move || (self.read_now(), permit)).await {
+            Ok((found, _permit)) => found,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }

@@ -61,6 +61,10 @@ const WRITE_PERIOD: Duration = Duration::from_secs(15);
 /// Read at once, and the most that a small request has.
 const READ_CHUNK: usize = 16 * 1024;
 
+const MIB: usize = 1024 * 1024;
+/// How much a buffer grows while it is small.
+const FIRST_STEPS: usize = 8;
+
 /// Why a connection ended; for the log and for counters.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
@@ -291,6 +295,9 @@ impl Connection {
                     }
                 }
             }
+            if self.is_incomplete() {
+                return Ok(());
+            }
             let frame = match next_frame(&mut self.input, self.limits.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
@@ -305,6 +312,14 @@ impl Connection {
         }
         self.progress = None;
         Ok(())
+    }
+
+    /// Whether more of a frame has to come that may be one.
+    fn is_incomplete(&self) -> bool {
+        let claimed = claimed_len(&self.input);
+        claimed > 0
+            && claimed <= self.limits.max_frame
+            && self.input.len() < claimed + FRAME_PREFIX_LEN
     }
 
     fn start(&mut self, frame: Bytes, charge: Charge) -> Result<(), Ended> {
@@ -450,10 +465,11 @@ thread_local! {
 /// A small request is copied out of a buffer of this thread: its memory is then as large as itself,
 /// however long it is kept. The rest of a large one goes where it stays.
 async fn read(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<usize> {
-    let missing = (claimed_len(input) + FRAME_PREFIX_LEN).saturating_sub(input.len());
-    if missing > READ_CHUNK {
-        // Doubling: the buffer is never more than twice what was received.
-        input.reserve(missing.clamp(READ_CHUNK, input.len().max(READ_CHUNK)));
+    let len = claimed_len(input) + FRAME_PREFIX_LEN;
+    if input.len() >= READ_CHUNK && len > input.len() {
+        if input.capacity() == input.len() {
+            input.reserve(room(input.len(), len) - input.len());
+        }
         return stream.read_buf(input).await;
     }
     // Polled, not tried: a read that fills less than the buffer has emptied the socket, and the
@@ -467,6 +483,17 @@ async fn read(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<usize>
         })
     })
     .await
+}
+
+/// Bytes to have memory for, when `received` of a frame of `len` are there: few steps, since each
+/// copies, and the allocator keeps what it left. Never more than [`FIRST_STEPS`] times what was
+/// received up to a mebibyte, and twice beyond.
+fn room(received: usize, len: usize) -> usize {
+    let steps = match received {
+        0..MIB => (received * FIRST_STEPS).min(MIB),
+        _ => received * 2,
+    };
+    steps.min(len).max(received)
 }
 
 /// Drops `written` bytes from the front, and empty chunks with them.
@@ -518,7 +545,21 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::advance;
+    use super::{FIRST_STEPS, MIB, READ_CHUNK, advance, room};
+
+    #[test]
+    fn memory_follows_what_was_received() {
+        for (received, len, expect) in [
+            (READ_CHUNK, 20_000, 20_000),
+            (READ_CHUNK, 900_000, FIRST_STEPS * READ_CHUNK),
+            (FIRST_STEPS * READ_CHUNK, 900_000, 900_000),
+            (FIRST_STEPS * READ_CHUNK, 100 * MIB, MIB),
+            (MIB, 100 * MIB, 2 * MIB),
+            (64 * MIB, 100 * MIB, 100 * MIB),
+        ] {
+            assert_eq!(room(received, len), expect, "{received} of {len}");
+        }
+    }
 
     #[test]
     fn advance_crosses_chunks() {
