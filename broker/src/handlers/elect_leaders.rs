@@ -106,6 +106,10 @@ async fn elect(
 ) -> Result<(), Failure> {
     let topic = topic.ok_or(UNKNOWN)?;
     let partition = topic.partition(index).ok_or(UNKNOWN)?;
+    if partition.replicas.as_ref() == [ctx.shared.node_id] {
+        // Alone it has elected itself, or will have in milliseconds.
+        return Err(NOT_NEEDED);
+    }
     let led = leaders::led(ctx, image, topic, partition);
     if unclean {
         return Err(if led.leader == -1 {
