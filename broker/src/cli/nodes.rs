@@ -94,6 +94,14 @@ fn failed(cause: &std::io::Error) -> UserError {
     UserError::failed("the cluster did not start", cause.to_string(), AGAIN)
 }
 
+/// Where a node's controller listens: so many ports above the clients', or below at the upper end.
+fn controller_port(kafka: u16) -> u16 {
+    match kafka.checked_add(CONTROLLER_PORTS) {
+        Some(above) => above,
+        None => kafka - CONTROLLER_PORTS,
+    }
+}
+
 fn plan(args: &DevArgs, data_dir: &Path) -> Result<Vec<NewNode>, UserError> {
     let malformed = || {
         UserError::usage(
@@ -118,8 +126,7 @@ fn plan(args: &DevArgs, data_dir: &Path) -> Result<Vec<NewNode>, UserError> {
             (free()?, free()?)
         } else {
             let kafka = first.checked_add(at).ok_or_else(malformed)?;
-            let up = kafka.checked_add(CONTROLLER_PORTS);
-            (kafka, up.unwrap_or(kafka - CONTROLLER_PORTS))
+            (kafka, controller_port(kafka))
         };
         let http = match args.http.port() {
             0 => 0,
@@ -275,4 +282,21 @@ fn first_screen(
     screen.push("Ctrl-C stops all of them.".to_owned());
     screen.push("ready\n".to_owned());
     Ok(screen.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::controller_port;
+
+    #[test]
+    fn a_controller_has_a_port_wherever_its_node_listens() {
+        for (kafka, expect) in [
+            (1, 10_001),
+            (9092, 19_092),
+            (55_535, 65_535),
+            (55_536, 45_536),
+        ] {
+            assert_eq!(controller_port(kafka), expect);
+        }
+    }
 }

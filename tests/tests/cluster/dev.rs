@@ -17,8 +17,9 @@ use crate::rig::{topic, topic_is};
 async fn three_nodes_of_one_command_end_with_it() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut child = Command::new(binary()?)
-        .args(["dev", "--nodes", "3", "--listen", "127.0.7.9:0"])
-        .args(["--http", "127.0.7.9:0", "--data"])
+        // The ports that people get, at an address that nobody else has.
+        .args(["dev", "--nodes", "3", "--listen", "127.0.7.9:9092"])
+        .args(["--http", "127.0.7.9:9644", "--data"])
         .arg(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
