@@ -20,7 +20,7 @@ use tracing::{debug, error, info};
 
 use crate::node::Shared;
 use crate::partition::{Partition, log_settings};
-use crate::start::{FOUNDING_TURN, found_if_empty};
+use crate::start::{found_if_empty, founding_pause};
 
 /// Groups that are opened at the same time: they share syncs, so more is faster, within reason.
 const OPENING: usize = 256;
@@ -153,16 +153,12 @@ async fn open_missing(
                 }
                 continue;
             }
-            if !partition.replicas.contains(&shared.node_id) {
+            let mut replicas = partition.replicas.iter();
+            let Some(place) = replicas.position(|id| *id == shared.node_id) else {
                 continue;
-            }
-            let own = partition
-                .replicas
-                .iter()
-                .position(|id| *id == shared.node_id);
-            if let Some(turn @ 1..) = own {
-                let turn = FOUNDING_TURN.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
-                let due = Instant::now() + turn;
+            };
+            if place > 0 {
+                let due = Instant::now() + founding_pause(place);
                 unfounded.insert(partition.group, (voters(shared, partition), due));
             }
             opening.push(open_partition(shared, topic, partition, settings.clone()));

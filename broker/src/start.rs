@@ -11,7 +11,7 @@ use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
 use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
 use klamm_storage::disk::Disk;
-use klamm_storage::{Clock, GroupLog, LogSettings, RecoveryReport, Store, StoreOptions};
+use klamm_storage::{Clock, LogSettings, RecoveryReport, Store, StoreOptions};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
@@ -33,7 +33,7 @@ const METADATA_WAIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(200);
 /// The node with the lowest id founds the metadata group; the next after this, should that one have
 /// gone away, and so on.
-pub const FOUNDING_TURN: Duration = Duration::from_secs(2);
+const FOUNDING_TURN: Duration = Duration::from_secs(2);
 
 /// How groups keep time: as a node on its own, whose groups never wait for anyone.
 const ALONE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1500));
@@ -157,9 +157,10 @@ pub async fn open_metadata(
     starting: &Starting,
 ) -> Result<Controller, StartError> {
     let known = store.group(GroupId::METADATA);
-    let beginning = cluster
-        .enter(known.as_ref().is_some_and(is_written), starting)
-        .await?;
+    let is_written = known
+        .as_ref()
+        .is_some_and(|log| log.raft_state().is_written());
+    let beginning = cluster.enter(is_written, starting).await?;
     let log = match known {
         Some(log) => log,
         None => {
@@ -184,10 +185,9 @@ pub async fn open_metadata(
     let group = groups.open(log, now, machine.clone()).await?;
     if let Some(voters) = later {
         let turn = voters.iter().position(|voter| *voter == me).unwrap_or(0);
-        let turn = u32::try_from(turn).unwrap_or(u32::MAX);
         let group = group.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(FOUNDING_TURN.saturating_mul(turn)).await;
+            tokio::time::sleep(founding_pause(turn)).await;
             found_if_empty(&group, &voters).await;
         });
     }
@@ -206,9 +206,9 @@ pub async fn open_metadata(
     Ok(controller)
 }
 
-fn is_written(log: &GroupLog) -> bool {
-    let state = log.raft_state();
-    state.last.is_some() || state.purged.is_some() || state.vote.is_some()
+/// How long a replica at this place in the list leaves it to those before it to found a group.
+pub fn founding_pause(place: usize) -> Duration {
+    FOUNDING_TURN.saturating_mul(u32::try_from(place).unwrap_or(u32::MAX))
 }
 
 /// Founds a group whose first replica did not.

@@ -31,30 +31,46 @@ pub enum FrameError {
 /// must be read first.
 ///
 /// The frame shares `buf`'s allocation: nothing is copied, and whoever keeps a small slice of it
-/// keeps that allocation. When a frame is incomplete, room for more of it is reserved, at most as
-/// much as has been received so far (or 64 KiB), so a lie about the length costs its teller.
+/// keeps that allocation. No room is made for what has to come: see [`next_frame`].
+///
+/// # Errors
+/// The length is refused as soon as its four bytes are there.
+pub fn whole_frame(buf: &mut BytesMut, max: usize) -> Result<Option<Bytes>, FrameError> {
+    let Some(len) = frame_len(buf, max)?.filter(|len| buf.len() >= FRAME_PREFIX_LEN + len) else {
+        return Ok(None);
+    };
+    buf.advance(FRAME_PREFIX_LEN);
+    Ok(Some(buf.split_to(len).freeze()))
+}
+
+/// As [`whole_frame`], for a reader that reads into what room there is: when a frame is incomplete,
+/// room for more of it is reserved, at most as much as has been received so far (or 64 KiB), so a
+/// lie about the length costs its teller.
 ///
 /// # Errors
 /// The length is refused as soon as its four bytes are there.
 pub fn next_frame(buf: &mut BytesMut, max: usize) -> Result<Option<Bytes>, FrameError> {
+    let frame = whole_frame(buf, max)?;
+    if frame.is_none()
+        && let Some(len) = frame_len(buf, max)?
+    {
+        let received = buf.len() - FRAME_PREFIX_LEN;
+        buf.reserve((len - received).min(received.max(MIN_RESERVE)));
+    }
+    Ok(frame)
+}
+
+/// Length of the frame that begins `buf`, without its prefix; `None` before the prefix is there.
+fn frame_len(buf: &[u8], max: usize) -> Result<Option<usize>, FrameError> {
     let Some(prefix) = buf.first_chunk::<FRAME_PREFIX_LEN>() else {
         return Ok(None);
     };
     let claimed = i32::from_be_bytes(*prefix);
-    let len = match usize::try_from(claimed) {
-        Ok(len) if len > 0 => len,
-        _ => return Err(FrameError::NotPositive(claimed)),
-    };
-    if len > max {
-        return Err(FrameError::TooLarge { len, max });
+    match usize::try_from(claimed) {
+        Ok(len) if len > max => Err(FrameError::TooLarge { len, max }),
+        Ok(len) if len > 0 => Ok(Some(len)),
+        _ => Err(FrameError::NotPositive(claimed)),
     }
-    let received = buf.len() - FRAME_PREFIX_LEN;
-    if received < len {
-        buf.reserve((len - received).min(received.max(MIN_RESERVE)));
-        return Ok(None);
-    }
-    buf.advance(FRAME_PREFIX_LEN);
-    Ok(Some(buf.split_to(len).freeze()))
 }
 
 /// What the first bytes of a connection look like.

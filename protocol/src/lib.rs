@@ -27,6 +27,6 @@ pub use fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchPartition, FetchResponse, FetchTopic,
     LeaderIdAndEpoch, NodeEndpoint,
 };
-pub use frame::{FRAME_PREFIX_LEN, FrameError, Sniffed, next_frame, sniff};
+pub use frame::{FRAME_PREFIX_LEN, FrameError, Sniffed, next_frame, sniff, whole_frame};
 pub use reader::Malformed;
 pub use request::{HeadError, RequestHead};

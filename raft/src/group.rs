@@ -140,7 +140,7 @@ impl Group {
 
     /// Whether anything was ever written to the group's log here, a vote included.
     pub fn is_written(&self) -> bool {
-        crate::groups::is_written(self.log())
+        self.log().raft_state().is_written()
     }
 
     /// Founds a group that was opened without voters and is empty still: for when the replica that
@@ -230,7 +230,7 @@ impl Group {
             Some(leader) if leader == candidate => false,
             Some(leader) => {
                 !self.shared.doubts_leader.load(Ordering::Acquire)
-                    && self.shared.transport.hears(leader).is_some_and(|h| h.alive)
+                    && self.shared.transport.is_heard(leader)
             }
         }
     }
@@ -250,14 +250,7 @@ impl Group {
         let metrics = self.raft.server_metrics();
         let membership = Arc::clone(&metrics.borrow_watched().membership_config);
         let here = self.shared.node.0;
-        let alive = |node: u64| {
-            node == here
-                || self
-                    .shared
-                    .transport
-                    .hears(NodeId(node))
-                    .is_some_and(|hearing| hearing.alive)
-        };
+        let alive = |node: u64| node == here || self.shared.transport.is_heard(NodeId(node));
         membership
             .membership()
             .get_joint_config()

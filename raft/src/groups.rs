@@ -219,7 +219,7 @@ async fn start(
     machine: Arc<dyn StateMachine>,
 ) -> Result<Group, String> {
     let node = inner.options.node;
-    let unwritten = !is_written(&log);
+    let unwritten = !log.raft_state().is_written();
     let shared = Arc::new(Shared::new(
         node,
         log,
@@ -253,12 +253,6 @@ async fn start(
         return Err(cause);
     }
     Ok(group)
-}
-
-/// Whether anything was ever written to a group's log, a vote included.
-pub(crate) fn is_written(log: &GroupLog) -> bool {
-    let state = log.raft_state();
-    state.last.is_some() || state.purged.is_some() || state.vote.is_some()
 }
 
 /// Writes the first entry, the membership; openraft then calls the first election.

@@ -125,6 +125,11 @@ pub trait PeerTransport: Send + Sync + 'static {
         let _ = node;
         None
     }
+
+    /// Whether the node is known to be there.
+    fn is_heard(&self, node: NodeId) -> bool {
+        self.hears(node).is_some_and(|hearing| hearing.alive)
+    }
 }
 
 /// The transport of a node that has no peers.

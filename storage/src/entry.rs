@@ -60,3 +60,10 @@ pub struct RaftState {
     /// The last entry known to be committed; may lag after a crash, never leads.
     pub committed: Option<EntryId>,
 }
+
+impl RaftState {
+    /// Whether anything was ever written to the log, a vote included.
+    pub fn is_written(&self) -> bool {
+        self.last.is_some() || self.purged.is_some() || self.vote.is_some()
+    }
+}

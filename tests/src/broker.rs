@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -70,6 +71,33 @@ fn all_stopped(pid: u32) -> Result<bool> {
     Ok(true)
 }
 
+/// Freezes a process, and returns when none of its threads can do anything any more: a thread
+/// inside the kernel stops on its way out.
+pub(crate) fn freeze(process: u32) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(process)?).context("a process id is not 0")?;
+    kill_process(pid, Signal::STOP)?;
+    let until = Instant::now() + Duration::from_secs(10);
+    while !all_stopped(process)? {
+        ensure!(Instant::now() < until, "the process does not stop");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// The lines that a process prints, as they come; its standard output is piped.
+pub(crate) fn screen(child: &mut Child) -> Result<Receiver<String>> {
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let (lines, screen) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(screen)
+}
+
 impl Broker {
     /// Starts `klamm dev` over `data` at `port` (0: a free one) and waits until it is ready.
     pub fn start(data: &Path, port: u16, args: &[&str]) -> Result<Broker> {
@@ -124,15 +152,7 @@ impl Broker {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let (lines, screen) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if lines.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let screen = screen(&mut child)?;
         let (mut address, mut http) = (None, None);
         loop {
             let Ok(line) = screen.recv_timeout(START_TIMEOUT.saturating_sub(began.elapsed()))
@@ -217,15 +237,7 @@ impl Broker {
     /// Freezes the process, and returns when none of its threads can do anything any more: a thread
     /// inside the kernel stops on its way out.
     pub fn freeze(&self) -> Result<()> {
-        let pid =
-            Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is not 0")?;
-        kill_process(pid, Signal::STOP)?;
-        let until = Instant::now() + Duration::from_secs(10);
-        while !all_stopped(self.child.id())? {
-            ensure!(Instant::now() < until, "the process does not stop");
-            std::thread::yield_now();
-        }
-        Ok(())
+        freeze(self.child.id())
     }
 
     /// SIGTERM; answers how long the end took and whether it was a clean one.

@@ -1,17 +1,16 @@
 //! Several nodes as processes of `klamm start`, each with its own address on this machine.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::broker::binary;
+use crate::broker::{binary, freeze, screen};
 
 /// How long a start may take once all nodes that are needed run.
 pub const START: Duration = Duration::from_secs(30);
@@ -152,15 +151,7 @@ impl Cluster {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let (lines, screen) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if lines.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let screen = screen(&mut child)?;
         node.process = Some(Process { child, screen });
         Ok(())
     }
@@ -206,22 +197,7 @@ impl Cluster {
 
     /// SIGSTOP, and waits until none of its threads goes on: on a busy machine that takes a while.
     pub fn pause(&self, id: i32) -> Result<()> {
-        self.signal(id, Signal::STOP)?;
-        let threads = format!("/proc/{}/task", self.pid(id)?);
-        let until = Instant::now() + Duration::from_secs(5);
-        loop {
-            let mut all_stopped = true;
-            for thread in std::fs::read_dir(&threads)? {
-                let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
-                let state = stat.rsplit_once(") ").context("a state")?.1;
-                all_stopped &= state.starts_with('T');
-            }
-            if all_stopped {
-                return Ok(());
-            }
-            ensure!(Instant::now() < until, "node {id} does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        freeze(self.pid(id)?).with_context(|| format!("node {id}"))
     }
 
     fn pid(&self, id: i32) -> Result<u32> {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use klamm_client::{
     Acks, Client, ClientOptions, Codec, NewMessage, NewTopic, OffsetSpec, PartitionReader,
     Producer, ProducerOptions, ReaderOptions, TopicPartition,
@@ -93,6 +93,17 @@ impl Load {
         };
         self.tasks.swap_remove(ended).await??;
         anyhow::bail!("a producer ended before it was told to")
+    }
+
+    /// Waits until so many more records are acknowledged.
+    pub async fn more(&mut self, wanted: u64, within: Duration) -> Result<()> {
+        let (before, began) = (self.acknowledged(), Instant::now());
+        while self.acknowledged() < before + wanted {
+            self.check_alive().await?;
+            ensure!(began.elapsed() < within, "nothing is acknowledged");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// The history up to now.
@@ -200,6 +211,17 @@ pub async fn read_partition(bootstrap: &str, partition: i32) -> Result<Vec<(i64,
             ));
         }
     }
+    Ok(records)
+}
+
+/// As [`check`], once all that was written has been acknowledged: as many records are there.
+pub async fn check_all(bootstrap: &str, history: &History) -> Result<u64> {
+    let records = check(bootstrap, history).await?;
+    ensure!(
+        records == history.len(),
+        "{records} records for {} acknowledgements",
+        history.len()
+    );
     Ok(records)
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 use klamm_raft::{NodeId, PeerTransport};
 use klamm_records::GroupId;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use super::Others;
 use super::messages::{Answer, Lead, Question};
-use super::{ANSWER_WAIT, Others};
 use crate::node::{Shared, stopped};
 
 const LOOK: Duration = Duration::from_millis(200);
@@ -50,10 +50,9 @@ fn look_at_followers(shared: &Shared) {
     let longest = shared.settings().long("replica.lag.time.max.ms");
     let longest = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
     let image = shared.controller.image();
-    let is_live = |broker: i32| image.broker(broker).is_some_and(|broker| !broker.fenced);
     let now = Instant::now();
     for partition in shared.partitions.all() {
-        partition.look_at_followers(now, longest, is_live);
+        partition.look_at_followers(now, longest, |broker| image.is_live(broker));
     }
 }
 
@@ -121,8 +120,8 @@ async fn tell(
             }
         };
         asked.push(async move {
-            let answer = timeout(ANSWER_WAIT, shared.cluster.ask(node, &question)).await;
-            let noted = matches!(answer, Ok(Ok(Answer::Noted)));
+            let answer = shared.cluster.ask(node, &question).await;
+            let noted = matches!(answer, Some(Answer::Noted));
             (node, noted.then_some(hearing.session))
         });
     }

@@ -69,6 +69,6 @@ async fn give_back(shared: &Shared) {
 fn better_leader(me: i32, image: &Image, partition: &Partition) -> Option<i32> {
     let topic = image.topic_by_id(partition.topic_id())?;
     let preferred = *topic.partition(partition.index())?.replicas.first()?;
-    let is_live = image.broker(preferred).is_some_and(|broker| !broker.fenced);
-    (preferred != me && is_live && partition.in_sync().contains(&preferred)).then_some(preferred)
+    let may_lead = image.is_live(preferred) && partition.in_sync().contains(&preferred);
+    (preferred != me && may_lead).then_some(preferred)
 }

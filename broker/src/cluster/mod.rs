@@ -21,7 +21,6 @@ mod sessions;
 pub mod shape;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,12 +195,10 @@ impl Cluster {
     /// Whether a node is heard: itself always is.
     pub fn hears(&self, node: NodeId) -> bool {
         node == self.node
-            || self.others.as_ref().is_some_and(|others| {
-                others
-                    .peers
-                    .hears(node)
-                    .is_some_and(|hearing| hearing.alive)
-            })
+            || self
+                .others
+                .as_ref()
+                .is_some_and(|others| others.peers.is_heard(node))
     }
 
     /// Who is not heard and why, in words; `None` when all are.
@@ -228,8 +225,8 @@ impl Cluster {
     /// Has the leader of the metadata group replicate what was decided on the image of offset `after`.
     pub async fn forward(&self, leader: NodeId, after: i64, commands: Vec<Command>) -> Changed {
         let question = Question::Change { after, commands };
-        match timeout(CHANGE_WAIT, self.ask(leader, &question)).await {
-            Ok(Ok(Answer::Changed(changed))) => changed,
+        match self.ask_within(CHANGE_WAIT, leader, &question).await {
+            Some(Answer::Changed(changed)) => changed,
             _ => Changed::Unknown,
         }
     }
@@ -248,8 +245,8 @@ impl Cluster {
             .leader
             .filter(|leader| *leader != self.node)?;
         let question = Question::Held(vec![group.id().0]);
-        match timeout(ANSWER_WAIT, self.ask(leader, &question)).await {
-            Ok(Ok(Answer::Held(held))) => held.into_iter().next()?,
+        match self.ask(leader, &question).await {
+            Some(Answer::Held(held)) => held.into_iter().next()?,
             _ => None,
         }
     }
@@ -267,8 +264,8 @@ impl Cluster {
         }
         let group = group.0;
         let question = Question::GiveUp { group, to };
-        let answer = timeout(ANSWER_WAIT, self.ask(leader, &question)).await;
-        matches!(answer, Ok(Ok(Answer::GivingUp(true))))
+        let answer = self.ask(leader, &question).await;
+        matches!(answer, Some(Answer::GivingUp(true)))
     }
 
     /// The metadata group as its leader sees it; `None` when there is none to ask.
@@ -277,8 +274,8 @@ impl Cluster {
             return Some(quorum);
         }
         let leader = group.leadership().leader?;
-        match timeout(ANSWER_WAIT, self.ask(leader, &Question::Quorum)).await {
-            Ok(Ok(Answer::Quorum(quorum))) => quorum,
+        match self.ask(leader, &Question::Quorum).await {
+            Some(Answer::Quorum(quorum)) => quorum,
             _ => None,
         }
     }
@@ -290,10 +287,20 @@ impl Cluster {
         }
     }
 
-    async fn ask(&self, node: NodeId, question: &Question) -> io::Result<Answer> {
-        let others = self.others.as_ref();
-        let others = others.ok_or_else(|| io::Error::other("this node is on its own"))?;
-        decode(&others.peers.ask(node, encode(question)).await?)
+    /// What a node answers to a question that is not a change; `None` if it does not in time.
+    async fn ask(&self, node: NodeId, question: &Question) -> Option<Answer> {
+        self.ask_within(ANSWER_WAIT, node, question).await
+    }
+
+    async fn ask_within(
+        &self,
+        wait: Duration,
+        node: NodeId,
+        question: &Question,
+    ) -> Option<Answer> {
+        let others = self.others.as_ref()?;
+        let asked = others.peers.ask(node, encode(question));
+        decode(&timeout(wait, asked).await.ok()?.ok()?).ok()
     }
 }
 

@@ -115,9 +115,7 @@ impl Desk {
     fn quorum(&self) -> Option<Quorum> {
         let controller = self.inner.controller.get()?;
         let peers = self.inner.peers.get()?;
-        quorum(controller.group(), |node| {
-            peers.hears(node).is_some_and(|hearing| hearing.alive)
-        })
+        quorum(controller.group(), |node| peers.is_heard(node))
     }
 
     async fn answer(self, from: NodeId, request: Bytes) -> io::Result<Bytes> {

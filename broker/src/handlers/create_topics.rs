@@ -19,7 +19,7 @@ use klamm_records::TopicId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{MAX_ADMIN_WAIT, answers, code_of, leaders, message_of, text};
+use super::{MAX_ADMIN_WAIT, answers, code_of, leaders, message_of, poll_until, text};
 use crate::context::RequestContext;
 use crate::coordinator::offsets_topic;
 
@@ -177,9 +177,7 @@ async fn wait_for_leaders(ctx: &RequestContext, topics: Vec<TopicId>, deadline: 
         for partition in ctx.shared.partitions.of_topic(id) {
             partition.wait_led(deadline).await;
         }
-        while !is_led(ctx, id) && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-        }
+        poll_until(deadline, POLL, || is_led(ctx, id)).await;
     }
 }
 

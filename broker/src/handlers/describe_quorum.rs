@@ -32,11 +32,8 @@ pub async fn handle(ctx: RequestContext, request: DescribeQuorumRequest) -> Desc
                 continue;
             }
             let index = asked.partition_index;
-            let described = match known.and_then(|topic| topic.partition(index)) {
-                Some(_) => {
-                    let id = known.map_or(TopicId::ZERO, |topic| topic.id);
-                    describe_partition(&ctx, id, index).await
-                }
+            let described = match known.filter(|topic| topic.partition(index).is_some()) {
+                Some(topic) => describe_partition(&ctx, topic.id, index).await,
                 None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             };
             partitions.push(described.unwrap_or_else(|error| {

@@ -15,7 +15,7 @@ use klamm_metadata::{Image, Partition, Topic};
 use klamm_protocol::ErrorCode;
 use tokio::time::Instant;
 
-use super::{leaders, text, timeout};
+use super::{leaders, poll_until, text, timeout};
 use crate::context::RequestContext;
 
 const UNCLEAN: i8 = 1;
@@ -147,15 +147,15 @@ async fn hand_over(
     {
         return Err(NOT_AVAILABLE);
     }
-    while Instant::now() < deadline {
+    let leads = || {
         let image = shared.controller.image();
-        if leaders::led(ctx, &image, topic, partition).leader == preferred {
-            return Ok(());
-        }
-        tokio::time::sleep(POLL).await;
+        leaders::led(ctx, &image, topic, partition).leader == preferred
+    };
+    match poll_until(deadline, POLL, leads).await {
+        true => Ok(()),
+        false => Err((
+            ErrorCode::REQUEST_TIMED_OUT,
+            "The preferred leader does not lead yet.",
+        )),
     }
-    Err((
-        ErrorCode::REQUEST_TIMED_OUT,
-        "The preferred leader does not lead yet.",
-    ))
 }

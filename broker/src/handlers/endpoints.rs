@@ -39,11 +39,12 @@ pub(super) fn address(ctx: &RequestContext, broker: &Broker) -> Option<Address> 
 /// Id of the broker that a client should send changes to. Any accepts them; the one that leads the metadata
 /// group has the shortest way.
 pub(super) fn controller(ctx: &RequestContext) -> i32 {
+    let image = ctx.shared.controller.image();
     let leader = ctx.shared.controller.group().leadership().leader;
+    let leader = leader.and_then(|leader| image.broker(leader.broker()));
     leader
-        .map(klamm_raft::NodeId::broker)
-        .filter(|leader| live(ctx).iter().any(|address| address.id == *leader))
-        .unwrap_or(ctx.shared.node_id)
+        .filter(|leader| !leader.fenced && address(ctx, leader).is_some())
+        .map_or(ctx.shared.node_id, |leader| leader.id)
 }
 
 /// For the leader hints of Produce (KIP-951).

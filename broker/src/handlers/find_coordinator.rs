@@ -13,7 +13,7 @@ use klamm_protocol::{ErrorCode, StrBytes};
 use tokio::time::Instant;
 
 use super::groups::count;
-use super::{create_topics, endpoints, leaders, text};
+use super::{create_topics, endpoints, leaders, poll_until, text};
 use crate::context::RequestContext;
 use crate::coordinator::Coordinators;
 
@@ -124,9 +124,8 @@ async fn create(ctx: &RequestContext, key: &str) {
                 || coordinator_of(ctx, key).is_some_and(|found| found.node_id != ctx.shared.node_id)
         })
     };
-    while !is_active() && Instant::now() < deadline {
-        tokio::time::sleep(POLL).await;
-    }
+    // Without one by then, the client is told to try again.
+    poll_until(deadline, POLL, is_active).await;
 }
 
 /// The leader of a group's partition, at the address of the client's listener.

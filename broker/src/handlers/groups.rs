@@ -94,6 +94,21 @@ enum Part {
 /// A part for which the queue of its shard has no room.
 type Blocked = (mpsc::Sender<Ask>, Ask);
 
+fn take_apart<Q, H>(
+    ctx: &RequestContext,
+    body: Bytes,
+    handler: H,
+) -> Result<GroupCall<Q::Response>, Started>
+where
+    Q: ApiRequest,
+    H: FnOnce(&RequestContext, Q) -> GroupCall<Q::Response>,
+{
+    match decode::<Q>(body, ctx.version) {
+        Ok(request) => Ok(handler(ctx, request)),
+        Err(error) => Err(undecodable(ctx, &error)),
+    }
+}
+
 /// Decodes a request, takes it apart and hands the parts to their shards.
 pub fn start<Q, H>(ctx: RequestContext, body: Bytes, handler: H) -> Started
 where
@@ -101,11 +116,10 @@ where
     Q::Response: Send + 'static,
     H: FnOnce(&RequestContext, Q) -> GroupCall<Q::Response>,
 {
-    let request = match decode::<Q>(body, ctx.version) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&ctx, &error),
+    let call = match take_apart(&ctx, body, handler) {
+        Ok(call) => call,
+        Err(refused) => return refused,
     };
-    let call = handler(&ctx, request);
     let image = ctx.shared.controller.image();
     let caller = caller(&ctx);
     let parts: Vec<Part> = call
@@ -141,11 +155,10 @@ where
     Q::Response: Send + 'static,
     H: FnOnce(&RequestContext, Q) -> GroupCall<Q::Response>,
 {
-    let request = match decode::<Q>(body, ctx.version) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&ctx, &error),
+    let call = match take_apart(&ctx, body, handler) {
+        Ok(call) => call,
+        Err(refused) => return refused,
     };
-    let call = handler(&ctx, request);
     let answer = async move {
         let expected = call.parts.len() * DESCRIPTION_BYTES;
         let room = ctx.shared.answers.hold_whole(expected).await;

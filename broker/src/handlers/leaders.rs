@@ -39,7 +39,7 @@ pub(super) fn led(
     topic: &Topic,
     partition: &Partition,
 ) -> Led {
-    let is_live = |id: &i32| image.broker(*id).is_some_and(|broker| !broker.fenced);
+    let is_live = |id: &i32| image.is_live(*id);
     let brokers = |ids: &mut dyn Iterator<Item = i32>| ids.map(BrokerId).collect();
     let replicas = || partition.replicas.iter().copied();
     let known = known(ctx, topic.id, partition);
@@ -77,7 +77,6 @@ pub(super) fn hint(ctx: &RequestContext, topic: TopicId, index: i32) -> (i32, i3
 fn known(ctx: &RequestContext, topic: TopicId, partition: &Partition) -> Option<Known> {
     let shared = &ctx.shared;
     let open = shared.partitions.get(topic, partition.index);
-    let told = shared.cluster.board().leader(partition.group);
     let here = open.as_ref().map(|open| open.leadership());
     if let (Some(open), Some(here)) = (&open, here)
         && here.serving
@@ -89,6 +88,7 @@ fn known(ctx: &RequestContext, topic: TopicId, partition: &Partition) -> Option<
             in_sync: Some(open.in_sync()),
         });
     }
+    let told = shared.cluster.board().leader(partition.group);
     if let Some(told) = told.filter(|told| here.is_none_or(|here| told.term >= here.term)) {
         return Some(Known {
             leader: Some(told.leader),

@@ -56,6 +56,7 @@ use klamm_metadata::settings::{CompressionTarget, TimestampType, TopicSettings};
 use klamm_metadata::{Command, Problem, Topic};
 use klamm_protocol::ErrorCode;
 use klamm_records::{Codec, CompressionType, ValidationRules};
+use tokio::time::Instant;
 
 use crate::context::RequestContext;
 use crate::partition::Partition;
@@ -127,6 +128,17 @@ fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<Named<N, 
     let (names, verdicts): (Vec<N>, Vec<Verdict<T>>) = verdicts.into_iter().unzip();
     let (commands, answers) = split(verdicts);
     (commands, names.into_iter().zip(answers).collect())
+}
+
+/// Looks every so often until it is so; false at the deadline.
+async fn poll_until(deadline: Instant, every: Duration, is_so: impl Fn() -> bool) -> bool {
+    while !is_so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(every).await;
+    }
+    true
 }
 
 /// Without what was asked before in the same request: a name of a few bytes that is repeated would be

@@ -216,7 +216,7 @@ mod tests {
             Arc::new(Settings::default().topic(&Default::default())),
         );
         let deadline = Instant::now() + Duration::from_secs(10);
-        assert!(partition.wait_serving(deadline).await);
+        assert!(partition.wait_led(deadline).await);
         let epoch = partition.serving_epoch().expect("it serves");
         (groups, partition, epoch)
     }

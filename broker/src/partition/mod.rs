@@ -155,33 +155,10 @@ impl Partition {
 
     /// Waits until the high watermark reaches `offset`; false at the deadline or when leadership is lost.
     pub async fn wait_committed(&self, offset: i64, deadline: Instant) -> bool {
-        let notify = Arc::new(Notify::new());
-        let _watch = self.watch(notify.clone());
-        while self.high_watermark() < offset {
-            if self.serving_epoch().is_none()
-                || tokio::time::timeout_at(deadline, notify.notified())
-                    .await
-                    .is_err()
-            {
-                return self.high_watermark() >= offset;
-            }
-        }
-        true
-    }
-
-    /// Waits until this node serves the partition; false at the deadline.
-    pub async fn wait_serving(&self, deadline: Instant) -> bool {
-        let notify = Arc::new(Notify::new());
-        let _watch = self.watch(notify.clone());
-        while self.serving_epoch().is_none() {
-            if tokio::time::timeout_at(deadline, notify.notified())
-                .await
-                .is_err()
-            {
-                return self.serving_epoch().is_some();
-            }
-        }
-        true
+        let is_committed = || self.high_watermark() >= offset;
+        let is_over = || is_committed() || self.serving_epoch().is_none();
+        self.wait_until(deadline, is_over).await;
+        is_committed()
     }
 
     /// Waits until the partition has a leader: this node, able to serve, or another. False at the
@@ -191,14 +168,18 @@ impl Partition {
             let now = self.leadership();
             now.serving || now.leader.is_some_and(|leader| leader != self.group.node())
         };
+        self.wait_until(deadline, is_led).await
+    }
+
+    /// Waits for something that changes with the high watermark, the log start or the leadership; false
+    /// at the deadline.
+    async fn wait_until(&self, deadline: Instant, is_so: impl Fn() -> bool) -> bool {
         let notify = Arc::new(Notify::new());
         let _watch = self.watch(notify.clone());
-        while !is_led() {
-            if tokio::time::timeout_at(deadline, notify.notified())
-                .await
-                .is_err()
-            {
-                return is_led();
+        while !is_so() {
+            let woken = tokio::time::timeout_at(deadline, notify.notified()).await;
+            if woken.is_err() {
+                return is_so();
             }
         }
         true
@@ -261,17 +242,11 @@ impl Partition {
     }
 
     async fn wait_start_offset(&self, offset: i64, deadline: Instant) -> Result<i64, ErrorCode> {
-        let notify = Arc::new(Notify::new());
-        let _watch = self.watch(notify.clone());
-        while self.start_offset() < offset {
-            if tokio::time::timeout_at(deadline, notify.notified())
-                .await
-                .is_err()
-            {
-                return Err(ErrorCode::REQUEST_TIMED_OUT);
-            }
+        let has_moved = || self.start_offset() >= offset;
+        match self.wait_until(deadline, has_moved).await {
+            true => Ok(self.start_offset()),
+            false => Err(ErrorCode::REQUEST_TIMED_OUT),
         }
-        Ok(self.start_offset())
     }
 
     /// Closes the active segment, so that retention may drop it. False if it could not.

@@ -100,8 +100,12 @@ impl Pool {
         taken.expect("the semaphore is never closed")
     }
 
+    fn size(&self) -> usize {
+        self.total as usize * UNIT
+    }
+
     fn used(&self) -> usize {
-        (self.total as usize - self.units.available_permits()) * UNIT
+        self.size() - self.units.available_permits() * UNIT
     }
 }
 
@@ -191,7 +195,7 @@ impl CodecBudget {
 
     /// Bytes that one batch may unpack to.
     pub fn most(&self) -> usize {
-        self.memory.total as usize * UNIT
+        self.memory.size()
     }
 
     /// Waits until a thread may unpack a batch to `bytes`. Memory first: who waits for much of it
@@ -242,11 +246,15 @@ impl AnswerBudget {
     pub fn hold(&self, wanted: usize) -> Held {
         let free = self.total.saturating_sub(self.used());
         let bytes = wanted.min((free / 4).max(FLOOR));
+        self.held(bytes, None)
+    }
+
+    fn held(&self, bytes: usize, permit: Option<OwnedSemaphorePermit>) -> Held {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Held {
             used: self.used.clone(),
             bytes,
-            permit: None,
+            permit,
         }
     }
 
@@ -257,12 +265,7 @@ impl AnswerBudget {
             return None;
         }
         let permit = self.whole.take(expected).await;
-        self.used.fetch_add(expected, Ordering::Relaxed);
-        Some(Held {
-            used: self.used.clone(),
-            bytes: expected,
-            permit: Some(permit),
-        })
+        Some(self.held(expected, Some(permit)))
     }
 
     /// Bytes in use.
@@ -272,7 +275,7 @@ impl AnswerBudget {
 
     /// Whether so much is in use that others get less than they ask for.
     pub fn is_scarce(&self) -> bool {
-        self.used() > self.total / 2 || self.whole.used() > self.whole.total as usize * UNIT / 2
+        self.used() > self.total / 2 || self.whole.used() > self.whole.size() / 2
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, next_frame, sniff};
+use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, sniff, whole_frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -295,10 +295,7 @@ impl Connection {
                     }
                 }
             }
-            if self.is_incomplete() {
-                return Ok(());
-            }
-            let frame = match next_frame(&mut self.input, self.limits.max_frame) {
+            let frame = match whole_frame(&mut self.input, self.limits.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -312,14 +309,6 @@ impl Connection {
         }
         self.progress = None;
         Ok(())
-    }
-
-    /// Whether more of a frame has to come that may be one.
-    fn is_incomplete(&self) -> bool {
-        let claimed = claimed_len(&self.input);
-        claimed > 0
-            && claimed <= self.limits.max_frame
-            && self.input.len() < claimed + FRAME_PREFIX_LEN
     }
 
     fn start(&mut self, frame: Bytes, charge: Charge) -> Result<(), Ended> {

@@ -203,18 +203,12 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
 /// Decodes, runs the handler, encodes. Nothing of it needs the order of the connection.
 fn call<Q, F, H>(ctx: RequestContext, body: Bytes, handler: H) -> Started
 where
-    Q: ApiRequest,
+    Q: ApiRequest + Send + 'static,
     Q::Response: Send,
     F: Future<Output = Q::Response> + Send + 'static,
-    H: FnOnce(RequestContext, Q) -> F,
+    H: FnOnce(RequestContext, Q) -> F + Send + 'static,
 {
-    let request = match decode::<Q>(body, ctx.version) {
-        Ok(request) => request,
-        Err(error) => return undecodable(&ctx, &error),
-    };
-    let (version, correlation_id) = (ctx.version, ctx.correlation_id);
-    let answer = handler(ctx, request);
-    Started::Running(async move { reply(version, correlation_id, &answer.await) }.boxed())
+    call_large(ctx, body, |_, _| 0, handler)
 }
 
 /// As [`call`], for an answer that may be much larger than its question. `size` says in advance how
@@ -237,11 +231,11 @@ where
     };
     let (version, correlation_id) = (ctx.version, ctx.correlation_id);
     let size = size(&ctx, &request);
-    let answers = ctx.shared.answers.clone();
+    let shared = ctx.shared.clone();
     let answer = async move { reply(version, correlation_id, &handler(ctx, request).await) };
     Started::Running(
         async move {
-            let room = answers.hold_whole(size).await;
+            let room = shared.answers.hold_whole(size).await;
             let answer = if size > LARGE {
                 elsewhere(answer).await
             } else {

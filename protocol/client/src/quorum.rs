@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use klamm_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use klamm_protocol::messages::describe_quorum_response;
-use klamm_protocol::messages::{DescribeQuorumRequest, TopicName};
+use klamm_protocol::messages::{DescribeQuorumRequest, DescribeQuorumResponse, TopicName};
 use klamm_protocol::{ErrorCode, StrBytes};
 
 use crate::admin::unanswered;
@@ -63,7 +63,9 @@ impl Client {
         loop {
             let asked = async {
                 let answers = self.any().await?.send(&request([&at])).await?;
-                found(&answers, &at).map_err(|error| Error::server("the metadata quorum", error))
+                let found = found(&answers, [&at])
+                    .and_then(|mut found| found.pop().unwrap_or_else(|| Err(unanswered())));
+                found.map_err(|error| Error::server("the metadata quorum", error))
             };
             match asked.await {
                 Ok(quorum) => return Ok(quorum),
@@ -83,19 +85,7 @@ impl Client {
         at: &[TopicPartition],
     ) -> Result<Vec<Result<Quorum, ServerError>>, Error> {
         let answers = self.node(leader).await?.send(&request(at)).await?;
-        ServerError::check(answers.error_code, answers.error_message.as_deref())
-            .map_err(|error| Error::server("describing replicas", error))?;
-        let mut by_place = BTreeMap::new();
-        for topic in &answers.topics {
-            for partition in &topic.partitions {
-                by_place.insert((&**topic.topic_name, partition.partition_index), partition);
-            }
-        }
-        let answer = |at: &TopicPartition| match by_place.get(&(&*at.topic, at.partition)) {
-            Some(partition) => read(partition),
-            None => Err(unanswered()),
-        };
-        Ok(at.iter().map(answer).collect())
+        found(&answers, at).map_err(|error| Error::server("describing replicas", error))
     }
 }
 
@@ -113,18 +103,23 @@ fn request<'a>(at: impl IntoIterator<Item = &'a TopicPartition>) -> DescribeQuor
     DescribeQuorumRequest::default().with_topics(topics.collect())
 }
 
-fn found(
-    answer: &describe_quorum_response::DescribeQuorumResponse,
-    at: &TopicPartition,
-) -> Result<Quorum, ServerError> {
+/// The answers for these places, in their order.
+fn found<'a>(
+    answer: &DescribeQuorumResponse,
+    at: impl IntoIterator<Item = &'a TopicPartition>,
+) -> Result<Vec<Result<Quorum, ServerError>>, ServerError> {
     ServerError::check(answer.error_code, answer.error_message.as_deref())?;
-    let topic = answer
-        .topics
-        .iter()
-        .find(|topic| *topic.topic_name.0 == *at.topic);
-    let mut partitions = topic.into_iter().flat_map(|topic| &topic.partitions);
-    let partition = partitions.find(|partition| partition.partition_index == at.partition);
-    read(partition.ok_or_else(unanswered)?)
+    let mut by_place = BTreeMap::new();
+    for topic in &answer.topics {
+        for partition in &topic.partitions {
+            by_place.insert((&**topic.topic_name, partition.partition_index), partition);
+        }
+    }
+    let read_at = |at: &TopicPartition| match by_place.get(&(&*at.topic, at.partition)) {
+        Some(partition) => read(partition),
+        None => Err(unanswered()),
+    };
+    Ok(at.into_iter().map(read_at).collect())
 }
 
 fn read(partition: &describe_quorum_response::PartitionData) -> Result<Quorum, ServerError> {

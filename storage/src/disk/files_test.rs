@@ -4,7 +4,8 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::super::{DirEntry, DiskLock, Fault, FaultDisk, FaultRule, LockError, Operation, Space};
+use super::super::meddled::{MeddledDisk, Meddler};
+use super::super::{Fault, FaultDisk, FaultRule, Operation};
 use super::*;
 
 fn key(group: u64, base_offset: i64) -> FileKey {
@@ -90,66 +91,29 @@ fn a_cache_of_none_keeps_one() {
 }
 
 /// Removes a key from the cache, and the file from the disk, while the cache opens it.
+#[derive(Default)]
 struct RemovesDuringOpen {
-    disk: FaultDisk,
     cache: OnceLock<Arc<FileCache>>,
 }
 
-impl Disk for RemovesDuringOpen {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        self.disk.remove_file(path)?;
+impl Meddler for RemovesDuringOpen {
+    fn opened(&self, disk: &FaultDisk, path: &Path) -> io::Result<()> {
+        disk.remove_file(path)?;
         if let Some(cache) = self.cache.get() {
             cache.remove(key(1, 0));
         }
-        Ok(file)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.list(dir)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        self.disk.space(path)
-    }
-
-    fn lock(&self, path: &Path, owner: &str) -> Result<DiskLock, LockError> {
-        self.disk.lock(path, owner)
+        Ok(())
     }
 }
 
 #[test]
 fn a_file_removed_while_it_is_opened_is_not_kept() {
-    let disk = Arc::new(RemovesDuringOpen {
+    let disk = Arc::new(MeddledDisk {
         disk: FaultDisk::new(),
-        cache: OnceLock::new(),
+        meddler: RemovesDuringOpen::default(),
     });
     let cache = Arc::new(FileCache::new(Arc::clone(&disk) as Arc<dyn Disk>, 8));
-    assert!(disk.cache.set(Arc::clone(&cache)).is_ok());
+    assert!(disk.meddler.cache.set(Arc::clone(&cache)).is_ok());
     let removed = create(&cache, key(1, 0));
     removed
         .write_at(&[IoSlice::new(b"old segment")], 0)

@@ -14,6 +14,8 @@
 
 mod fault;
 mod files;
+#[cfg(test)]
+pub(crate) mod meddled;
 mod real;
 
 use std::io;

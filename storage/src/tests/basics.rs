@@ -535,6 +535,16 @@ fn small_batches_reach_their_segment_in_one_write() {
     assert!(killed.disk.contents(&segment).unwrap() == expected);
 }
 
+/// Waits until the first segment's file is as long as wanted.
+fn wait_for_segment(machine: &Machine, log: &GroupLog, is_long: impl Fn(usize) -> bool) {
+    let segment = log.segments()[0].path.clone();
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_long(machine.disk.contents(&segment).unwrap_or_default().len()) {
+        assert!(std::time::Instant::now() < until, "still not written");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn small_batches_do_not_wait_for_more_forever() {
     let mut machine = Machine::new();
@@ -543,12 +553,7 @@ fn small_batches_do_not_wait_for_more_forever() {
     let log = group(&store, 1);
     let bytes = batch_of(1, 50, 5_000);
     append(&log, vec![batch_entry(id(3, 1), bytes.clone())]);
-    let segment = log.segments()[0].path.clone();
-    let until = std::time::Instant::now() + Duration::from_secs(20);
-    while machine.disk.contents(&segment).unwrap_or_default().len() != bytes.len() {
-        assert!(std::time::Instant::now() < until, "still not written");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_for_segment(&machine, &log, |written| written == bytes.len());
     // And at once when there is enough of them.
     let mut machine = Machine::new();
     machine.options.segment_delay = Duration::from_secs(3600);
@@ -558,15 +563,5 @@ fn small_batches_do_not_wait_for_more_forever() {
     for n in 0..100 {
         append(&log, vec![batch_entry(id(3, 1 + n), bytes.clone())]);
     }
-    let segment = log.segments()[0].path.clone();
-    let until = std::time::Instant::now() + Duration::from_secs(20);
-    while machine
-        .disk
-        .contents(&segment)
-        .unwrap_or_default()
-        .is_empty()
-    {
-        assert!(std::time::Instant::now() < until, "still not written");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_for_segment(&machine, &log, |written| written > 0);
 }

@@ -10,7 +10,7 @@ use klamm_records::{BatchBuilder, NewRecord};
 use klamm_tests::cluster::Cluster;
 use rustix::process::Signal;
 
-use crate::rig::{client, leader, topic, topic_is};
+use crate::rig::{client, create, leader, topic, topic_is};
 
 /// The last version that names topics.
 const VERSION: i16 = 12;
@@ -37,9 +37,7 @@ fn request(acks: i16) -> Result<ProduceRequest> {
 async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
     let cluster = Cluster::start(3, &[])?;
     let client = client(&cluster).await?;
-    for created in client.create_topics(&[topic("t", 1, 3)], false).await? {
-        created?;
-    }
+    create(&client, topic("t", 1, 3)).await?;
     let found = topic_is(&client, "t", |partition| partition.in_sync.len() == 3).await?;
     let leader = leader(&found, 0)?;
     let connection = client.connect_to(leader).await?;

@@ -11,7 +11,7 @@ use klamm_tests::broker::binary;
 use klamm_tests::load::patient;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{topic, topic_is};
+use crate::rig::{create, topic, topic_is};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_of_one_command_end_with_it() -> Result<()> {
@@ -39,9 +39,7 @@ async fn three_nodes_of_one_command_end_with_it() -> Result<()> {
     let client = Client::connect(&kafka.join(","), patient()).await?;
     let mut new = topic("t", 3, 3);
     new.replication_factor = None;
-    for created in client.create_topics(&[new], false).await? {
-        created?;
-    }
+    create(&client, new).await?;
     topic_is(&client, "t", |partition| partition.in_sync.len() == 3).await?;
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("a process id is not 0")?;
     let began = Instant::now();

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::patient;
 
-use crate::rig::{client, client_of, eventually, topic, topic_is};
+use crate::rig::{client, client_of, create, eventually, topic, topic_is};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_start_in_any_order_and_say_whom_they_wait_for() -> Result<()> {
@@ -111,9 +111,7 @@ async fn another_secret_is_not_let_in() -> Result<()> {
 async fn all_nodes_restart_and_know_what_they_knew() -> Result<()> {
     let mut cluster = Cluster::start(3, &[])?;
     let first = client(&cluster).await?;
-    for created in first.create_topics(&[topic("kept", 6, 3)], false).await? {
-        created?;
-    }
+    create(&first, topic("kept", 6, 3)).await?;
     drop(first);
     for id in 1..=3 {
         cluster.kill(id)?;

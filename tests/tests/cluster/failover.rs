@@ -11,22 +11,12 @@ use klamm_protocol::messages::metadata_request::{MetadataRequest, MetadataReques
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, TOPIC};
 
-use crate::rig::{client, client_of, eventually, leader, topic, topic_is};
+use crate::rig::{client, client_of, create, eventually, leader, topic, topic_is};
 
 const SETTINGS: [&str; 2] = ["min.insync.replicas=2", "default.replication.factor=3"];
 
-async fn more(load: &mut Load, wanted: u64) -> Result<()> {
-    let (before, began) = (load.acknowledged(), Instant::now());
-    while load.acknowledged() < before + wanted {
-        load.check_alive().await?;
-        ensure!(
-            began.elapsed() < Duration::from_secs(30),
-            "nothing is acknowledged"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
-}
+/// Longest wait for more acknowledgements, failover included.
+const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_a_leader_loses_nothing_that_was_acknowledged() -> Result<()> {
@@ -34,7 +24,7 @@ async fn kill_9_of_a_leader_loses_nothing_that_was_acknowledged() -> Result<()> 
     let bootstrap = cluster.bootstrap();
     load::create_replicated_topic(&bootstrap, 3).await?;
     let mut load = Load::start(&bootstrap, 3);
-    more(&mut load, 300).await?;
+    load.more(300, SOON).await?;
     let watcher = client(&cluster).await?;
     for partition in 0..2 {
         let before = topic_is(&watcher, TOPIC, |partition| partition.leader.is_some()).await?;
@@ -49,17 +39,12 @@ async fn kill_9_of_a_leader_loses_nothing_that_was_acknowledged() -> Result<()> 
         let epoch =
             |topic: &klamm_client::Topic| topic.partition(partition).map(|p| p.leader_epoch);
         ensure!(epoch(&after) > epoch(&before), "{before:?} {after:?}");
-        more(&mut load, 300).await?;
+        load.more(300, SOON).await?;
         cluster.boot(victim)?;
         topic_is(&watcher, TOPIC, |partition| partition.in_sync.len() == 3).await?;
     }
     let history = load.finish().await?;
-    let records = load::check(&bootstrap, &history).await?;
-    ensure!(
-        records == history.len(),
-        "{records} for {} acknowledged",
-        history.len()
-    );
+    let records = load::check_all(&bootstrap, &history).await?;
     // Each node alone with one other has all of it: whoever was away has caught up.
     for away in 1..=3 {
         cluster.stop(away)?;
@@ -85,7 +70,7 @@ async fn all_nodes_killed_at_once_lose_nothing_that_was_acknowledged() -> Result
     load::create_replicated_topic(&bootstrap, 3).await?;
     let mut load = Load::start(&bootstrap, 2);
     for _ in 0..2 {
-        more(&mut load, 200).await?;
+        load.more(200, SOON).await?;
         for id in 1..=3 {
             cluster.kill(id)?;
         }
@@ -94,14 +79,9 @@ async fn all_nodes_killed_at_once_lose_nothing_that_was_acknowledged() -> Result
         }
         cluster.wait_ready()?;
     }
-    more(&mut load, 100).await?;
+    load.more(100, SOON).await?;
     let history = load.finish().await?;
-    let records = load::check(&bootstrap, &history).await?;
-    ensure!(
-        records == history.len(),
-        "{records} for {} acknowledged",
-        history.len()
-    );
+    load::check_all(&bootstrap, &history).await?;
     Ok(())
 }
 
@@ -109,9 +89,7 @@ async fn all_nodes_killed_at_once_lose_nothing_that_was_acknowledged() -> Result
 async fn a_minority_takes_nothing_says_so_and_goes_on_with_the_others() -> Result<()> {
     let mut cluster = Cluster::start(3, &[])?;
     let all = client(&cluster).await?;
-    for created in all.create_topics(&[topic("t", 3, 3)], false).await? {
-        created?;
-    }
+    create(&all, topic("t", 3, 3)).await?;
     cluster.kill(1)?;
     cluster.kill(2)?;
     let third = client_of(&cluster, 3).await?;

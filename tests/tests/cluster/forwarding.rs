@@ -9,9 +9,9 @@ use klamm_protocol::messages::create_topics_request::{CreatableTopic, CreateTopi
 use klamm_protocol::messages::{CreateTopicsResponse, TopicName};
 use klamm_tests::cluster::Cluster;
 
-use crate::rig::{client, client_of, eventually, leader, topic, topic_is};
+use crate::rig::{client, client_of, create, eventually, leader, topic, topic_is};
 
-fn create(name: String) -> CreateTopicsRequest {
+fn request(name: String) -> CreateTopicsRequest {
     let topic = CreatableTopic::default()
         .with_name(TopicName(StrBytes::from_string(name)))
         .with_num_partitions(3)
@@ -38,8 +38,8 @@ async fn each_node_creates_topics_that_all_nodes_show() -> Result<()> {
             let all = all.clone();
             creating.push(tokio::spawn(async move {
                 let connection = all.connect_to(id).await?;
-                let request = create(format!("from-{id}-{number}"));
-                let response: CreateTopicsResponse = connection.send(&request).await?;
+                let wanted = request(format!("from-{id}-{number}"));
+                let response: CreateTopicsResponse = connection.send(&wanted).await?;
                 anyhow::Ok(response)
             }));
         }
@@ -71,7 +71,7 @@ async fn each_node_creates_topics_that_all_nodes_show() -> Result<()> {
     // The second to create a topic is told so, wherever it asks.
     for id in 1..=3 {
         let connection = all.connect_to(id).await?;
-        let response = connection.send(&create("from-1-0".to_owned())).await?;
+        let response = connection.send(&request("from-1-0".to_owned())).await?;
         ensure!(response.topics[0].error_code == 36, "{response:?}");
     }
     Ok(())
@@ -81,9 +81,7 @@ async fn each_node_creates_topics_that_all_nodes_show() -> Result<()> {
 async fn partitions_without_a_replica_here_are_found_all_the_same() -> Result<()> {
     let cluster = Cluster::start(3, &[])?;
     let all = client(&cluster).await?;
-    for created in all.create_topics(&[topic("single", 6, 1)], false).await? {
-        created?;
-    }
+    create(&all, topic("single", 6, 1)).await?;
     let mut shown = Vec::new();
     for id in 1..=3 {
         let client = client_of(&cluster, id).await?;

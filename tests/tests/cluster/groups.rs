@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use klamm_client::{OffsetToCommit, TopicPartition};
 use klamm_tests::cluster::Cluster;
 
-use crate::rig::{client, leader, topic, topic_is};
+use crate::rig::{client, create, leader, topic, topic_is};
 
 const OFFSETS: &str = "__consumer_offsets";
 /// Java's `abs("readers".hashCode()) % 50`.
@@ -24,9 +24,7 @@ const fn java_hash(text: &str) -> i32 {
 async fn committed_offsets_outlive_their_coordinator() -> Result<()> {
     let mut cluster = Cluster::start(3, &[])?;
     let client = client(&cluster).await?;
-    for created in client.create_topics(&[topic("read", 1, 3)], false).await? {
-        created?;
-    }
+    create(&client, topic("read", 1, 3)).await?;
     let at = TopicPartition {
         topic: "read".to_owned(),
         partition: 0,

@@ -27,6 +27,14 @@ pub(crate) fn topic(name: &str, partitions: i32, replicas: i16) -> NewTopic {
     }
 }
 
+/// Creates a topic.
+pub(crate) async fn create(client: &Client, topic: NewTopic) -> Result<()> {
+    for created in client.create_topics(&[topic], false).await? {
+        created?;
+    }
+    Ok(())
+}
+
 /// Looks until `wanted` says what it found; fails with what was seen last.
 pub(crate) async fn eventually<T>(mut wanted: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let until = Instant::now() + Duration::from_secs(20);

@@ -8,7 +8,7 @@ use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use serde_json::Value;
 
-use crate::rig::{client, eventually, topic, topic_is};
+use crate::rig::{client, create, eventually, topic, topic_is};
 
 const PARTITIONS: i32 = 6;
 
@@ -57,9 +57,7 @@ async fn it_shows_who_leads_who_is_gone_and_who_lags() -> Result<()> {
     let mut cluster = Cluster::start(3, &["auto.leader.rebalance.enable=false"])?;
     let client = client(&cluster).await?;
     let new = topic("t", PARTITIONS, 3);
-    for created in client.create_topics(&[new], false).await? {
-        created?;
-    }
+    create(&client, new).await?;
     let status_before = healthy(&cluster).await?;
     ensure!(
         numbers(&status_before, "leads")? == [2; 3],

@@ -231,6 +231,11 @@ impl Image {
         self.brokers.values().filter(|broker| !broker.fenced)
     }
 
+    /// Whether clients may be sent to a broker.
+    pub fn is_live(&self, id: i32) -> bool {
+        self.broker(id).is_some_and(|broker| !broker.fenced)
+    }
+
     /// What a broker carries by assignment.
     pub fn load(&self, broker: i32) -> Load {
         self.load.get(&broker).copied().unwrap_or_default()
