@@ -15,6 +15,7 @@ use klamm_metadata::settings::TopicSettings;
 use klamm_raft::NodeId;
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::StorageError;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
@@ -101,37 +102,56 @@ async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicI
     for id in gone {
         open.remove(&id);
         for partition in shared.partitions.remove_topic(id) {
-            let (topic, index) = (partition.topic().clone(), partition.index());
-            let group = partition.group().id();
-            partition.retire();
-            shared.groups.close(group).await;
-            delete_group(shared, group);
-            info!(%topic, index, %group, "partition deleted");
+            close(shared, &partition, || {}).await;
+            info!(topic = %partition.topic(), index = partition.index(), "partition deleted");
         }
     }
 }
 
-fn delete_group(shared: &Shared, group: GroupId) {
+/// A partition that has moved away: its group has let this replica go, or it would still be one in the image.
+async fn close_moved(shared: &Shared, partition: &Partition) {
+    let (topic, index) = (partition.topic_id(), partition.index());
+    shared.partitions.remove(topic, index);
+    let (done, deleted) = oneshot::channel();
+    close(shared, partition, move || {
+        let _ = done.send(());
+    })
+    .await;
+    // It may come back, and then begins with nothing.
+    let _ = deleted.await;
+    info!(topic = %partition.topic(), index = partition.index(), "partition moved away, its replica deleted");
+}
+
+async fn close(shared: &Shared, partition: &Partition, deleted: impl FnOnce() + Send + 'static) {
+    let group = partition.group().id();
+    partition.retire();
+    shared.groups.close(group).await;
+    delete_group(shared, group, deleted);
+}
+
+fn delete_group(shared: &Shared, group: GroupId, deleted: impl FnOnce() + Send + 'static) {
     shared.store.delete_group(
         group,
         Box::new(move |done| {
             if let Err(cause) = done {
                 error!(%group, %cause, "failed to delete a partition's files");
             }
+            deleted();
         }),
     );
 }
 
-/// Groups on disk that no topic has any more: their deletion was interrupted.
+/// Groups on disk that no topic has any more, or of which this node has no replica any more: their deletion was
+/// interrupted, or this node was away. The image has this node's registration, so nothing is newer than it
+/// that is on this disk.
 fn delete_leftovers(shared: &Shared, image: &Image) {
-    let wanted: HashSet<GroupId> = image
-        .topics()
-        .flat_map(|topic| topic.partitions.iter().map(|partition| partition.group))
-        .collect();
+    let partitions = image.topics().flat_map(|topic| topic.partitions.iter());
+    let here = partitions.filter(|partition| partition.replicas.contains(&shared.node_id));
+    let wanted: HashSet<GroupId> = here.map(|partition| partition.group).collect();
     for group in shared.store.groups() {
         if group != GroupId::METADATA && !wanted.contains(&group) {
-            info!(%group, "deleting what is left of a deleted topic");
-            delete_group(shared, group);
+            info!(%group, "deleting what is left of a partition that is not here any more");
+            delete_group(shared, group, || {});
         }
     }
 }
@@ -147,17 +167,21 @@ async fn open_missing(
         open.insert(topic.id);
         let settings = Arc::new(shared.topic_settings(topic));
         for partition in topic.partitions.iter() {
+            let is_replica = partition.replicas.contains(&shared.node_id);
             if let Some(open) = shared.partitions.get(topic.id, partition.index) {
-                if *open.settings() != *settings {
+                if !is_replica {
+                    close_moved(shared, &open).await;
+                } else if *open.settings() != *settings {
                     open.set_settings(settings.clone());
                 }
                 continue;
             }
-            let mut replicas = partition.replicas.iter();
-            let Some(place) = replicas.position(|id| *id == shared.node_id) else {
+            if !is_replica {
                 continue;
-            };
-            if place > 0 {
+            }
+            let mut founders = partition.founders().iter();
+            let place = founders.position(|id| *id == shared.node_id);
+            if let Some(place) = place.filter(|place| *place > 0) {
                 let due = Instant::now() + founding_pause(place);
                 unfounded.insert(partition.group, (voters(shared, partition), due));
             }
@@ -189,10 +213,20 @@ async fn open_partition(
     }
 }
 
-/// The replicas of a partition in its Raft group.
+/// The replicas that a partition's Raft group is founded with.
 fn voters(shared: &Shared, partition: &metadata::Partition) -> BTreeSet<NodeId> {
-    let replicas = partition.replicas.iter();
-    replicas.map(|&broker| shared.replica_id(broker)).collect()
+    let founders = partition.founders().iter();
+    founders.map(|&broker| shared.replica_id(broker)).collect()
+}
+
+/// A replica that went may come back: what is left of the one before goes first.
+async fn release_id(shared: &Shared, group: GroupId) -> Result<(), StorageError> {
+    if !shared.store.is_retired(group) {
+        return Ok(());
+    }
+    let store = shared.store.clone();
+    let released = tokio::task::spawn_blocking(move || store.release_id(group)).await;
+    released.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 async fn try_open(
@@ -206,15 +240,18 @@ async fn try_open(
             log.set_settings(log_settings(&settings, partition.group));
             log
         }
-        None => shared.store.create_group(
-            partition.group,
-            &topic.directory(partition.index),
-            log_settings(&settings, partition.group),
-        )?,
+        None => {
+            release_id(shared, partition.group).await?;
+            shared.store.create_group(
+                partition.group,
+                &topic.directory(partition.index),
+                log_settings(&settings, partition.group),
+            )?
+        }
     };
     let replica = Partition::replica(log.clone());
     // The first replica founds the group, and leads it at first: all at once would vote for themselves.
-    let is_founder = partition.replicas.first() == Some(&shared.node_id);
+    let is_founder = partition.founders().first() == Some(&shared.node_id);
     let voters = is_founder.then(|| voters(shared, partition));
     let group = shared.groups.open(log, voters, replica.clone()).await?;
     Ok(Partition::new(

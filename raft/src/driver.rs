@@ -243,7 +243,9 @@ impl Driver {
         }
         watched.elect_at = Some(now + patience);
         watched.attempts = (watched.attempts + 1).min(MAX_PATIENCE);
-        if group.is_in_doubt_of_itself() || (self.can_tell() && !group.hears_quorum()) {
+        // Without a vote it could win none, and would only disturb: it is new, or has been let go.
+        let may_lead = group.has_vote() && !group.is_in_doubt_of_itself();
+        if !may_lead || (self.can_tell() && !group.hears_quorum()) {
             return;
         }
         // Refused without effect while the leader's lease holds, here or at the others.

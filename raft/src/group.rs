@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, StorageError, Vote};
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::VoteResponse;
 
@@ -295,6 +296,40 @@ impl Group {
         changed
             .map(drop)
             .map_err(|error| MembershipError(error.to_string()))
+    }
+
+    /// Lets learners go. Their replicas get nothing more.
+    ///
+    /// # Errors
+    /// When this node does not lead, one of them is a voter, or another change is under way.
+    pub async fn remove_learners(
+        &self,
+        learners: &BTreeSet<NodeId>,
+    ) -> Result<(), MembershipError> {
+        let learners = learners.iter().map(|learner| learner.0).collect();
+        let removed = ChangeMembers::RemoveNodes(learners);
+        let changed = self.raft.change_membership(removed, false).await;
+        changed
+            .map(drop)
+            .map_err(|error| MembershipError(error.to_string()))
+    }
+
+    /// Whether a change of members is under way: the newest membership is a joint one, or is not committed.
+    /// A joint one that its leader left behind is ended by [`Group::change_voters`].
+    pub fn is_changing(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = &metrics.committed_membership_config;
+        metrics.membership_config.log_id() != committed.log_id()
+            || committed.membership().get_joint_config().len() > 1
+    }
+
+    /// Whether this replica has a vote, by the newest membership that it knows.
+    pub(crate) fn has_vote(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
+        let mut voters = membership.voter_ids();
+        voters.any(|voter| voter == self.shared.node.0)
     }
 
     /// Voters and learners of the committed membership.

@@ -11,6 +11,7 @@
 //!
 //! A crash anywhere leaves the old marker with all its files, or the new one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -193,6 +194,7 @@ impl Checkpointer {
         for (group, _) in &deleted {
             batch.delete_group(*group);
         }
+        let just_deleted: BTreeSet<GroupId> = deleted.iter().map(|(group, _)| *group).collect();
         let marker = Marker {
             place,
             clean: last,
@@ -214,6 +216,7 @@ impl Checkpointer {
             .commit(batch)
             .map_err(|e| failed("index", &e))?;
         copied.iter().for_each(release);
+        self.release_ids(&just_deleted);
         let dir = journal_dir(&shared.options.dir);
         recycle(shared.disk.as_ref(), &dir, place.file_seq, &self.spares)
             .map_err(|e| failed("journal", &e))?;
@@ -226,6 +229,16 @@ impl Checkpointer {
         }
         shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Of groups deleted before the last checkpoint, this one left no frames to replay.
+    fn release_ids(&self, just_deleted: &BTreeSet<GroupId>) {
+        let deleted = self.shared.deleted.lock();
+        let since = |group: &GroupId| deleted.iter().any(|(other, _)| other == group);
+        self.shared
+            .retired
+            .lock()
+            .retain(|group| just_deleted.contains(group) || since(group));
     }
 
     /// Sends a control message to the journal thread and waits for the answer.

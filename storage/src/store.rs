@@ -48,8 +48,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Groups deleted since the last checkpoint, with their last operation.
     pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
-    /// Ids of deleted groups that the journal may still have frames of, and more: not to be used
-    /// again, for a replay would take the new group's frames for the old one's.
+    /// Ids of deleted groups that the journal may still have frames of: not to be used again before the
+    /// second checkpoint after, for a replay would take the new group's frames for the old one's.
     pub(crate) retired: Mutex<BTreeSet<GroupId>>,
     /// Directories of deleted groups, to be removed by the checkpoint thread.
     pub(crate) graves: Mutex<Vec<PathBuf>>,
@@ -246,8 +246,8 @@ impl Store {
                 format!("{dir:?} cannot be a group's directory").into(),
             ));
         }
-        if shared.retired.lock().contains(&group) {
-            let what = format!("group {group} was deleted; ids are not used again");
+        if self.is_retired(group) {
+            let what = format!("group {group} was deleted, and its id was not released");
             return Err(StorageError::Io(what.into()));
         }
         let state = LogState::new(settings.clone());
@@ -332,6 +332,23 @@ impl Store {
         shared.deleted.lock().push((group, op));
         shared.retired.lock().insert(group);
         shared.groups.write().remove(&group);
+    }
+
+    /// Whether a log of this id was deleted, and [`Store::release_id`] has to come before another.
+    pub fn is_retired(&self, group: GroupId) -> bool {
+        self.handle.shared.retired.lock().contains(&group)
+    }
+
+    /// Lets a log be created with the id of one that was deleted. Blocking: that takes a checkpoint or
+    /// two, which serve all ids deleted before.
+    ///
+    /// # Errors
+    /// When a checkpoint fails.
+    pub fn release_id(&self, group: GroupId) -> Result<(), StorageError> {
+        while self.is_retired(group) {
+            self.checkpoint()?;
+        }
+        Ok(())
     }
 
     /// False once free space is below the reserve; true again by itself.

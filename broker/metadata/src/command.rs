@@ -73,6 +73,23 @@ pub enum Command {
         /// Replicas of each new partition, preferred leader first.
         partitions: Vec<Vec<i32>>,
     },
+    /// Begins to move partitions to other replicas, or back to those they had; or only orders them anew.
+    Reassign {
+        /// The topic.
+        #[serde(with = "stored::topic_id")]
+        id: TopicId,
+        /// The replicas that each partition is to have, preferred leader first.
+        partitions: BTreeMap<i32, Vec<i32>>,
+    },
+    /// The groups of these partitions consist of the replicas they were to have: who went may drop what it
+    /// holds.
+    FinishReassignment {
+        /// The topic.
+        #[serde(with = "stored::topic_id")]
+        id: TopicId,
+        /// The partitions, and since when they were moved: one that is in another move by now stays in that.
+        partitions: BTreeMap<i32, i64>,
+    },
     /// Changes the explicit overrides of a resource.
     AlterConfigs {
         /// Whose.
@@ -178,6 +195,20 @@ mod tests {
                     id: topic_id(7),
                     from: 1,
                     partitions: vec![vec![1]],
+                },
+            ),
+            (
+                r#"{"reassign":{"id":"00000000-0000-0000-0000-000000000007","partitions":{"1":[3,2]}}}"#,
+                Command::Reassign {
+                    id: topic_id(7),
+                    partitions: BTreeMap::from([(1, vec![3, 2])]),
+                },
+            ),
+            (
+                r#"{"finish-reassignment":{"id":"00000000-0000-0000-0000-000000000007","partitions":{"1":70}}}"#,
+                Command::FinishReassignment {
+                    id: topic_id(7),
+                    partitions: BTreeMap::from([(1, 70)]),
                 },
             ),
             (

@@ -49,7 +49,9 @@ async fn give_back(shared: &Shared) {
             continue;
         };
         let to = shared.replica_id(preferred);
-        if !shared.cluster.hears(to) {
+        // A replica that has just come has no vote yet.
+        let (voters, _) = partition.group().members();
+        if !shared.cluster.hears(to) || !voters.contains(&to) {
             continue;
         }
         match partition.group().transfer_leader(to).await {

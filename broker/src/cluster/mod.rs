@@ -5,6 +5,7 @@
 //! - `roster.rs`: addresses of the nodes, as they change;
 //! - `announce.rs`, `board.rs`: who leads what, told among the nodes;
 //! - `sessions.rs`: brokers that are gone are taken off the list that clients get;
+//! - `mover.rs`: partitions move to other replicas;
 //! - `balance.rs`: leadership goes back to preferred leaders.
 //!
 //! A node on its own has none of this: every question about others has an answer without asking. Connections, proofs and
@@ -15,6 +16,7 @@ mod balance;
 mod board;
 mod meeting;
 mod messages;
+mod mover;
 mod roster;
 mod service;
 mod sessions;
@@ -166,6 +168,7 @@ impl Cluster {
             tokio::spawn(roster::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(announce::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(sessions::run(shared.clone(), stopping.subscribe())),
+            tokio::spawn(mover::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(balance::run(shared.clone(), stopping.subscribe())),
         ]
     }

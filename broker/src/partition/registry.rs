@@ -57,6 +57,12 @@ impl Partitions {
         }
     }
 
+    /// Takes a partition out.
+    pub fn remove(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
+        let at = usize::try_from(index).ok()?;
+        self.open.write().get_mut(&topic)?.get_mut(at)?.take()
+    }
+
     /// Takes a topic's partitions out.
     pub fn remove_topic(&self, topic: TopicId) -> Vec<Arc<Partition>> {
         self.open

@@ -289,6 +289,49 @@ fn bulk_goes_to_the_segment_and_survives_a_crash() {
 }
 
 #[test]
+fn the_id_of_a_deleted_group_is_used_again_once_released() {
+    for restart in [false, true] {
+        let mut machine = Machine::new();
+        let (mut store, _) = machine.open();
+        let mut written = Vec::new();
+        for life in 1..=3_u64 {
+            let log = group(&store, 7);
+            assert_eq!(
+                (log.start_offset(), log.end_offset()),
+                (0, 0),
+                "life {life}"
+            );
+            for index in 1..=life {
+                let timestamp = (life * 100 + index) as i64;
+                let entry = batch_entry(id(life, index), batch_of(2, 300, timestamp));
+                append(&log, vec![entry]);
+            }
+            written = read_all(&log);
+            drop((store, log));
+            machine = machine.crashed(life);
+            (store, _) = machine.open();
+            assert!(read_all(&store.group(GroupId(7)).unwrap()) == written);
+            if life == 3 {
+                break;
+            }
+            wait(|done| store.delete_group(GroupId(7), done)).unwrap();
+            if restart {
+                drop(store);
+                machine = machine.killed();
+                (store, _) = machine.open();
+            }
+            assert!(store.create_group(GroupId(7), "g-7", settings()).is_err());
+            store.release_id(GroupId(7)).unwrap();
+        }
+        let begun = store.stats().checkpoints;
+        store.release_id(GroupId(7)).unwrap();
+        store.release_id(GroupId(8)).unwrap();
+        assert_eq!(store.stats().checkpoints, begun, "nothing to release");
+        assert!(!written.is_empty());
+    }
+}
+
+#[test]
 fn a_deleted_group_is_gone_for_good() {
     let machine = Machine::new();
     let (store, _) = machine.open();
@@ -301,7 +344,7 @@ fn a_deleted_group_is_gone_for_good() {
     wait(|done| store.delete_group(GroupId(2), done)).unwrap();
     assert!(store.group(GroupId(2)).is_none());
     let again = store.create_group(GroupId(2), "g-2", settings());
-    assert!(again.is_err(), "ids are not used again");
+    assert!(again.is_err(), "its id was not released");
     assert!(matches!(
         log.read(0, 1, 1, true),
         Err(StorageError::GroupGone(_))

@@ -1,4 +1,4 @@
-//! Several nodes, as processes: founding and entering a cluster, changes through any node, acks, failover, hand-over,
+//! Several nodes, as processes: founding and entering a cluster, changes through any node, acks, failover, hand-over, moves,
 //! what its state looks like.
 
 mod acks;
@@ -7,6 +7,7 @@ mod entering;
 mod failover;
 mod forwarding;
 mod groups;
+mod moving;
 mod rig;
 mod status;
 mod stopping;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use klamm_records::{GroupId, TopicId};
 
-use super::{Broker, Image, Load, Partition, Topic};
+use super::{Broker, Image, Load, Move, Partition, Topic};
 use crate::command::{BrokerRegistration, Command};
 use crate::names;
 use crate::problem::{ErrorCode, Problem};
@@ -73,6 +73,10 @@ impl Image {
                 from,
                 partitions,
             } => self.add_partitions(*id, *from, partitions),
+            Command::Reassign { id, partitions } => self.reassign(offset, *id, partitions),
+            Command::FinishReassignment { id, partitions } => {
+                self.finish_reassignment(*id, partitions)
+            }
             Command::AlterConfigs {
                 resource,
                 sets,
@@ -248,27 +252,76 @@ impl Image {
                 .zip(from..)
                 .zip(first..)
                 .map(|((replicas, index), group)| {
-                    let distinct: BTreeSet<i32> = replicas.iter().copied().collect();
-                    if replicas.is_empty()
-                        || distinct.len() != replicas.len()
-                        || i16::try_from(replicas.len()).is_err()
-                    {
-                        return Err(Problem::new(
-                            ErrorCode::InvalidReplicaAssignment,
-                            format!(
-                                "Partition {index} needs one or more replicas on distinct brokers."
-                            ),
-                        ));
-                    }
-                    Ok(Partition {
-                        index,
-                        group: GroupId(group),
-                        replicas: replicas.clone(),
-                    })
+                    check_replicas(index, replicas)?;
+                    Ok(Partition::new(index, GroupId(group), replicas.clone()))
                 });
         let assigned = assigned.collect::<Result<Vec<_>, _>>()?;
         self.next_group = first + partitions.len() as u64;
         Ok(assigned)
+    }
+
+    fn reassign(
+        &mut self,
+        offset: i64,
+        id: TopicId,
+        wanted: &BTreeMap<i32, Vec<i32>>,
+    ) -> Result<(), Problem> {
+        for (index, replicas) in wanted {
+            check_replicas(*index, replicas)?;
+        }
+        self.change_partitions(id, wanted, |partition, replicas| {
+            moved(partition, offset, replicas)
+        })
+    }
+
+    fn finish_reassignment(
+        &mut self,
+        id: TopicId,
+        finished: &BTreeMap<i32, i64>,
+    ) -> Result<(), Problem> {
+        self.change_partitions(id, finished, |partition, since| {
+            let moving = partition.moving.as_ref();
+            if moving.is_none_or(|moving| moving.since != *since) {
+                return partition.clone();
+            }
+            Partition {
+                replicas: partition.target().to_vec(),
+                moved: true,
+                moving: None,
+                ..partition.clone()
+            }
+        })
+    }
+
+    /// Changes the partitions of a topic for which there is something in `changes`.
+    fn change_partitions<T>(
+        &mut self,
+        id: TopicId,
+        changes: &BTreeMap<i32, T>,
+        change: impl Fn(&Partition, &T) -> Partition,
+    ) -> Result<(), Problem> {
+        let topic = self
+            .topic_by_id(id)
+            .cloned()
+            .ok_or_else(Problem::unknown_topic_id)?;
+        if changes
+            .keys()
+            .any(|index| topic.partition(*index).is_none())
+        {
+            return Err(Problem::unknown_topic());
+        }
+        let partitions = topic.partitions.iter();
+        let partitions = partitions.map(|partition| match changes.get(&partition.index) {
+            Some(wanted) => change(partition, wanted),
+            None => partition.clone(),
+        });
+        let partitions: Vec<Partition> = partitions.collect();
+        self.remove_topic(&topic);
+        self.enter_topic(Arc::new(Topic {
+            partitions: partitions.into(),
+            ..(*topic).clone()
+        }));
+        Ok(())
     }
 
     fn alter_configs(
@@ -328,6 +381,9 @@ impl Image {
         for partition in topic.partitions.iter() {
             self.groups
                 .insert(partition.group, (topic.id, partition.index));
+            if partition.moving.is_some() {
+                self.moving.insert(partition.group);
+            }
             for (position, broker) in partition.replicas.iter().enumerate() {
                 let load = self.load.entry(*broker).or_default();
                 load.replicas += 1;
@@ -345,6 +401,7 @@ impl Image {
         }
         for partition in topic.partitions.iter() {
             self.groups.remove(&partition.group);
+            self.moving.remove(&partition.group);
             for (position, broker) in partition.replicas.iter().enumerate() {
                 let mut load = self.load(*broker);
                 load.replicas -= 1;
@@ -356,6 +413,42 @@ impl Image {
                 }
             }
         }
+    }
+}
+
+fn check_replicas(index: i32, replicas: &[i32]) -> Result<(), Problem> {
+    let distinct: BTreeSet<i32> = replicas.iter().copied().collect();
+    if replicas.is_empty()
+        || distinct.len() != replicas.len()
+        || i16::try_from(replicas.len()).is_err()
+    {
+        return Err(Problem::new(
+            ErrorCode::InvalidReplicaAssignment,
+            format!("Partition {index} needs one or more replicas on distinct brokers."),
+        ));
+    }
+    Ok(())
+}
+
+/// `partition`, to be moved to the replicas of `target`.
+fn moved(partition: &Partition, since: i64, target: &[i32]) -> Partition {
+    let difference = |all: &[i32], but: &[i32]| -> Vec<i32> {
+        let all: BTreeSet<i32> = all.iter().copied().collect();
+        all.into_iter().filter(|id| !but.contains(id)).collect()
+    };
+    let adding = difference(target, partition.settled());
+    // Who was about to come and shall not goes, too: it may have a vote already.
+    let removing = difference(&partition.replicas, target);
+    let is_move = !adding.is_empty() || !removing.is_empty();
+    Partition {
+        replicas: [target, &removing].concat(),
+        moving: is_move.then_some(Move {
+            since,
+            from: partition.settled().to_vec(),
+            adding,
+            removing,
+        }),
+        ..partition.clone()
     }
 }
 

@@ -7,6 +7,7 @@
 //! - **names**: every topic is found by its name and by its id, and no two names collide by `.`/`_`.
 //! - **groups**: a Raft group serves exactly one partition; `next_group` is above all of them.
 //! - **partitions**: indexes of a topic are 0.. without a gap, replicas are not empty nor repeated.
+//! - **moves**: who goes is at the end of the replicas; who comes is before; somebody stays or comes.
 //! - **load**: the replica counts per broker are what the topics say.
 //!
 //! Deliberately absent: leaders, epochs, high watermarks. Each partition's Raft group knows them.
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use klamm_records::{GroupId, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -36,6 +37,7 @@ pub struct Image {
     names: OrdMap<TopicId, Arc<str>>,
     collisions: OrdMap<String, Arc<str>>,
     groups: OrdMap<GroupId, (TopicId, i32)>,
+    moving: OrdSet<GroupId>,
     brokers: OrdMap<i32, Arc<Broker>>,
     configs: OrdMap<ConfigResource, Arc<BTreeMap<String, String>>>,
     features: OrdMap<String, i16>,
@@ -67,8 +69,32 @@ pub struct Partition {
     /// Its Raft group.
     #[serde(with = "crate::stored::group_id")]
     pub group: GroupId,
-    /// Broker ids, preferred leader first. Never empty, never repeated.
+    /// Broker ids, preferred leader first. Never empty, never repeated. While replicas move, those that
+    /// come and, at the end, those that go are among them.
     pub replicas: Vec<i32>,
+    /// Whether a move was ever finished.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub moved: bool,
+    /// The move under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Move>,
+}
+
+/// A change of a partition's replicas that is under way (KIP-455).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Offset of the command that asked for it: what a later one asked for is another move.
+    pub since: i64,
+    /// The replicas before, preferred leader first: where it goes back to when it is cancelled.
+    pub from: Vec<i32>,
+    /// Replicas that come; ascending.
+    pub adding: Vec<i32>,
+    /// Replicas that go; ascending.
+    pub removing: Vec<i32>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A registered broker.
@@ -106,6 +132,45 @@ pub struct Load {
     pub replicas: u32,
 }
 
+impl Partition {
+    /// A partition whose replicas have not moved.
+    pub fn new(index: i32, group: GroupId, replicas: Vec<i32>) -> Partition {
+        Partition {
+            index,
+            group,
+            replicas,
+            moved: false,
+            moving: None,
+        }
+    }
+
+    /// The replicas it is to have when no move is under way any more, preferred leader first.
+    pub fn target(&self) -> &[i32] {
+        let going = self
+            .moving
+            .as_ref()
+            .map_or(0, |moving| moving.removing.len());
+        &self.replicas[..self.replicas.len().saturating_sub(going)]
+    }
+
+    /// The replicas it had before the move under way.
+    pub fn settled(&self) -> &[i32] {
+        match &self.moving {
+            Some(moving) => &moving.from,
+            None => &self.replicas,
+        }
+    }
+
+    /// Replicas that may found its group, in the order of their turns. Nobody once a move is finished: such
+    /// a group was founded, and a replica that comes back empty must not found a second one.
+    pub fn founders(&self) -> &[i32] {
+        match self.moved {
+            true => &[],
+            false => self.settled(),
+        }
+    }
+}
+
 impl Topic {
     /// The folder of a partition's log, below the store's directory: `<topic id>-<index>`. Never text
     /// a client chose.
@@ -118,12 +183,12 @@ impl Topic {
         self.partitions.get(usize::try_from(index).ok()?)
     }
 
-    /// Replicas of the first partition: what tools call the topic's replication factor.
+    /// Replicas that the first partition is to have: what tools call the topic's replication factor.
     pub fn replication_factor(&self) -> i16 {
         let replicas = self
             .partitions
             .first()
-            .map_or(0, |partition| partition.replicas.len());
+            .map_or(0, |partition| partition.target().len());
         i16::try_from(replicas)
             .expect("replicas are distinct live brokers, checked to fit on creation")
     }
@@ -149,6 +214,7 @@ impl Image {
             names: OrdMap::new(),
             collisions: OrdMap::new(),
             groups: OrdMap::new(),
+            moving: OrdSet::new(),
             brokers: OrdMap::new(),
             configs: OrdMap::new(),
             features: OrdMap::new(),
@@ -185,6 +251,11 @@ impl Image {
     pub fn partition_of_group(&self, group: GroupId) -> Option<(&Arc<Topic>, i32)> {
         let (id, index) = self.groups.get(&group)?;
         Some((self.topic_by_id(*id)?, *index))
+    }
+
+    /// Groups of the partitions whose replicas are being moved.
+    pub fn moving(&self) -> impl Iterator<Item = GroupId> {
+        self.moving.iter().copied()
     }
 
     /// All topics, by name in ascending order.
@@ -319,6 +390,11 @@ impl Image {
                 {
                     return Err(format!("partition {position} of topic {name} is malformed"));
                 }
+                if !moves_well(partition, &distinct) {
+                    return Err(format!(
+                        "partition {position} of topic {name} moves from or to nowhere"
+                    ));
+                }
                 if partition.group.0 == 0 || partition.group.0 >= self.next_group {
                     return Err(format!(
                         "group {} of topic {name} was never given out",
@@ -337,13 +413,27 @@ impl Image {
             return Err("a group serves more than one partition".to_owned());
         }
         if rebuilt.groups != self.groups
+            || rebuilt.moving != self.moving
             || rebuilt.collisions != self.collisions
             || rebuilt.load != self.load
         {
-            return Err("groups, collisions or load do not follow from the topics".to_owned());
+            return Err(
+                "groups, moves, collisions or load do not follow from the topics".to_owned(),
+            );
         }
         Ok(())
     }
+}
+
+fn moves_well(partition: &Partition, replicas: &BTreeSet<i32>) -> bool {
+    partition.moving.as_ref().is_none_or(|moving| {
+        let target = partition.target();
+        partition.replicas.ends_with(&moving.removing)
+            && !target.is_empty()
+            && moving.adding.iter().all(|id| target.contains(id))
+            && !moving.from.is_empty()
+            && moving.from.iter().all(|id| replicas.contains(id))
+    })
 }
 
 #[cfg(test)]

@@ -63,10 +63,7 @@ fn check(
     let additional =
         usize::try_from(request.count - present).expect("count is larger than present");
     charge(budget, additional)?;
-    let replication_factor = topic
-        .partitions
-        .first()
-        .map_or(0, |partition| partition.replicas.len());
+    let replication_factor = usize::try_from(topic.replication_factor()).unwrap_or(0);
     let partitions = match request
         .assignments
         .as_ref()

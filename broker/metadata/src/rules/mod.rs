@@ -35,7 +35,7 @@ pub use features::{
 };
 pub use placement::{Candidate, place};
 pub use producer_ids::{PRODUCER_ID_BLOCK, allocate_producer_ids};
-pub use reassignments::{Reassignment, alter_partition_reassignments};
+pub use reassignments::{Reassignment, alter_partition_reassignments, finish_reassignments};
 pub use topic_configs::check_topic_configs;
 
 use crate::command::Command;
