@@ -38,7 +38,7 @@ use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
 use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
-use crate::start::{Ports, groups, open_metadata, open_store, register};
+use crate::start::{Ports, controller_endpoint, groups, open_metadata, open_store, register};
 use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
 
@@ -383,6 +383,13 @@ impl Node {
             }));
         }
         let cluster = Arc::new(Cluster::new(shape, &identity));
+        let reached = cluster
+            .shape()
+            .zip(controller_port)
+            .and_then(|(shape, port)| controller_endpoint(&listeners, shape, port));
+        if let Some((_, Endpoint { host, port })) = reached {
+            cluster.is_reached_at(cluster::shape::join(&host, port));
+        }
         let groups = groups(identity.replica_id(), &cluster);
         cluster.serve(ports.controller, &groups);
         let controller = open_metadata(

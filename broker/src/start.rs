@@ -296,16 +296,38 @@ fn host_name() -> String {
         .into_owned()
 }
 
+fn endpoint(advertised: &Advertised, host: String, port: u16) -> (String, Endpoint) {
+    let port = advertised.port.filter(|&port| port != 0).unwrap_or(port);
+    (advertised.name.clone(), Endpoint { host, port })
+}
+
+/// Name of the listener for the other nodes, and where they reach it; `bound` is its port here.
+pub fn controller_endpoint(
+    listeners: &Listeners,
+    shape: &Shape,
+    bound: u16,
+) -> Option<(String, Endpoint)> {
+    let name = &shape.listener.name;
+    let told = listeners
+        .advertised
+        .iter()
+        .find(|told| told.name == *name)?;
+    // What the others were given is where they have found this node.
+    Some(match &shape.own_address {
+        Some((host, port)) => {
+            let (host, port) = (host.clone(), *port);
+            (name.clone(), Endpoint { host, port })
+        }
+        None => endpoint(told, told.host.clone().unwrap_or_else(host_name), bound),
+    })
+}
+
 /// What this node tells the cluster about itself.
 fn registration(
     shared: &Shared,
     bound: &[Bound],
     controller_port: Option<u16>,
 ) -> BrokerRegistration {
-    let endpoint = |advertised: &Advertised, host: String, port: u16| {
-        let port = advertised.port.filter(|&port| port != 0).unwrap_or(port);
-        (advertised.name.clone(), Endpoint { host, port })
-    };
     let advertised = &shared.listeners().advertised;
     let clients = advertised.iter().filter_map(|advertised| {
         let bound = bound.iter().find(|bound| *bound.name == *advertised.name)?;
@@ -317,18 +339,8 @@ fn registration(
         Some(endpoint(advertised, host, bound.address.port()))
     });
     let shape = shared.cluster.shape().zip(controller_port);
-    let controller = shape.and_then(|(shape, bound)| {
-        let name = &shape.listener.name;
-        let told = advertised.iter().find(|told| told.name == *name)?;
-        // What the others were given is where they have found this node.
-        Some(match &shape.own_address {
-            Some((host, port)) => {
-                let (host, port) = (host.clone(), *port);
-                (name.clone(), Endpoint { host, port })
-            }
-            None => endpoint(told, told.host.clone().unwrap_or_else(host_name), bound),
-        })
-    });
+    let controller =
+        shape.and_then(|(shape, bound)| controller_endpoint(shared.listeners(), shape, bound));
     BrokerRegistration {
         id: shared.node_id,
         incarnation: shared.identity().directory_id,

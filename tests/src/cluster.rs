@@ -145,12 +145,7 @@ impl Cluster {
             .append(true)
             .open(node.dir.join("log"))?;
         let mut child = Command::new(binary()?)
-            .args([
-                "start",
-                "--log",
-                "info,openraft=error",
-                "--config",
-            ])
+            .args(["start", "--log", "info,openraft=error", "--config"])
             .arg(node.dir.join("server.properties"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -118,11 +118,15 @@ pub(super) enum Decision {
     Found(BTreeSet<NodeId>),
     /// Wait for the log of the cluster that is there.
     Join,
+    /// Ask the cluster that is there to be let in, and wait for its log.
+    Enter,
 }
 
 /// Decides by what was heard of all the others.
 pub(super) fn decide(me: &Me, heard: &[Heard]) -> Result<Decision, EntryError> {
     let mut voters = BTreeSet::from([me.node]);
+    // By its id, or because it answers at one of the addresses.
+    let mut is_founder = me.configured.contains(&me.node.broker());
     let mut missing = Vec::new();
     let mut member: Option<(NodeId, &str, &Standing)> = None;
     for Heard { seed, met } in heard {
@@ -137,6 +141,7 @@ pub(super) fn decide(me: &Me, heard: &[Heard]) -> Result<Decision, EntryError> {
             }
         };
         if identity.session == me.session {
+            is_founder = true;
             continue;
         }
         let (id, address) = (identity.node.broker(), seed.address.clone());
@@ -171,10 +176,16 @@ pub(super) fn decide(me: &Me, heard: &[Heard]) -> Result<Decision, EntryError> {
         }
     }
     if let Some((other, cluster, standing)) = member {
-        return join(me, other, cluster, standing);
+        return join(me, is_founder, other, cluster, standing);
     }
-    if missing.is_empty() {
+    if missing.is_empty() && is_founder {
         return Ok(Decision::Found(voters));
+    }
+    if !is_founder {
+        missing.insert(
+            0,
+            "the cluster that others found (node.id and addresses of this one are not among theirs, so it joins them)".to_owned(),
+        );
     }
     Ok(Decision::Wait(format!(
         "waiting for {}",
@@ -184,6 +195,7 @@ pub(super) fn decide(me: &Me, heard: &[Heard]) -> Result<Decision, EntryError> {
 
 fn join(
     me: &Me,
+    is_founder: bool,
     other: NodeId,
     cluster: &str,
     standing: &Standing,
@@ -203,6 +215,9 @@ fn join(
         return Ok(Decision::Wait(format!(
             "waiting for node {other} to see a majority of its cluster {cluster}"
         )));
+    }
+    if !standing.voters.contains(&id) && !is_founder {
+        return Ok(Decision::Enter);
     }
     if !standing.voters.contains(&id) {
         let voters = ids(&standing.voters);
@@ -386,6 +401,34 @@ mod tests {
             let error = decide(&me(), &heard).expect_err("refused").to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn who_did_not_found_asks_to_be_let_in() {
+        let fourth = Me {
+            node: NodeId::new(4, 0),
+            session: 104,
+            ..me()
+        };
+        let there = || heard(2, Ok(standing(Some("c"))));
+        let away = || heard(3, Err("refused"));
+        assert_eq!(decide(&fourth, &[there(), away()]), Ok(Decision::Enter));
+        for founding in [
+            vec![heard(1, Ok(standing(None))), heard(2, Ok(standing(None)))],
+            vec![away()],
+        ] {
+            let Ok(Decision::Wait(words)) = decide(&fourth, &founding) else {
+                panic!("must wait");
+            };
+            assert!(words.contains("it joins them"), "{words}");
+        }
+        let by_address = Me {
+            configured: BTreeSet::new(),
+            ..fourth
+        };
+        let all = [heard(2, Ok(standing(None))), heard(3, Ok(standing(None)))];
+        let decided = decide(&by_address, &all);
+        assert!(matches!(decided, Ok(Decision::Wait(_))), "{decided:?}");
     }
 
     #[test]

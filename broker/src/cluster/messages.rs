@@ -37,6 +37,13 @@ pub(super) enum Question {
     },
     /// How does the metadata group stand?
     Quorum,
+    /// Let this node into the cluster: it has a disk that is empty, and an id that nobody has.
+    Admit {
+        /// Its replica id.
+        node: u64,
+        /// Where it listens to the others.
+        address: String,
+    },
 }
 
 /// An answer to a [`Question`].
@@ -54,6 +61,8 @@ pub(super) enum Answer {
     GivingUp(bool),
     /// To `Quorum`; `None` from a node that does not lead.
     Quorum(Option<Quorum>),
+    /// To `Admit`: whether it gets the metadata log now, which the leader of its group decides.
+    Admitted(bool),
 }
 
 /// What a node that enters says of itself.

@@ -22,18 +22,17 @@ mod service;
 mod sessions;
 pub mod shape;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use klamm_metadata::Command;
 use klamm_raft::{Group, Groups, NodeId, PeerTransport, Peers, PeersOptions};
 use klamm_records::GroupId;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::info;
 
 pub use board::{Board, Told};
 pub use meeting::EntryError;
@@ -47,6 +46,7 @@ use crate::node::Shared;
 use crate::status::Starting;
 use meeting::{Decision, Me};
 use messages::{Answer, Question, decode, encode};
+use roster::Addresses;
 use service::Desk;
 
 /// An answer to a question that is not a change is worth this much waiting.
@@ -65,8 +65,9 @@ struct Others {
     peers: Peers,
     shape: Shape,
     desk: Desk,
-    /// Addresses as they were found, by the settings or by asking.
-    met: Mutex<BTreeMap<NodeId, String>>,
+    met: Arc<Addresses>,
+    /// Where the others reach this node.
+    own: OnceLock<String>,
 }
 
 /// How a node begins its metadata group.
@@ -90,10 +91,12 @@ impl Cluster {
                 // Directories are not replaced yet: each node's is its first.
                 Some((NodeId::new(seed.id?, 0), seed.address.clone()))
             });
+            let met = Arc::new(Addresses::new(known.collect()));
             Others {
                 peers: Peers::new(options, tokio::runtime::Handle::current()),
-                met: Mutex::new(known.collect()),
-                desk: Desk::new(identity.clone(), configured, board.clone()),
+                desk: Desk::new(identity.clone(), configured, board.clone(), met.clone()),
+                met,
+                own: OnceLock::new(),
                 shape,
             }
         });
@@ -144,10 +147,14 @@ impl Cluster {
         }
         let (decision, met) = meeting::meet(&others.peers, &others.shape, &me, starting).await?;
         starting.goes_on();
-        others.met.lock().extend(met);
+        others.met.extend(met);
         others.dial();
         Ok(match decision {
             Decision::Found(voters) => Beginning::Found(voters),
+            Decision::Enter => {
+                info!("asks the cluster to be let in");
+                Beginning::Join
+            }
             Decision::Join | Decision::Wait(_) => Beginning::Join,
         })
     }
@@ -180,9 +187,20 @@ impl Cluster {
 
     /// Nodes that the cluster is founded with.
     pub fn size(&self) -> usize {
-        self.others.as_ref().map_or(1, |others| {
-            others.shape.seeds.len() + usize::from(!others.shape.voters.is_empty())
-        })
+        self.others
+            .as_ref()
+            .map_or(1, |others| match others.shape.voters.len() {
+                0 => others.shape.seeds.len(),
+                voters => voters,
+            })
+    }
+
+    /// Where the others reach this node, once its port is bound.
+    pub fn is_reached_at(&self, address: String) {
+        if let Some(others) = &self.others {
+            // Once per start.
+            let _ = others.own.set(address);
+        }
     }
 
     /// The node's controller listener, for its registration.
@@ -310,6 +328,6 @@ impl Cluster {
 impl Others {
     /// Connects to all nodes whose address is known.
     fn dial(&self) {
-        self.peers.set_peers(&self.met.lock());
+        self.peers.set_peers(&self.met.all());
     }
 }

@@ -6,15 +6,48 @@ use std::time::Duration;
 
 use klamm_metadata::Image;
 use klamm_raft::NodeId;
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 
 use super::Others;
+use super::messages::{Question, encode};
 use super::shape::join;
 use crate::node::{Shared, stopped};
 
 /// Nodes of which only an address is known are asked who they are so often.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// Where nodes listen to each other, as it was found by the settings or by asking.
+pub(super) struct Addresses {
+    met: Mutex<BTreeMap<NodeId, String>>,
+    changed: Notify,
+}
+
+impl Addresses {
+    pub(super) fn new(known: BTreeMap<NodeId, String>) -> Addresses {
+        Addresses {
+            met: Mutex::new(known),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<NodeId, String> {
+        self.met.lock().clone()
+    }
+
+    pub(super) fn extend(&self, met: impl IntoIterator<Item = (NodeId, String)>) {
+        self.met.lock().extend(met);
+    }
+
+    /// Notes a node that said so itself, and has it dialled.
+    pub(super) fn note(&self, node: NodeId, address: String) {
+        let before = self.met.lock().insert(node, address.clone());
+        if before.as_deref() != Some(&*address) {
+            self.changed.notify_one();
+        }
+    }
+}
 
 /// Follows the image until the node stops.
 pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
@@ -31,6 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
             .cluster
             .board
             .retain(|group| image.partition_of_group(group).is_some());
+        let is_known = image.broker(shared.node_id).is_some();
         tokio::select! {
             () = stopped(&mut stopping) => return,
             changed = changed.changed() => {
@@ -39,6 +73,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
                 }
             }
             () = others.probe() => {}
+            () = others.met.changed.notified() => {}
+            () = others.ask_admission(is_known) => {}
         }
     }
 }
@@ -67,7 +103,7 @@ fn belong(shared: &Shared, others: &Others, image: &Image) {
 impl Others {
     /// What was found by the settings, overridden by what the nodes registered.
     fn addresses(&self, shared: &Shared, image: &Image) -> BTreeMap<NodeId, String> {
-        let mut addresses = self.met.lock().clone();
+        let mut addresses = self.met.all();
         for broker in image.brokers() {
             if let Some(endpoint) = broker.endpoints.get(&self.shape.listener.name) {
                 let address = join(&endpoint.host, endpoint.port);
@@ -77,11 +113,30 @@ impl Others {
         addresses
     }
 
+    /// Asks all seeds to let this node in, until it is registered: whoever leads the metadata group does, and
+    /// remembers where it listens. Never ends.
+    async fn ask_admission(&self, is_known: bool) {
+        let Some(own) = self.own.get().filter(|_| !is_known) else {
+            return std::future::pending().await;
+        };
+        let question = encode(&Question::Admit {
+            node: self.peers.identity().node.0,
+            address: own.clone(),
+        });
+        loop {
+            for seed in &self.shape.seeds {
+                // Who does not answer, or does not lead, is asked again.
+                let _ = self.peers.ask_at(&seed.address, question.clone()).await;
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
     /// Asks the nodes of which only the address is known who they are; ends when one more is known.
     /// Waits for ever when all are.
     async fn probe(&self) {
         loop {
-            let known: Vec<String> = self.met.lock().values().cloned().collect();
+            let known: Vec<String> = self.met.all().into_values().collect();
             let unknown: Vec<&str> = self
                 .shape
                 .seeds
@@ -94,7 +149,7 @@ impl Others {
             }
             for address in unknown {
                 if let Ok(identity) = self.peers.probe(address).await {
-                    self.met.lock().insert(identity.node, address.to_owned());
+                    self.met.extend([(identity.node, address.to_owned())]);
                     return;
                 }
             }

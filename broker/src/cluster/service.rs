@@ -9,10 +9,12 @@ use futures::future::BoxFuture;
 use klamm_raft::{Group, Groups, NodeId, PeerService, PeerTransport, Peers};
 use klamm_records::GroupId;
 use parking_lot::Mutex;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::board::Board;
 use super::messages::{Answer, Changed, Introduction, Question, Quorum, Standing, decode, encode};
+use super::roster::Addresses;
 use crate::controller::Controller;
 use crate::identity::Identity;
 
@@ -29,10 +31,16 @@ struct Inner {
     peers: OnceLock<Peers>,
     controller: OnceLock<Controller>,
     board: Arc<Board>,
+    addresses: Arc<Addresses>,
 }
 
 impl Desk {
-    pub(super) fn new(identity: Identity, configured: Vec<i32>, board: Arc<Board>) -> Desk {
+    pub(super) fn new(
+        identity: Identity,
+        configured: Vec<i32>,
+        board: Arc<Board>,
+        addresses: Arc<Addresses>,
+    ) -> Desk {
         let inner = Inner {
             identity: Mutex::new(identity),
             configured,
@@ -40,6 +48,7 @@ impl Desk {
             peers: OnceLock::new(),
             controller: OnceLock::new(),
             board,
+            addresses,
         };
         Desk {
             inner: Arc::new(inner),
@@ -112,6 +121,36 @@ impl Desk {
         }
     }
 
+    /// Gives a node that is new the metadata log. Every node remembers where it listens: each may lead
+    /// before it has registered.
+    async fn admit(&self, from: NodeId, node: NodeId, address: String) -> bool {
+        let Some(controller) = self.inner.controller.get().filter(|_| from == node) else {
+            return false;
+        };
+        self.inner.addresses.note(node, address);
+        let group = controller.group();
+        if !group.leadership().serving || !group.hears_quorum() {
+            return false;
+        }
+        let (voters, learners) = group.members();
+        if voters.contains(&node) || learners.contains(&node) {
+            return true;
+        }
+        // One id, one replica: an earlier one has to be removed first.
+        let same_id = |other: &NodeId| other.broker() == node.broker();
+        if voters.iter().chain(&learners).any(same_id) {
+            return false;
+        }
+        info!(node = node.broker(), "let into the cluster");
+        match group.add_learner(node).await {
+            Ok(()) => true,
+            Err(cause) => {
+                warn!(node = node.broker(), %cause, "not let in yet");
+                false
+            }
+        }
+    }
+
     fn quorum(&self) -> Option<Quorum> {
         let controller = self.inner.controller.get()?;
         let peers = self.inner.peers.get()?;
@@ -131,6 +170,9 @@ impl Desk {
             Question::Held(groups) => Answer::Held(self.held(&groups)),
             Question::GiveUp { group, to } => Answer::GivingUp(self.give_up(group, to).await),
             Question::Quorum => Answer::Quorum(self.quorum()),
+            Question::Admit { node, address } => {
+                Answer::Admitted(self.admit(from, NodeId(node), address).await)
+            }
         };
         Ok(encode(&answer))
     }

@@ -23,9 +23,10 @@ pub struct Seed {
 pub struct Shape {
     /// Where this node listens to the others.
     pub listener: Listener,
-    /// The nodes that found the cluster. This one is among them, unless it is known by its id.
+    /// The nodes that found the cluster. This one may be among them, where only addresses are known.
     pub seeds: Vec<Seed>,
-    /// Ids of all nodes that found the cluster, this one too; empty when only addresses are known.
+    /// Ids of all nodes that found the cluster; empty when only addresses are known. A node that is not one
+    /// of them joins the cluster later.
     pub voters: BTreeSet<i32>,
     /// Where the others reach this node, if the settings say so.
     pub own_address: Option<(String, u16)>,
@@ -36,16 +37,6 @@ pub struct Shape {
 /// Settings that make no cluster. The text says what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ShapeError {
-    /// This node is not one of the voters.
-    #[error(
-        "node.id {id} is not one of controller.quorum.voters ({voters}): name every node of the cluster there, this one too"
-    )]
-    NotAVoter {
-        /// `node.id`.
-        id: i32,
-        /// The ids that are named.
-        voters: String,
-    },
     /// There is nowhere to listen to the others.
     #[error(
         "the settings name other nodes but no listener for them: add one such as CONTROLLER://:9093 to listeners and its name to controller.listener.names"
@@ -81,12 +72,11 @@ pub fn of(settings: &Settings) -> Result<Option<Shape>, ShapeError> {
     );
     let id = settings.node_id();
     let ids: BTreeSet<i32> = voters.iter().map(|voter| voter.id).collect();
-    if !ids.is_empty() && !ids.contains(&id) {
-        let voters: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        let voters = voters.join(",");
-        return Err(ShapeError::NotAVoter { id, voters });
-    }
-    if ids.len() <= 1 && (servers.len() <= 1 || !ids.is_empty()) {
+    let alone = match ids.is_empty() {
+        true => servers.len() <= 1,
+        false => ids.len() == 1 && ids.contains(&id),
+    };
+    if alone {
         return Ok(None);
     }
     let listeners = settings.listeners().expect(CHECKED);
@@ -219,15 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_join_what_others_found() {
+        let voters = "2@127.0.0.1:9193,3@127.0.0.1:9293";
+        let joins = shape(&[LISTENERS, NAMES, ("controller.quorum.voters", voters)]);
+        let joins = joins.expect("valid").expect("a cluster");
+        assert_eq!((joins.voters, joins.own_address), ([2, 3].into(), None));
+        assert_eq!(joins.seeds.len(), 2);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_the_way_out() {
         let voters = |voters| [LISTENERS, NAMES, ("controller.quorum.voters", voters)];
         for (fixed, part) in [
             (
-                &voters("2@127.0.0.1:1,3@127.0.0.1:2")[..],
-                "node.id 1 is not one of",
-            ),
-            (
-                &voters("1@127.0.0.1:1,3@192.0.2.1:2"),
+                &voters("1@127.0.0.1:1,3@192.0.2.1:2")[..],
                 "klamm.cluster.secret",
             ),
             (
