@@ -18,6 +18,9 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::OpenError;
 
 const CHUNK: u64 = 1024 * 1024;
+/// Why a file may be missing. RocksDB takes a damaged end of its MANIFEST for one that was never
+/// written, and goes back to an earlier checkpoint.
+const MISSING: &str = "it was removed, or the folder \"index\" lost its newest state";
 
 /// A damaged place of the journal.
 #[derive(Clone, Debug)]
@@ -87,7 +90,10 @@ pub(crate) fn scan(
         if *file_seq != expected {
             return Err(OpenError::failed(
                 "reading the journal",
-                format!("file {} is missing", path_of(dir, expected).display()),
+                format!(
+                    "file {} is missing: {MISSING}",
+                    path_of(dir, expected).display()
+                ),
             ));
         }
         let path = path_of(dir, *file_seq);
@@ -103,7 +109,7 @@ pub(crate) fn scan(
     }
     if files.is_empty() {
         let missing = path_of(dir, place.file_seq);
-        let cause = format!("file {} is missing", missing.display());
+        let cause = format!("file {} is missing: {MISSING}", missing.display());
         return Err(OpenError::failed("reading the journal", cause));
     }
     for (number, file) in files.iter().enumerate() {
