@@ -21,7 +21,7 @@ use klamm_records::GroupId;
 use parking_lot::Mutex;
 
 use crate::error::StorageError;
-use crate::index::IndexBatch;
+use crate::index::{Check, IndexBatch};
 use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
 use crate::log::{Log, row};
@@ -30,6 +30,9 @@ use crate::store::{Shared, encode_producers};
 
 /// Written entries kept in memory of a log at a checkpoint: idle logs shall cost little.
 const KEEP_DESCRIPTORS: usize = 16;
+
+/// Between two pieces of the index that are checked: not to be in anyone's way.
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the checkpoint thread is asked for.
 pub(crate) enum Request {
@@ -44,6 +47,15 @@ pub(crate) enum Request {
     },
     /// End the thread.
     Stop,
+}
+
+/// Why the checkpoint thread goes on.
+enum Wake {
+    Asked(Request),
+    /// A checkpoint is due by time.
+    Due,
+    /// Nobody wants anything.
+    Idle,
 }
 
 /// The row that says where a start begins.
@@ -139,41 +151,61 @@ impl Checkpointer {
         Arc::clone(&self.shared)
     }
 
-    /// Serves requests until told to stop.
+    /// Serves requests until told to stop, and between them goes through the index once.
     pub(crate) fn run(self) {
         let interval = self.shared.options.checkpoint_interval;
         let mut due: Option<Instant> = None;
+        self.copy_index();
+        let mut check = Some(Check::new());
         loop {
-            match self.next_request(due) {
-                Some(Request::Within) => {
+            match self.wait(due, check.is_some()) {
+                Wake::Asked(Request::Within) => {
                     due = due.or_else(|| Instant::now().checked_add(interval));
                 }
-                Some(Request::Due) | None => {
+                Wake::Asked(Request::Due) | Wake::Due => {
                     due = None;
                     // A failure has been reported by whoever met it.
                     let _ = self.checkpoint(false);
                 }
-                Some(Request::Now { last, answer }) => {
+                Wake::Asked(Request::Now { last, answer }) => {
                     due = None;
                     let _ = answer.send(self.checkpoint(last));
                 }
-                Some(Request::Stop) => return,
+                Wake::Asked(Request::Stop) => return,
+                Wake::Idle => {
+                    let pair = &self.shared.pair;
+                    check = check.take().and_then(|check| pair.check(check));
+                }
             }
         }
     }
 
-    /// The next request; `None` when a checkpoint is due by time.
-    fn next_request(&self, due: Option<Instant>) -> Option<Request> {
-        let Some(due) = due else {
-            return Some(self.requests.recv().unwrap_or(Request::Stop));
+    /// Makes the copy of the index if there is none. Without one the store is as good as it was.
+    fn copy_index(&self) {
+        let (pair, failure) = (&self.shared.pair, &self.shared.failure);
+        let going_on = || failure.accepts().is_ok();
+        if !pair.lacks_copy() || !going_on() {
+            return;
+        }
+        let began = Instant::now();
+        match pair.make_copy(&going_on) {
+            Ok(()) => tracing::info!(took = ?began.elapsed(), "the index was copied"),
+            Err(cause) => tracing::error!(%cause, "the index has no copy: making one failed"),
+        }
+    }
+
+    /// What comes next; with `idle` a short time without anything is something, too.
+    fn wait(&self, due: Option<Instant>, idle: bool) -> Wake {
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let pause = idle.then_some(CHECK_PAUSE);
+        let Some(timeout) = left.into_iter().chain(pause).min() else {
+            return Wake::Asked(self.requests.recv().unwrap_or(Request::Stop));
         };
-        let left = due
-            .checked_duration_since(Instant::now())
-            .unwrap_or(Duration::ZERO);
-        match self.requests.recv_timeout(left) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+        match self.requests.recv_timeout(timeout) {
+            Ok(request) => Wake::Asked(request),
+            Err(RecvTimeoutError::Timeout) if Some(timeout) == left => Wake::Due,
+            Err(RecvTimeoutError::Timeout) => Wake::Idle,
+            Err(RecvTimeoutError::Disconnected) => Wake::Asked(Request::Stop),
         }
     }
 

@@ -5,6 +5,7 @@
 //! <dir>/lock                held while a store is open; says by whom
 //! <dir>/journal/            see journal/
 //! <dir>/index/              RocksDB
+//! <dir>/index.copy/         the same rows once more; see index/pair.rs for other names
 //! <dir>/<group>/            segments of one log
 //! <dir>/<group>.deleted/    being removed
 //! ```
@@ -13,11 +14,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::Marker;
 use crate::disk::{Disk, DiskLock, LockError, OpenMode};
 use crate::error::OpenError;
-use crate::index::{Index, IndexBatch, IndexStore};
+use crate::index::{Index, IndexBatch, IndexStore, Pair};
 use crate::journal::{JournalPlace, list_journal, path_of};
 
 /// Version of the directory's layout.
@@ -33,6 +35,8 @@ pub(crate) const DELETED: &str = ".deleted";
 pub(crate) struct Opened {
     pub(crate) lock: DiskLock,
     pub(crate) index: Index,
+    /// What is beneath `index`.
+    pub(crate) pair: Arc<Pair>,
     /// The store's own number; see journal/format.rs.
     pub(crate) salt: u64,
 }
@@ -46,18 +50,20 @@ pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
 pub(crate) fn is_group_dir(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ours = [FORMAT_FILE, LOCK_FILE, JOURNAL_DIR, INDEX_DIR, "lost+found"];
+    let beside_index = name.strip_prefix(INDEX_DIR).is_some_and(|rest| rest.starts_with('.'));
     !name.is_empty()
         && name.len() <= 200
         && name.chars().all(plain)
         && !name.starts_with('.')
         && !name.ends_with(DELETED)
         && !ours.contains(&name)
+        && !beside_index
 }
 
 /// Locks the directory, reads its format or founds it, opens the index.
 pub(crate) fn open(
     disk: &dyn Disk,
-    indexes: &dyn IndexStore,
+    indexes: Box<dyn IndexStore>,
     dir: &Path,
 ) -> Result<Opened, OpenError> {
     let failed = |e: io::Error| OpenError::failed(format!("opening {}", dir.display()), e);
@@ -77,18 +83,18 @@ pub(crate) fn open(
     } else {
         None
     };
-    let index_dir = dir.join(INDEX_DIR);
-    if salt.is_some() && !indexes.exists(&index_dir) {
-        return Err(missing_index(dir));
-    }
-    let index = indexes
-        .open(&index_dir)
-        .map_err(|e| OpenError::failed(format!("opening {}", index_dir.display()), e))?;
+    let pair = Arc::new(Pair::open(indexes, &dir.join(INDEX_DIR), salt.is_some())?);
+    let index = Index::of_pair(&pair);
     let salt = match salt {
         Some(salt) => salt,
         None => found(disk, &index, dir)?,
     };
-    Ok(Opened { lock, index, salt })
+    Ok(Opened {
+        lock,
+        index,
+        pair,
+        salt,
+    })
 }
 
 /// The index holds what no segment does (votes, which entries were records): a store that lost it

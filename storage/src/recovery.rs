@@ -94,6 +94,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
     report.torn_tail_bytes = found.torn_bytes;
+    report.corrupt.extend(shared.pair.findings());
     if marker.clean {
         // From now on files may hold more than the state says.
         let mut batch = IndexBatch::new();
