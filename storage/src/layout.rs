@@ -50,7 +50,9 @@ pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
 pub(crate) fn is_group_dir(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ours = [FORMAT_FILE, LOCK_FILE, JOURNAL_DIR, INDEX_DIR, "lost+found"];
-    let beside_index = name.strip_prefix(INDEX_DIR).is_some_and(|rest| rest.starts_with('.'));
+    let beside_index = name
+        .strip_prefix(INDEX_DIR)
+        .is_some_and(|rest| rest.starts_with('.'));
     !name.is_empty()
         && name.len() <= 200
         && name.chars().all(plain)

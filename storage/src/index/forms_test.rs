@@ -36,7 +36,7 @@ fn rocks_says_why_it_does_not_open() {
         panic!("opened without manifest")
     };
     assert!(
-        error.to_string().starts_with("index open failed: "),
+        error.to_string().starts_with("index open found damage: "),
         "{error}"
     );
 }

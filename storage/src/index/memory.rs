@@ -98,7 +98,12 @@ fn on_disk(
 
 impl IndexStore for MemoryIndexStore {
     fn open(&self, dir: &Path) -> Result<Index, IndexError> {
-        let kept = self.kept.write().entry(dir.to_path_buf()).or_default().clone();
+        let kept = self
+            .kept
+            .write()
+            .entry(dir.to_path_buf())
+            .or_default()
+            .clone();
         let rows = MemoryRows {
             dir: dir.to_path_buf(),
             committed: kept.committed,

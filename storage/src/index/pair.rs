@@ -74,12 +74,12 @@ impl Step {
         let row = index.rows.get(Table::Meta, &commits_key())?;
         let commits = match row {
             None => 0,
-            Some(row) => u64::from_le_bytes(row.as_ref().try_into().map_err(|_| {
-                IndexError::Corrupt {
+            Some(row) => {
+                u64::from_le_bytes(row.as_ref().try_into().map_err(|_| IndexError::Corrupt {
                     table: "meta",
                     what: "commits are not a number",
-                }
-            })?),
+                })?)
+            }
         };
         let marker = index.marker()?;
         Ok(Step { commits, marker })
