@@ -2,14 +2,27 @@
 //!
 //! ```text
 //! file   = block*                       every block begins at a multiple of BLOCK_ALIGN
-//! block  = header(48) frame*            magic, version, salt, file and block sequence, length, count, CRC
+//! block  = header(48) frame* repeat* padding table trailer(48)
+//! header = trailer                      magic, version, salt, file and block sequence, lengths, count, CRC
 //! frame  = header(48) payload           kind, version, group, operation, index, term, two CRCs
+//! repeat = frame                        some of the block's frames once more
+//! table  = (group, operation, length)*  of all its frames, as varints, and a CRC
 //! ```
 //!
 //! The frame header has a CRC of its own, so that a flipped bit in a payload still tells whose
 //! frame it was. Group, index and term are under it: data in the wrong place are noticed (R7). The
 //! salt is drawn once per store: no client can send a batch that, cut off by a crash at the right
 //! place, looks like a block.
+//!
+//! No single damaged place leaves open whose frames were lost: for the block's header there is the
+//! trailer, at the end of its last page; for a frame's header the table. Most frames are not even
+//! lost: what room the last page has left is filled with repeats. Two kinds are always repeated,
+//! those that create a log, for without its folder's name a log cannot be found, and those of the
+//! cluster's metadata, for without that nothing is served.
+//!
+//! Version 1 of a block was header and frames only.
+
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId, STAMP_LEN};
@@ -21,9 +34,14 @@ use crate::options::LogSettings;
 pub(crate) const BLOCK_ALIGN: u64 = 4096;
 pub(crate) const BLOCK_HEADER_LEN: usize = 48;
 pub(crate) const FRAME_HEADER_LEN: usize = 48;
-/// Version of blocks and frames written by this program.
-pub(crate) const VERSION: u16 = 1;
-const MAGIC: u32 = u32::from_le_bytes(*b"KLMJ");
+/// Version of frames written by this program.
+pub(crate) const FRAME_VERSION: u8 = 1;
+/// Version of blocks written by this program.
+pub(crate) const BLOCK_VERSION: u16 = 2;
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"KLMJ");
+const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"KLMT");
+/// The group of the cluster's metadata.
+const METADATA: GroupId = GroupId(0);
 /// Batches up to this size are copied next to their frame headers; larger ones are written from
 /// where they are. A copy of this size costs less than one more slice in the system call.
 const COPY_BELOW: usize = 8 * 1024;
@@ -39,22 +57,35 @@ pub(crate) struct BlockHeader {
     pub(crate) file_seq: u64,
     /// Counts all blocks of the journal.
     pub(crate) block_seq: u64,
-    /// Bytes of frames behind the header.
+    /// Bytes of frames and repeats behind the header.
     pub(crate) payload_len: u32,
-    /// Number of frames in them.
+    /// Number of frames in them, repeats not counted.
     pub(crate) frame_count: u32,
+    /// Bytes of the table.
+    pub(crate) table_len: u32,
 }
 
 impl BlockHeader {
     /// Reads a header whose magic and CRC are right.
     pub(crate) fn parse(bytes: &[u8]) -> Option<BlockHeader> {
+        BlockHeader::parse_as(MAGIC, bytes)
+    }
+
+    /// Reads the header from the trailer at the end of `page`, if that is the last page of a block.
+    pub(crate) fn parse_trailer(page: &[u8]) -> Option<BlockHeader> {
+        let at = page.len().checked_sub(BLOCK_HEADER_LEN)?;
+        BlockHeader::parse_as(TRAILER_MAGIC, page.get(at..)?)
+    }
+
+    fn parse_as(magic: u32, bytes: &[u8]) -> Option<BlockHeader> {
         let bytes = bytes.get(..BLOCK_HEADER_LEN)?;
         let (covered, mut crc) = bytes.split_at_checked(BLOCK_HEADER_LEN - 4)?;
-        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
+        let mut b = covered;
+        // First, for most pages that are looked at are none.
+        if b.try_get_u32_le().ok()? != magic {
             return None;
         }
-        let mut b = covered;
-        if b.try_get_u32_le().ok()? != MAGIC {
+        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
             return None;
         }
         let version = b.try_get_u16_le().ok()?;
@@ -66,12 +97,13 @@ impl BlockHeader {
             block_seq: b.try_get_u64_le().ok()?,
             payload_len: b.try_get_u32_le().ok()?,
             frame_count: b.try_get_u32_le().ok()?,
+            table_len: b.try_get_u32_le().ok()?,
         })
     }
 
-    fn encode(&self) -> [u8; BLOCK_HEADER_LEN] {
+    pub(super) fn encode(&self, magic: u32) -> [u8; BLOCK_HEADER_LEN] {
         let mut out = Vec::with_capacity(BLOCK_HEADER_LEN);
-        out.put_u32_le(MAGIC);
+        out.put_u32_le(magic);
         out.put_u16_le(self.version);
         out.put_u16_le(0);
         out.put_u64_le(self.salt);
@@ -79,7 +111,7 @@ impl BlockHeader {
         out.put_u64_le(self.block_seq);
         out.put_u32_le(self.payload_len);
         out.put_u32_le(self.frame_count);
-        out.put_u32_le(0);
+        out.put_u32_le(self.table_len);
         out.put_u32_le(crc32c::crc32c(&out));
         let mut header = [0; BLOCK_HEADER_LEN];
         header.copy_from_slice(&out);
@@ -88,8 +120,67 @@ impl BlockHeader {
 
     /// Bytes the block takes in the file, padding included.
     pub(crate) fn disk_len(&self) -> u64 {
-        (BLOCK_HEADER_LEN as u64 + u64::from(self.payload_len)).next_multiple_of(BLOCK_ALIGN)
+        let behind = match self.version {
+            1 => 0,
+            _ => u64::from(self.table_len) + BLOCK_HEADER_LEN as u64,
+        };
+        (BLOCK_HEADER_LEN as u64 + u64::from(self.payload_len) + behind)
+            .next_multiple_of(BLOCK_ALIGN)
     }
+
+    /// The table in `rest`, which is the block from behind its header to its end.
+    pub(super) fn table<'a>(&self, rest: &'a [u8]) -> Option<&'a [u8]> {
+        let end = rest.len().checked_sub(BLOCK_HEADER_LEN)?;
+        rest.get(end.checked_sub(self.table_len as usize)?..end)
+    }
+}
+
+/// A frame as the table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableEntry {
+    pub(super) group: GroupId,
+    pub(super) op: u64,
+    pub(super) payload_len: u64,
+}
+
+impl TableEntry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for mut number in [self.group.0, self.op, self.payload_len] {
+            while number >= 0x80 {
+                out.put_u8(number as u8 | 0x80);
+                number >>= 7;
+            }
+            out.put_u8(number as u8);
+        }
+    }
+}
+
+/// Reads a block's table; `None` if it is damaged.
+pub(super) fn read_table(table: &[u8]) -> Option<Vec<TableEntry>> {
+    let (mut entries, mut crc) = table.split_at_checked(table.len().checked_sub(4)?)?;
+    if crc.try_get_u32_le().ok()? != crc32c::crc32c(entries) {
+        return None;
+    }
+    let mut number = || -> Option<u64> {
+        let (mut number, mut shift) = (0_u64, 0);
+        loop {
+            let byte = entries.try_get_u8().ok()?;
+            number |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+            shift += 7;
+        }
+    };
+    let mut read = Vec::new();
+    while let Some(group) = number() {
+        read.push(TableEntry {
+            group: GroupId(group),
+            op: number()?,
+            payload_len: number()?,
+        });
+    }
+    Some(read)
 }
 
 /// One durable step of one group.
@@ -333,6 +424,12 @@ pub(crate) struct BlockBuilder {
     shared: Vec<(usize, Bytes)>,
     frames: u32,
     payload: u64,
+    table: Vec<u8>,
+    /// Where in `scratch` the frames lie that can be repeated.
+    whole: Vec<Range<usize>>,
+    /// ... and those that have to be.
+    vital: Vec<Range<usize>>,
+    vital_len: u64,
 }
 
 impl BlockBuilder {
@@ -366,7 +463,7 @@ impl BlockBuilder {
         }
         let start = self.scratch.len();
         self.scratch.put_u8(encoded.kind);
-        self.scratch.put_u8(VERSION as u8);
+        self.scratch.put_u8(FRAME_VERSION);
         self.scratch.put_u16_le(0);
         self.scratch
             .put_u32_le(u32::try_from(payload_len).expect("a batch is below 2 GiB"));
@@ -378,37 +475,86 @@ impl BlockBuilder {
         let header_crc = crc32c::crc32c(&self.scratch[start..]);
         self.scratch.put_u32_le(header_crc);
         self.scratch.put_slice(&encoded.copied);
+        let mut in_scratch = true;
         match shared {
             Some(bytes) if bytes.len() > COPY_BELOW => {
                 self.shared.push((self.scratch.len(), bytes));
+                in_scratch = false;
             }
             Some(bytes) => self.scratch.put_slice(&bytes),
             None => {}
         }
+        let place = start..self.scratch.len();
+        if in_scratch && (encoded.kind == kind::CREATE_GROUP || frame.group == METADATA) {
+            self.vital_len += place.len() as u64;
+            self.vital.push(place);
+        } else if in_scratch {
+            self.whole.push(place);
+        }
+        let entry = TableEntry {
+            group: frame.group,
+            op: frame.op,
+            payload_len: payload_len as u64,
+        };
+        entry.encode(&mut self.table);
         self.frames += 1;
         self.payload += (FRAME_HEADER_LEN + payload_len) as u64;
     }
 
-    /// Bytes the block will take in the file.
-    pub(crate) fn disk_len(&self) -> u64 {
-        (BLOCK_HEADER_LEN as u64 + self.payload).next_multiple_of(BLOCK_ALIGN)
+    /// Bytes of all that has to be in the block.
+    fn needed_len(&self) -> u64 {
+        let ends = 2 * BLOCK_HEADER_LEN + self.table.len() + 4;
+        ends as u64 + self.payload + self.vital_len
     }
 
-    /// Writes the header and the padding; returns the block's length in the file.
+    /// Bytes the block will take in the file.
+    pub(crate) fn disk_len(&self) -> u64 {
+        self.needed_len().next_multiple_of(BLOCK_ALIGN)
+    }
+
+    /// Puts the frames that have to be repeated behind all frames, and others as long as there is
+    /// room in the last page.
+    fn repeat_frames(&mut self) {
+        let mut room = self.disk_len() - self.needed_len();
+        for place in std::mem::take(&mut self.vital) {
+            self.scratch.extend_from_within(place);
+        }
+        self.payload += std::mem::take(&mut self.vital_len);
+        for place in std::mem::take(&mut self.whole) {
+            if room < FRAME_HEADER_LEN as u64 {
+                break;
+            }
+            let len = place.len() as u64;
+            if len <= room {
+                self.scratch.extend_from_within(place);
+                self.payload += len;
+                room -= len;
+            }
+        }
+    }
+
+    /// Writes header, repeats, padding, table and trailer; returns the block's length in the file.
     pub(crate) fn finish(&mut self, salt: u64, file_seq: u64, block_seq: u64) -> u64 {
+        self.repeat_frames();
+        let crc = crc32c::crc32c(&self.table);
+        self.table.put_u32_le(crc);
         let header = BlockHeader {
-            version: VERSION,
+            version: BLOCK_VERSION,
             salt,
             file_seq,
             block_seq,
             payload_len: u32::try_from(self.payload).expect("a round is bounded below 4 GiB"),
             frame_count: self.frames,
+            table_len: u32::try_from(self.table.len()).expect("shorter than its frames"),
         };
-        self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode());
-        let len = BLOCK_HEADER_LEN as u64 + self.payload;
-        let padding = header.disk_len() - len;
+        self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode(MAGIC));
+        let end = self.table.len() + BLOCK_HEADER_LEN;
+        let used = BLOCK_HEADER_LEN as u64 + self.payload + end as u64;
+        let padding = header.disk_len() - used;
         self.scratch
             .resize(self.scratch.len() + padding as usize, 0);
+        self.scratch.extend_from_slice(&self.table);
+        self.scratch.extend_from_slice(&header.encode(TRAILER_MAGIC));
         header.disk_len()
     }
 

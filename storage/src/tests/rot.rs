@@ -119,6 +119,11 @@ impl Flip<'_> {
             outcome = outcome.max(found);
         }
         let named = matches!(outcome, Outcome::BatchNamed | Outcome::GroupNamed);
+        if outcome == Outcome::Unseen && store.stats().corruptions > 0 {
+            let file = self.path.to_string_lossy();
+            assert!(report.corrupt.iter().any(|text| text.contains(&*file)), "{report:?}");
+            return Outcome::Healed;
+        }
         assert_eq!(
             named,
             store.stats().corruptions > 0,
@@ -291,7 +296,9 @@ fn fill(store: &Store) {
         &bulk,
         vec![batch_entry(id(1, 6), batch_of(3, 8_000, 1_000))],
     );
-    append(&plain, vec![batch_entry(id(4, 44), batch_of(1, 80, 1_000))]);
+    // Too large to be in its block twice, unlike most.
+    append(&plain, vec![batch_entry(id(4, 44), batch_of(2, 1_300, 1_000))]);
+    append(&plain, vec![batch_entry(id(4, 45), batch_of(1, 80, 1_000))]);
 }
 
 fn known(store: &Store, contents: &dyn Fn(&Path) -> Vec<u8>) -> BTreeMap<u64, Known> {
@@ -377,7 +384,7 @@ fn sweep(stride: usize) -> u32 {
             let _at = At(&path, position, bit);
             let outcome = match machine.try_open() {
                 Ok((store, report)) => flip.judge(&known, &store, &report),
-                Err(error) => refused(&error, &flip),
+                Err(error) => panic!("{error}"),
             };
             let class = path
                 .extension()
@@ -388,7 +395,8 @@ fn sweep(stride: usize) -> u32 {
     }
     tell(&outcomes);
     let seen = |class: &str, outcome| outcomes.contains_key(&(class.to_owned(), outcome));
-    assert!(seen("log", Outcome::BatchNamed) && seen("wal", Outcome::Refused));
+    assert!(seen("log", Outcome::BatchNamed) && seen("wal", Outcome::Healed));
+    assert!(stride > 1 || seen("wal", Outcome::GroupNamed));
     count
 }
 
