@@ -417,7 +417,10 @@ impl Replay<'_> {
         for damage in std::mem::take(&mut self.damage) {
             let text = damage.to_string();
             let Loss::Of(group) = damage.loss else {
-                tracing::error!(damage = text, "the journal is damaged; nothing is lost by it");
+                tracing::error!(
+                    damage = text,
+                    "the journal is damaged; nothing is lost by it"
+                );
                 self.count_damage(text);
                 continue;
             };

@@ -168,6 +168,7 @@ impl Store {
             index,
             pair,
             salt,
+            findings,
         } = layout::open(disk.as_ref(), Box::new(indexes.clone()), &options.dir)?;
         let space = Space::new(Arc::clone(&disk), Arc::clone(&clock), &options);
         let shared = Arc::new(Shared {
@@ -192,11 +193,15 @@ impl Store {
         });
         let recovered = recover(&shared, salt)?;
         let Recovered {
-            report,
+            mut report,
             files,
             spares,
             dirty,
         } = recovered;
+        let damages = findings.len() as u64;
+        let counter = &shared.counters.corruptions;
+        counter.fetch_add(damages, Ordering::Relaxed);
+        report.corrupt.extend(findings);
         let (journal, queue) = bounded(QUEUE_LEN);
         let (checkpoints, requests) = bounded(REQUESTS);
         let context = RoundsContext {

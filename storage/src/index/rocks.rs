@@ -25,8 +25,8 @@ use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 const WRITE_BUFFER_BYTES: usize = 2 << 20;
 /// Cache of blocks, table indexes and filters for the whole store.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
-/// Table files that RocksDB keeps open.
-const MAX_OPEN_FILES: i32 = 64;
+/// Table files that RocksDB keeps open, in each of two databases.
+const MAX_OPEN_FILES: i32 = 48;
 /// Up to so many rows a range is deleted row by row: a range tombstone slows every later read.
 const MAX_SINGLE_DELETES: usize = 32;
 

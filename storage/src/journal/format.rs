@@ -554,7 +554,8 @@ impl BlockBuilder {
         self.scratch
             .resize(self.scratch.len() + padding as usize, 0);
         self.scratch.extend_from_slice(&self.table);
-        self.scratch.extend_from_slice(&header.encode(TRAILER_MAGIC));
+        self.scratch
+            .extend_from_slice(&header.encode(TRAILER_MAGIC));
         header.disk_len()
     }
 

@@ -257,7 +257,11 @@ fn frames_are_repeated() {
     };
     let cases = [
         // Small ones cost nothing, and one that is too large does not keep others from it.
-        (vec![frame(1, 1, 900), frame(2, 1, 100), frame(3, 1, 300)], 1, 3),
+        (
+            vec![frame(1, 1, 900), frame(2, 1, 100), frame(3, 1, 300)],
+            1,
+            3,
+        ),
         (vec![frame(1, 1, 2_500), frame(2, 1, 100)], 1, 1),
         // The metadata's, and creations, may take a page more.
         (vec![frame(0, 1, 2_500), frame(1, 1, 100)], 2, 2),
@@ -275,7 +279,9 @@ fn frames_are_repeated() {
                 let back = read(&rotten);
                 found += back
                     .iter()
-                    .filter(|found| matches!(found, Found::Repeated(repeated, _) if repeated == frame))
+                    .filter(
+                        |found| matches!(found, Found::Repeated(repeated, _) if repeated == frame),
+                    )
                     .count();
             }
             at += FRAME_HEADER_LEN

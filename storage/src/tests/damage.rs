@@ -133,7 +133,11 @@ fn a_flipped_bit_in_a_block_with_room_costs_nothing() {
         let machine = machine.killed();
         machine.disk.rot(&journal(&machine), block + at, 1).unwrap();
         let (store, report) = machine.open();
-        assert_eq!((report.corrupt.len(), report.torn_tail_bytes), (1, 0), "{report:?}");
+        assert_eq!(
+            (report.corrupt.len(), report.torn_tail_bytes),
+            (1, 0),
+            "{report:?}"
+        );
         let text = &report.corrupt[0];
         assert!(text.contains("1.wal") && text.contains("28672"), "{text}");
         assert_eq!(store.stats().corruptions, 1);
@@ -165,7 +169,11 @@ fn a_newer_format_is_left_alone() {
     let path = machine.path("klamm.format");
     let text = machine.disk.contents(&path).unwrap();
     assert!(text.starts_with(b"version=1\n"));
-    machine.disk.rot(&path, 8, b'1' ^ b'7').unwrap();
+    let copy = machine.path("klamm.format.copy");
+    assert_eq!(machine.disk.contents(&copy).unwrap(), text);
+    for path in [&path, &copy] {
+        machine.disk.rot(path, 8, b'1' ^ b'7').unwrap();
+    }
     let Err(error) = machine.try_open() else {
         panic!("opened")
     };

@@ -86,8 +86,6 @@ enum Outcome {
     BatchNamed,
     /// One group is not served; the others are.
     GroupNamed,
-    /// The store does not open, and says why.
-    Refused,
     /// The last block of the journal counts as torn, and the report says so.
     Torn,
 }
@@ -121,7 +119,10 @@ impl Flip<'_> {
         let named = matches!(outcome, Outcome::BatchNamed | Outcome::GroupNamed);
         if outcome == Outcome::Unseen && store.stats().corruptions > 0 {
             let file = self.path.to_string_lossy();
-            assert!(report.corrupt.iter().any(|text| text.contains(&*file)), "{report:?}");
+            assert!(
+                report.corrupt.iter().any(|text| text.contains(&*file)),
+                "{report:?}"
+            );
             return Outcome::Healed;
         }
         assert_eq!(
@@ -218,20 +219,6 @@ impl Flip<'_> {
     }
 }
 
-/// A refusal says what is damaged.
-fn refused(error: &OpenError, flip: &Flip<'_>) -> Outcome {
-    let text = error.to_string();
-    let parent = flip
-        .path
-        .parent()
-        .and_then(Path::file_name)
-        .unwrap_or_default();
-    let named = text.contains(&*flip.path.file_name().unwrap().to_string_lossy())
-        || text.contains(&*parent.to_string_lossy());
-    assert!(named, "{text} does not name {}", flip.path.display());
-    Outcome::Refused
-}
-
 fn keyed(index: u64) -> Bytes {
     // Every other batch is of an idempotent producer, which has to keep its sequences.
     let mut builder = BatchBuilder::new();
@@ -297,7 +284,10 @@ fn fill(store: &Store) {
         vec![batch_entry(id(1, 6), batch_of(3, 8_000, 1_000))],
     );
     // Too large to be in its block twice, unlike most.
-    append(&plain, vec![batch_entry(id(4, 44), batch_of(2, 1_300, 1_000))]);
+    append(
+        &plain,
+        vec![batch_entry(id(4, 44), batch_of(2, 1_300, 1_000))],
+    );
     append(&plain, vec![batch_entry(id(4, 45), batch_of(1, 80, 1_000))]);
 }
 
