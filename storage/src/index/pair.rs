@@ -210,7 +210,12 @@ impl Pair {
         drop(made);
         indexes.destroy(&places.copy)?;
         indexes.rename(&places.making, &places.copy)?;
-        *self.copy.write() = Some(indexes.open(&places.copy)?);
+        let copy = indexes.open(&places.copy).inspect_err(|_| {
+            // It stays where it is, and commits go past it.
+            let condemned = indexes.condemn(&places.copy, "it could not be opened once");
+            condemned.unwrap_or_else(|cause| tracing::error!(%cause, "the index's copy is behind"));
+        })?;
+        *self.copy.write() = Some(copy);
         Ok(())
     }
 
@@ -446,9 +451,15 @@ fn choose(
             ))
         }
         (Ok(main), _) => Chosen::Main(main.index),
-        (Err(why), Ok(copy)) if copy.step.marker.is_some() => Chosen::Copy(why),
+        // One that is condemned may be behind by more than the journal still has.
+        (Err(why), Ok(copy)) if copy.condemned.is_none() && copy.step.marker.is_some() => {
+            Chosen::Copy(why)
+        }
         (Err(why), copy) => {
-            let no_copy = copy.err().unwrap_or_else(|| "it is empty".to_owned());
+            let no_copy = match copy {
+                Ok(copy) => copy.condemned.unwrap_or_else(|| "it is empty".to_owned()),
+                Err(no_copy) => no_copy,
+            };
             let cause = format!("{why}; its copy cannot take its place: {no_copy}");
             return Err(OpenError::failed(
                 format!("opening {}", places.main.display()),

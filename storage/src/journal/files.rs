@@ -173,14 +173,14 @@ fn prepare(
     spares: &Mutex<Spares>,
 ) -> io::Result<(Arc<dyn DiskFile>, u64)> {
     let path = path_of(dir, file_seq);
-    let (spare, mut written) = {
+    let mut written = 0;
+    {
+        // Held until the old name is gone: recycling would find the file there and take it again.
         let mut spares = spares.lock();
-        let spare = spares.old.pop();
-        let written = spare.and_then(|spare| spares.written.remove(&spare));
-        (spare, written.unwrap_or(0))
-    };
-    if let Some(spare) = spare {
-        disk.rename(&path_of(dir, spare), &path)?;
+        if let Some(spare) = spares.old.pop() {
+            written = spares.written.remove(&spare).unwrap_or(0);
+            disk.rename(&path_of(dir, spare), &path)?;
+        }
     }
     let file = disk.open(&path, OpenMode::Create)?;
     if file.len()? < file_len {
