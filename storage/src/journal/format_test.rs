@@ -6,6 +6,7 @@ use bytes::Bytes;
 use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
 use proptest::prelude::*;
 
+use super::block::*;
 use super::format::*;
 use super::frames::*;
 use crate::entry::Vote;

@@ -3,9 +3,9 @@
 use bytes::{Buf, Bytes, TryGetError};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId};
 
+use super::block::{BlockHeader, read_table};
 use super::format::{
-    Anchor, BatchFrame, BlockHeader, Cut, FRAME_HEADER_LEN, FRAME_VERSION, Frame, FrameBody,
-    Replacement, kind, read_table,
+    Anchor, BatchFrame, Cut, FRAME_HEADER_LEN, FRAME_VERSION, Frame, FrameBody, Replacement, kind,
 };
 use crate::entry::Vote;
 use crate::options::LogSettings;

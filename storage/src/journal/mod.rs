@@ -5,11 +5,12 @@
 //! is durable; hence a valid block proves that all before it were durable, and an invalid one
 //! with a valid one behind it is damage, not the torn end of a crash (R8).
 //!
-//! - `format.rs`: bytes of blocks and frames; `frames.rs`: frames out of them;
+//! - `format.rs`, `block.rs`: bytes of blocks and frames; `frames.rs`: frames out of them;
 //! - `files.rs`: the current file, its successor, recycling;
 //! - `thread.rs`: rounds; `segments.rs`: what they do to segment files;
 //! - `reader.rs`: replay, and telling a torn tail from rot.
 
+mod block;
 mod files;
 mod format;
 mod frames;

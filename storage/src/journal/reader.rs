@@ -11,8 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use klamm_records::GroupId;
 
+use super::block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader};
 use super::files::{JournalPlace, list_journal, path_of};
-use super::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader, Frame};
+use super::format::Frame;
 use super::frames::{Found, FrameError, read_frames};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::OpenError;
