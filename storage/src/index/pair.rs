@@ -15,8 +15,8 @@
 //! A copy is made row by row by the checkpoint thread, under a name of its own until it is
 //! complete. Until then there is one index, as in stores of earlier versions.
 //!
-//! The sparse rows are a hundredth of the logs' size: too much for a start to read. A start reads
-//! what it needs; the rest is checked piece by piece afterwards ([`Check`]).
+//! The sparse rows are some hundredths of the logs' size: too much for a start to read. A start
+//! reads what it needs; the rest is checked piece by piece afterwards ([`Check`]).
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -486,7 +486,7 @@ fn sweep_index(stride: usize, most: usize) -> u32 {
     drop(store);
     let mut chance = Chance(7);
     let mut outcomes = BTreeMap::new();
-    let mut count = 0;
+    let mut count = 0_u32;
     let sides = ["index", "index.copy"].map(|side| files(&RealDisk, &origin.path().join(side)));
     for file in sides.into_iter().flatten() {
         let below = file.strip_prefix(origin.path()).unwrap();
@@ -508,7 +508,7 @@ fn sweep_index(stride: usize, most: usize) -> u32 {
                 path: &path,
                 position: position as u64,
             };
-            let starts = if count % 8 == 0 { 3 } else { 1 };
+            let starts = if count.is_multiple_of(8) { 3 } else { 1 };
             let outcome = judge_index(&known, &dir, &flip, starts);
             let class = name.split_once(['-', '.']).map_or(&*name, |(a, b)| {
                 if a.starts_with(|c: char| c.is_ascii_digit()) {
