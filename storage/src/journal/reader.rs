@@ -298,8 +298,9 @@ impl Scan {
             }
             let behind = position + header.disk_len();
             let frames = file.frames(position, &header)?;
-            let whole = frames.iter().all(|found| matches!(found, Found::Whole(_)));
-            if !(whole && has_header) && !was_durable(file, behind, later, header.block_seq)? {
+            let frames_whole = frames.iter().all(|found| matches!(found, Found::Whole(_)));
+            let whole = has_header && frames_whole;
+            if !whole && !was_durable(file, behind, later, header.block_seq)? {
                 self.torn_bytes += header.disk_len();
                 return Ok(());
             }
