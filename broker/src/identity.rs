@@ -1,7 +1,7 @@
 //! Who a data directory belongs to (R10): the node, and the directory's own identity.
 //!
-//! Invariant: `node.json` is written once, when the directory is empty, before anything
-//! else refers to it. A directory of another node is refused: started under a new id it would
+//! Invariant: `node.json` is written when the directory is empty, before anything else refers to it;
+//! later only the cluster's id enters it, once. A directory of another node is refused: started under a new id it would
 //! vote twice.
 
 use std::io;
@@ -24,6 +24,10 @@ pub struct Identity {
     pub directory_id: Uuid,
     /// Counts replacements of the directory under the same node id.
     pub incarnation: u32,
+    /// The cluster the node belongs to, once it has entered one. A node that meets others proves
+    /// with it that they are of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
 }
 
 /// Why a directory cannot be used by this node.
@@ -96,6 +100,7 @@ impl Identity {
             node_id,
             directory_id: Uuid::new_v4(),
             incarnation: 0,
+            cluster_id: None,
         };
         identity
             .write(dir, &path)
@@ -104,6 +109,12 @@ impl Identity {
                 cause: error.to_string(),
             })?;
         Ok(identity)
+    }
+
+    /// Notes the cluster that the node has entered.
+    pub fn belongs_to(mut self, dir: &Path, cluster_id: &str) -> io::Result<()> {
+        self.cluster_id = Some(cluster_id.to_owned());
+        self.write(dir, &dir.join(FILE))
     }
 
     /// Written aside, synced, renamed, directory synced (R6).
@@ -173,7 +184,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         assert_eq!(Identity::load(dir.path(), 1).expect("empty"), None);
         let made = Identity::create(dir.path(), 1).expect("made");
-        assert_eq!(Identity::load(dir.path(), 1).expect("read"), Some(made));
+        assert_eq!(
+            Identity::load(dir.path(), 1).expect("read"),
+            Some(made.clone())
+        );
+        made.clone().belongs_to(dir.path(), "c").expect("noted");
+        let member = Identity::load(dir.path(), 1).expect("read").expect("there");
+        assert_eq!(member.cluster_id.as_deref(), Some("c"));
+        assert_eq!(member.directory_id, made.directory_id);
         let refused = Identity::load(dir.path(), 2).expect_err("another node");
         assert!(
             matches!(

@@ -2,9 +2,11 @@
 
 mod cleaner;
 pub mod cli;
+pub mod cluster;
 pub mod context;
 pub mod controller;
 pub mod coordinator;
+mod drain;
 mod features;
 pub mod fetch;
 mod handlers;
@@ -17,4 +19,6 @@ mod producer_ids;
 mod reconciler;
 mod retention;
 pub mod server;
+mod start;
+pub mod status;
 pub mod telemetry;

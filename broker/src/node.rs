@@ -5,57 +5,45 @@
 //! what was acknowledged is durable already, the last checkpoint only makes the next start quick.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use klamm_metadata::rules::initial_features;
 use klamm_metadata::settings::{Listeners, Settings, TopicSettings};
-use klamm_metadata::{Broker, BrokerRegistration, Command, Endpoint, Image, Topic};
+use klamm_metadata::{Broker, Endpoint, Image, Topic};
 use klamm_protocol::Features;
-use klamm_raft::{Groups, GroupsOptions, NodeId};
-use klamm_records::GroupId;
+use klamm_raft::{Groups, NodeId};
 use klamm_storage::disk::{Disk, RealDisk};
-use klamm_storage::{
-    Clock, OpenError, RecoveryReport, Steady, StorageError, Store, StoreOptions, SystemClock,
-};
+use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store, SystemClock};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::cleaner;
+use crate::cluster::{self, Cluster, EntryError, ShapeError};
 use crate::context::ConnectionInfo;
-use crate::controller::{Controller, MetadataMachine};
+use crate::controller::Controller;
 use crate::coordinator::{self, Coordinators};
+use crate::drain;
 use crate::fetch::FetchSessions;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
 use crate::jump::JumpGuard;
-use crate::partition::{Partitions, log_settings};
+use crate::partition::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{
-    AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate, bind, max_open_files,
-};
+use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
+use crate::start::{Ports, groups, open_metadata, open_store, register};
+use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
 
-/// Directory of the metadata group's log, below the store's.
-const METADATA_DIR: &str = "metadata-0";
-/// Commands are small: segments of this size keep the metadata log in few files.
-const METADATA_SEGMENT_BYTES: u64 = 64 << 20;
 /// How long a start waits for its partitions to be led.
 const LEADERS_WAIT: Duration = Duration::from_secs(10);
-const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
-/// A leader without word from a majority for so long takes no writes; voters wait as long.
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long a start waits for its own metadata group to elect its only voter.
-const METADATA_WAIT: Duration = Duration::from_secs(30);
 
 /// Limits that do not change while the node runs.
 #[derive(Clone, Debug)]
@@ -76,6 +64,8 @@ pub struct Shared {
     pub store: Store,
     /// All Raft groups of this node.
     pub groups: Groups,
+    /// The other nodes.
+    pub cluster: Arc<Cluster>,
     /// Changes of metadata.
     pub controller: Controller,
     /// Partitions that are open here.
@@ -96,6 +86,8 @@ pub struct Shared {
     pub codec_budget: CodecBudget,
     /// Requests that may be decoded off the runtime at the same time.
     pub large_requests: Arc<Semaphore>,
+    /// Fetches that may wait for the disk at the same time.
+    pub cold_reads: Arc<Semaphore>,
     /// How fast clients create topics.
     pub topic_creations: Mutex<Rate>,
     /// Wall clock and monotonic time.
@@ -113,10 +105,80 @@ pub struct Shared {
     listeners: Listeners,
     reconciled: watch::Sender<i64>,
     ready: AtomicBool,
-    http: OnceLock<SocketAddr>,
+    draining: AtomicBool,
+    http: Option<SocketAddr>,
+}
+
+/// What a start has brought about, of which the node is put together.
+struct Parts {
+    data_dir: PathBuf,
+    store: Store,
+    groups: Groups,
+    cluster: Arc<Cluster>,
+    controller: Controller,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    settings: Settings,
+    listeners: Listeners,
+    http: Option<SocketAddr>,
 }
 
 impl Shared {
+    fn of(parts: Parts) -> Shared {
+        let settings = parts.settings;
+        let limits = Limits {
+            fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
+            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
+                .unwrap_or(1)
+                .max(1),
+        };
+        let slots =
+            usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
+        // -1, for no limit, becomes the largest number.
+        let bytes = |key| usize::try_from(settings.long(key)).unwrap_or(usize::MAX);
+        Shared {
+            node_id: parts.identity.node_id,
+            data_dir: parts.data_dir,
+            store: parts.store,
+            groups: parts.groups,
+            cluster: parts.cluster,
+            controller: parts.controller,
+            partitions: Partitions::default(),
+            sessions: FetchSessions::new(slots),
+            coordinators: Coordinators::default(),
+            producer_ids: ProducerIds::new(parts.identity.node_id),
+            metrics: Metrics::new(),
+            budget: MemoryBudget::new(bytes("queued.max.request.bytes")),
+            answers: AnswerBudget::new(bytes("klamm.fetch.memory.bytes")),
+            codec_budget: CodecBudget::new(cores(), bytes("klamm.decompression.memory.bytes")),
+            large_requests: Arc::new(Semaphore::new(cores())),
+            cold_reads: Arc::new(Semaphore::new(cores() * COLD_READS_PER_CORE)),
+            topic_creations: Mutex::default(),
+            jump: JumpGuard::new(parts.clock.clone()),
+            steady: Steady::new(parts.clock.clone()),
+            clock: parts.clock,
+            limits,
+            started: Instant::now(),
+            identity: parts.identity,
+            settings: ArcSwap::from_pointee(settings),
+            listeners: parts.listeners,
+            reconciled: watch::Sender::new(-1),
+            ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            http: parts.http,
+        }
+    }
+
+    /// Whose data directory this is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether the node is about to stop and gives up what it leads.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Broker settings in force.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
@@ -153,9 +215,10 @@ impl Shared {
             .is_ok_and(|r| r.is_ok())
     }
 
-    /// The replica of a broker in Raft groups.
+    /// The replica of a broker in Raft groups. Directories are not replaced yet, so each broker's is its
+    /// first.
     pub fn replica_id(&self, broker: i32) -> NodeId {
-        NodeId::new(broker, self.identity.incarnation)
+        NodeId::new(broker, 0)
     }
 
     /// Features of the cluster for ApiVersions.
@@ -191,17 +254,26 @@ impl Shared {
             .map_or(Uuid::nil(), |broker| broker.incarnation)
     }
 
-    /// Why requests are not served yet; `None` when they are.
-    pub fn not_ready(&self) -> Option<String> {
+    /// Whether requests are served.
+    ///
+    /// # Errors
+    /// Why they are not; `None` while the node starts or stops.
+    pub fn ready(&self) -> Result<(), Option<String>> {
         if let Some(failure) = self.store.failure() {
-            return Some(failure.to_string());
+            return Err(Some(failure.to_string()));
         }
-        (!self.ready.load(Ordering::Acquire)).then(|| "starting".to_owned())
+        if self.is_draining() {
+            return Err(Some("stopping".to_owned()));
+        }
+        match self.ready.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(None),
+        }
     }
 
     /// Where HTTP is, for people.
     pub fn http_address(&self) -> String {
-        self.http.get().map_or_else(
+        self.http.as_ref().map_or_else(
             || "the address of klamm.http.listener".to_owned(),
             ToString::to_string,
         )
@@ -218,12 +290,11 @@ pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
+/// Enough to keep a disk's queue filled.
+const COLD_READS_PER_CORE: usize = 2;
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn millis(millis: i64) -> Duration {
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 /// Why a node did not start.
@@ -247,6 +318,12 @@ pub enum StartError {
     /// The metadata group did not come up.
     #[error("{0}")]
     Metadata(String),
+    /// The settings make no cluster.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The node does not belong to the cluster it was sent to.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
 }
 
 /// How a node is to run, beyond its settings.
@@ -270,20 +347,20 @@ pub struct Node {
     recovery: RecoveryReport,
     stopping: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Not among the tasks: requests in flight may wait for it, so it ends after them.
+    reconciler: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
-    /// Starts a node; returns when it serves.
-    pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
+    /// Starts a node; returns when it serves. `starting` says what it waits for meanwhile.
+    pub async fn start(options: NodeOptions, starting: Starting) -> Result<Node, StartError> {
         let settings = options.settings;
         let listeners = settings
             .listeners()
             .expect("checked when the settings were loaded");
-        let bound = bind(&listeners, &settings).await?;
-        let http_listener = match options.http {
-            Some(address) => Some(crate::server::bind_http(address).await?),
-            None => None,
-        };
+        let shape = cluster::shape::of(&settings)?;
+        let ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
+        let (http, controller_port) = (ports.http_address(), ports.controller_port());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         // Before anything is changed in a directory that may be another node's or a newer program's.
@@ -294,87 +371,67 @@ impl Node {
             Some(identity) => identity,
             None => Identity::create(&options.data_dir, settings.node_id())?,
         };
-        let groups = groups(identity.replica_id());
-        let controller = open_metadata(&store, &groups, &identity, clock.clone()).await?;
-        let limits = Limits {
-            fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
-            describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
-                .unwrap_or(1)
-                .max(1),
-        };
-        let slots =
-            usize::try_from(settings.int("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
-        // -1, for no limit, becomes the largest number.
-        let bytes = |key| usize::try_from(settings.long(key)).unwrap_or(usize::MAX);
-        let budget = MemoryBudget::new(bytes("queued.max.request.bytes"));
-        let answers = AnswerBudget::new(bytes("klamm.fetch.memory.bytes"));
-        let shared = Arc::new(Shared {
-            node_id: identity.node_id,
+        let stopping = watch::Sender::new(false);
+        let mut tasks = Vec::new();
+        if let Some(listener) = ports.http {
+            let stopping = stopping.subscribe();
+            let serving = http::serve(listener, starting.clone(), options.logs, stopping);
+            tasks.push(tokio::spawn(async move {
+                if let Err(cause) = serving.await {
+                    error!(%cause, "HTTP ended");
+                }
+            }));
+        }
+        let cluster = Arc::new(Cluster::new(shape, &identity));
+        let groups = groups(identity.replica_id(), &cluster);
+        cluster.serve(ports.controller, &groups);
+        let controller = open_metadata(
+            &store,
+            &groups,
+            &identity,
+            &cluster,
+            clock.clone(),
+            &starting,
+        )
+        .await?;
+        let shared = Arc::new(Shared::of(Parts {
             data_dir: options.data_dir,
             store,
             groups,
+            cluster,
             controller,
-            partitions: Partitions::default(),
-            sessions: FetchSessions::new(slots),
-            coordinators: Coordinators::default(),
-            producer_ids: ProducerIds::new(identity.node_id),
-            metrics: Metrics::new(),
-            budget,
-            answers,
-            codec_budget: CodecBudget::new(cores(), bytes("klamm.decompression.memory.bytes")),
-            large_requests: Arc::new(Semaphore::new(cores())),
-            topic_creations: Mutex::default(),
-            jump: JumpGuard::new(clock.clone()),
-            steady: Steady::new(clock.clone()),
             clock,
-            limits,
-            started: Instant::now(),
             identity,
-            settings: ArcSwap::from_pointee(settings),
+            settings,
             listeners,
-            reconciled: watch::Sender::new(-1),
-            ready: AtomicBool::new(false),
-            http: OnceLock::new(),
-        });
+            http,
+        }));
+        starting.has(shared.clone());
         let mut node = Node {
-            addresses: bound
+            addresses: ports
+                .clients
                 .iter()
                 .map(|bound| (bound.name.to_string(), bound.address))
                 .collect(),
-            http: None,
+            http,
             shared,
             recovery,
-            stopping: watch::Sender::new(false),
-            tasks: Vec::new(),
+            stopping,
+            tasks,
+            reconciler: None,
         };
-        node.serve_http(http_listener, options.logs)?;
-        node.join(&bound).await?;
-        node.accept(bound);
+        // Finding the others, and who leads, does not wait for a majority: the majority waits for it.
+        node.tasks
+            .extend(Cluster::run(&node.shared, &node.stopping));
+        register(&node.shared, &ports.clients, controller_port, &starting).await?;
+        node.join().await;
+        node.accept(ports.clients);
         Ok(node)
     }
 
-    /// Enters the cluster: founds it if the metadata log is empty, registers, opens partitions.
-    async fn join(&mut self, bound: &[Bound]) -> Result<(), StartError> {
-        let registration = registration(&self.shared, bound);
-        let joined = self.shared.controller.change(move |image| {
-            let mut commands = Vec::new();
-            if image.cluster_id().is_none() {
-                commands.push(Command::Found {
-                    cluster_id: crate::identity::new_cluster_id(),
-                });
-            }
-            commands.extend(initial_features(image));
-            commands.push(Command::RegisterBroker(registration));
-            (commands, ())
-        });
-        joined.await.map_err(|error| {
-            StartError::Metadata(format!(
-                "failed to register in the metadata log: {}",
-                error.name()
-            ))
-        })?;
-        self.tasks
-            .push(tokio::spawn(reconciler::run(self.shared.clone())));
+    /// Opens partitions and starts what a node does all the time.
+    async fn join(&mut self) {
+        self.reconciler = Some(tokio::spawn(reconciler::run(self.shared.clone())));
         self.tasks.push(tokio::spawn(retention::run(
             self.shared.clone(),
             self.stopping.subscribe(),
@@ -395,37 +452,8 @@ impl Node {
         // Ready means that clients find leaders. A partition that cannot serve stops no other.
         let deadline = Instant::now() + LEADERS_WAIT;
         for partition in self.shared.partitions.all() {
-            partition.wait_serving(deadline).await;
+            partition.wait_led(deadline).await;
         }
-        Ok(())
-    }
-
-    fn serve_http(
-        &mut self,
-        listener: Option<TcpListener>,
-        logs: Option<LogControl>,
-    ) -> Result<(), StartError> {
-        let Some(listener) = listener else {
-            return Ok(());
-        };
-        let address = listener
-            .local_addr()
-            .map_err(|cause| StartError::Metadata(cause.to_string()))?;
-        self.http = Some(address);
-        // Set once, here.
-        let _ = self.shared.http.set(address);
-        let serving = http::serve(
-            listener,
-            self.shared.clone(),
-            logs,
-            self.stopping.subscribe(),
-        );
-        self.tasks.push(tokio::spawn(async move {
-            if let Err(cause) = serving.await {
-                error!(%cause, "HTTP ended");
-            }
-        }));
-        Ok(())
     }
 
     fn accept(&mut self, bound: Vec<Bound>) {
@@ -458,8 +486,10 @@ impl Node {
         &self.recovery
     }
 
-    /// Stops: no new requests, answers to those in flight, a last checkpoint.
+    /// Stops: leaderships handed over, no new requests, answers to those in flight, a last checkpoint.
     pub async fn stop(self) -> Result<(), StorageError> {
+        self.shared.draining.store(true, Ordering::Release);
+        drain::run(&self.shared).await;
         self.shared.ready.store(false, Ordering::Release);
         self.stopping.send_replace(true);
         let until = Instant::now() + Duration::from_millis(1200);
@@ -468,6 +498,11 @@ impl Node {
                 task.abort();
             }
         }
+        if let Some(reconciler) = self.reconciler {
+            // Whatever it is at, the next start does again.
+            reconciler.abort();
+        }
+        self.shared.cluster.stop();
         // Groups that do not stop in time hold nothing that is not durable.
         let _ =
             tokio::time::timeout(Duration::from_millis(300), self.shared.groups.shutdown()).await;
@@ -476,118 +511,5 @@ impl Node {
             Ok(result) => result,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
-    }
-}
-
-async fn open_store(
-    dir: &Path,
-    settings: &Settings,
-    disk: Arc<dyn Disk>,
-    clock: Arc<dyn Clock>,
-) -> Result<(Store, RecoveryReport), StartError> {
-    let options = StoreOptions {
-        reserve_bytes: u64::try_from(settings.long("klamm.disk.reserve.bytes")).unwrap_or(0),
-        checkpoint_bytes: u64::try_from(settings.long("klamm.checkpoint.bytes"))
-            .unwrap_or(u64::MAX),
-        checkpoint_interval: millis(settings.long("klamm.checkpoint.interval.ms")),
-        bypass_bytes: usize::try_from(settings.int("klamm.bypass.bytes")).unwrap_or(usize::MAX),
-        max_open_files: max_open_files(settings),
-        ..StoreOptions::new(dir)
-    };
-    let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;
-    let (store, report) =
-        opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
-    store.on_failure(Box::new(|failure| {
-        // Going on could acknowledge what is not there (R1). The next start recovers.
-        error!(%failure, "the store failed; the process ends");
-        eprintln!(
-            "error: the store failed and the process ends\ncause: {failure}\n\
-             try: check the disk, then start again: everything acknowledged is recovered"
-        );
-        std::process::abort();
-    }));
-    Ok((store, report))
-}
-
-fn groups(node: NodeId) -> Groups {
-    let options = GroupsOptions {
-        node,
-        heartbeat_interval: HEARTBEAT_INTERVAL,
-        election_timeout: ELECTION_TIMEOUT,
-    };
-    let on_fatal = Arc::new(|group: GroupId, cause: String| {
-        // There is no dead group on a live node.
-        error!(%group, cause, "a Raft group failed; the process ends");
-        eprintln!("error: Raft group {group} failed and the process ends\ncause: {cause}");
-        std::process::abort();
-    });
-    Groups::new(options, tokio::runtime::Handle::current(), on_fatal)
-}
-
-async fn open_metadata(
-    store: &Store,
-    groups: &Groups,
-    identity: &Identity,
-    clock: Arc<dyn Clock>,
-) -> Result<Controller, StartError> {
-    let log = match store.group(GroupId::METADATA) {
-        Some(log) => log,
-        None => {
-            let settings = klamm_storage::LogSettings {
-                segment_bytes: METADATA_SEGMENT_BYTES,
-                ..log_settings(
-                    &Settings::default().topic(&Default::default()),
-                    GroupId::METADATA,
-                )
-            };
-            store.create_group(GroupId::METADATA, METADATA_DIR, settings)?
-        }
-    };
-    let machine = MetadataMachine::new();
-    let voters = [identity.replica_id()].into();
-    let group = groups.open(log, Some(voters), machine.clone()).await?;
-    let mut leadership = machine.watch_leadership();
-    tokio::time::timeout(METADATA_WAIT, leadership.wait_for(|now| now.serving))
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or_else(|| StartError::Metadata("the metadata group elected no leader".to_owned()))?;
-    Ok(Controller::start(group, machine, clock))
-}
-
-/// The name of this machine, as Kafka advertises a listener on all interfaces.
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// What this node tells the cluster about itself.
-fn registration(shared: &Shared, bound: &[Bound]) -> BrokerRegistration {
-    let endpoints = shared
-        .listeners
-        .advertised
-        .iter()
-        .filter_map(|advertised| {
-            let bound = bound.iter().find(|bound| *bound.name == *advertised.name)?;
-            let host = match &advertised.host {
-                Some(host) => host.clone(),
-                None if bound.address.ip().is_unspecified() => host_name(),
-                None => bound.host.clone(),
-            };
-            let port = advertised
-                .port
-                .filter(|&port| port != 0)
-                .unwrap_or(bound.address.port());
-            Some((advertised.name.clone(), Endpoint { host, port }))
-        })
-        .collect();
-    BrokerRegistration {
-        id: shared.node_id,
-        incarnation: shared.identity.directory_id,
-        rack: shared.settings.load().text("broker.rack"),
-        endpoints,
-        fenced: false,
     }
 }

@@ -3,23 +3,32 @@
 //! Owns opening and closing of partitions. One task; every step may be repeated after a crash:
 //! a group that was created and not founded is founded, files of a deleted topic are deleted.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use klamm_metadata as metadata;
 use klamm_metadata::Image;
 use klamm_metadata::settings::TopicSettings;
+use klamm_raft::NodeId;
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::StorageError;
+use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::node::Shared;
 use crate::partition::{Partition, log_settings};
+use crate::start::{FOUNDING_TURN, found_if_empty};
 
 /// Groups that are opened at the same time: they share syncs, so more is faster, within reason.
 const OPENING: usize = 256;
+/// Groups whose founder may have gone away are looked at so often.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// New groups that another replica is to found, with their voters and this node's turn, should it not.
+type Unfounded = HashMap<GroupId, (BTreeSet<NodeId>, Instant)>;
 
 /// Why a partition could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +43,7 @@ enum OpenError {
 pub async fn run(shared: Arc<Shared>) {
     let mut changed = shared.controller.watch();
     let mut open = HashSet::new();
+    let mut unfounded = Unfounded::new();
     let mut first = true;
     loop {
         changed.borrow_and_update();
@@ -43,10 +53,41 @@ pub async fn run(shared: Arc<Shared>) {
         if std::mem::take(&mut first) {
             delete_leftovers(&shared, &image);
         }
-        open_missing(&shared, &image, &mut open).await;
+        open_missing(&shared, &image, &mut open, &mut unfounded).await;
         shared.reconciled(image.last_offset());
-        if changed.changed().await.is_err() {
-            return;
+        loop {
+            let changed = if unfounded.is_empty() {
+                changed.changed().await
+            } else {
+                match tokio::time::timeout(LOOK, changed.changed()).await {
+                    Ok(changed) => changed,
+                    Err(_) => {
+                        found_by_turn(&shared, &mut unfounded).await;
+                        continue;
+                    }
+                }
+            };
+            match changed {
+                Ok(()) => break,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Founds groups whose turn it is here, because nobody before has.
+async fn found_by_turn(shared: &Shared, unfounded: &mut Unfounded) {
+    unfounded.retain(|group, _| {
+        let open = shared.groups.get(*group);
+        open.is_some_and(|open| !open.is_written() && open.leadership().leader.is_none())
+    });
+    for (group, (voters, turn)) in &*unfounded {
+        if let Some(open) = shared
+            .groups
+            .get(*group)
+            .filter(|_| *turn <= Instant::now())
+        {
+            found_if_empty(&open, voters).await;
         }
     }
 }
@@ -95,7 +136,12 @@ fn delete_leftovers(shared: &Shared, image: &Image) {
     }
 }
 
-async fn open_missing(shared: &Arc<Shared>, image: &Image, open: &mut HashSet<TopicId>) {
+async fn open_missing(
+    shared: &Arc<Shared>,
+    image: &Image,
+    open: &mut HashSet<TopicId>,
+    unfounded: &mut Unfounded,
+) {
     let mut opening = FuturesUnordered::new();
     for topic in image.topics() {
         open.insert(topic.id);
@@ -109,6 +155,15 @@ async fn open_missing(shared: &Arc<Shared>, image: &Image, open: &mut HashSet<To
             }
             if !partition.replicas.contains(&shared.node_id) {
                 continue;
+            }
+            let own = partition
+                .replicas
+                .iter()
+                .position(|id| *id == shared.node_id);
+            if let Some(turn @ 1..) = own {
+                let turn = FOUNDING_TURN.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
+                let due = Instant::now() + turn;
+                unfounded.insert(partition.group, (voters(shared, partition), due));
             }
             opening.push(open_partition(shared, topic, partition, settings.clone()));
             if opening.len() >= OPENING {
@@ -138,6 +193,12 @@ async fn open_partition(
     }
 }
 
+/// The replicas of a partition in its Raft group.
+fn voters(shared: &Shared, partition: &metadata::Partition) -> BTreeSet<NodeId> {
+    let replicas = partition.replicas.iter();
+    replicas.map(|&broker| shared.replica_id(broker)).collect()
+}
+
 async fn try_open(
     shared: &Arc<Shared>,
     topic: &metadata::Topic,
@@ -156,15 +217,10 @@ async fn try_open(
         )?,
     };
     let replica = Partition::replica(log.clone());
-    let voters = partition
-        .replicas
-        .iter()
-        .map(|&broker| shared.replica_id(broker))
-        .collect();
-    let group = shared
-        .groups
-        .open(log, Some(voters), replica.clone())
-        .await?;
+    // The first replica founds the group, and leads it at first: all at once would vote for themselves.
+    let is_founder = partition.replicas.first() == Some(&shared.node_id);
+    let voters = is_founder.then(|| voters(shared, partition));
+    let group = shared.groups.open(log, voters, replica.clone()).await?;
     Ok(Partition::new(
         topic.name.clone(),
         topic.id,

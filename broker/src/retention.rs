@@ -29,11 +29,12 @@ pub async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(interval) => {}
         }
+        shared.store.release_memory();
         for partition in shared.partitions.all() {
             if let Some(now_ms) = shared.jump.believed_ms() {
                 expire(&partition, now_ms).await;
             }
-            purge(&partition).await;
+            purge(&shared, &partition).await;
         }
     }
 }
@@ -99,8 +100,8 @@ async fn expire(partition: &Partition, now_ms: i64) {
 }
 
 /// Drops what lies wholly below the log start from this replica.
-async fn purge(partition: &Partition) {
-    if let Err(cause) = partition.purge().await {
+async fn purge(shared: &Shared, partition: &Partition) {
+    if let Err(cause) = partition.purge(&shared.cluster).await {
         warn!(topic = &**partition.topic(), partition = partition.index(), %cause, "failed to purge");
     }
 }

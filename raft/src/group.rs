@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use klamm_records::{EntryId, GroupId};
-use klamm_storage::{GroupLog, Vote};
+use klamm_storage::{GroupLog, StorageError, Vote};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::VoteResponse;
 
@@ -50,6 +50,11 @@ impl Group {
         self.shared.group
     }
 
+    /// This node's replica.
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
     /// The group's log, for reading.
     pub fn log(&self) -> &GroupLog {
         &self.shared.log
@@ -75,7 +80,7 @@ impl Group {
         }
     }
 
-    /// Purges entries up to `upto` on this replica, but none that is not applied yet, nor on a leader
+    /// Purges entries up to index `upto` on this replica, but none that is not applied yet, nor on a leader
     /// one that a member still lacks (it could not be filled, see the README). Their records
     /// stay in the log; whole segments go once the log start has passed them too. Returns when the
     /// entries are gone. On a leader that waits for a follower
@@ -84,13 +89,17 @@ impl Group {
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed; [`ProposeError::Storage`]
     /// when the entry cannot be looked up.
-    pub async fn purge(&self, upto: EntryId) -> Result<(), ProposeError> {
+    pub async fn purge(&self, upto: u64) -> Result<(), ProposeError> {
         let applied = self.raft.data_metrics().borrow_watched().last_applied;
         let Some(applied) = applied else {
             return Ok(());
         };
-        let most = applied.index.min(self.held_by_all());
-        let Some(at) = self.shared.log.entry_id(upto.index.min(most))? else {
+        let end = self.held_by_all().unwrap_or(u64::MAX);
+        let Some(held) = end.checked_sub(1) else {
+            return Ok(());
+        };
+        let most = applied.index.min(held);
+        let Some(at) = self.shared.log.entry_id(upto.min(most))? else {
             return Ok(());
         };
         loop {
@@ -117,16 +126,36 @@ impl Group {
         }
     }
 
-    /// Index up to which every member has the log, as far as a leader knows; no bound elsewhere.
-    fn held_by_all(&self) -> u64 {
+    /// Index below which every member has the log, as this leader knows: 0 when one has nothing yet.
+    /// `None` on a node that does not lead. A follower that purges on its own asks the leader first: should it lead one day, it
+    /// could not fill a member that lacks what it purged.
+    pub fn held_by_all(&self) -> Option<u64> {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.iter().flatten();
+        let matched = metrics.replication.as_ref()?.iter();
         let others = matched.filter(|(node, _)| **node != self.shared.node.0);
-        others
-            .map(|(_, id)| id.map_or(0, |id| id.index))
-            .min()
-            .unwrap_or(u64::MAX)
+        let held = others.map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
+        Some(held.min().unwrap_or(u64::MAX))
+    }
+
+    /// Whether anything was ever written to the group's log here, a vote included.
+    pub fn is_written(&self) -> bool {
+        crate::groups::is_written(self.log())
+    }
+
+    /// Founds a group that was opened without voters and is empty still: for when the replica that
+    /// was to found it does not come. Each replica founds with the same voters. Does nothing to a log
+    /// that is written.
+    ///
+    /// # Errors
+    /// [`MembershipError`] when the group is closed, has failed, or got its first entry meanwhile.
+    pub async fn found(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        if self.is_written() {
+            return Ok(());
+        }
+        crate::groups::found(self, voters)
+            .await
+            .map_err(MembershipError)
     }
 
     fn want_snapshot(&self, at: EntryId) {
@@ -206,7 +235,8 @@ impl Group {
         }
     }
 
-    pub(crate) fn leads(&self) -> bool {
+    /// Whether this node leads the group, if it does not serve yet.
+    pub fn leads(&self) -> bool {
         self.leadership().leader == Some(self.shared.node)
     }
 
@@ -283,6 +313,15 @@ impl Group {
             membership.voter_ids().map(NodeId).collect(),
             membership.learner_ids().map(NodeId).collect(),
         )
+    }
+
+    /// Kafka offset after the last record at or before entry `index`: of what a replica that has the log up
+    /// to there holds. Reads the log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn end_offset_at(&self, index: u64) -> Result<i64, StorageError> {
+        crate::machine::end_offset_at(self.log(), Some(index))
     }
 
     /// How far the log is here and, on the leader, on each member (for DescribeQuorum).

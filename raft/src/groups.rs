@@ -219,10 +219,7 @@ async fn start(
     machine: Arc<dyn StateMachine>,
 ) -> Result<Group, String> {
     let node = inner.options.node;
-    let unwritten = {
-        let state = log.raft_state();
-        state.last.is_none() && state.purged.is_none() && state.vote.is_none()
-    };
+    let unwritten = !is_written(&log);
     let shared = Arc::new(Shared::new(
         node,
         log,
@@ -258,8 +255,14 @@ async fn start(
     Ok(group)
 }
 
+/// Whether anything was ever written to a group's log, a vote included.
+pub(crate) fn is_written(log: &GroupLog) -> bool {
+    let state = log.raft_state();
+    state.last.is_some() || state.purged.is_some() || state.vote.is_some()
+}
+
 /// Writes the first entry, the membership; openraft then calls the first election.
-async fn found(group: &Group, voters: &BTreeSet<NodeId>) -> Result<(), String> {
+pub(crate) async fn found(group: &Group, voters: &BTreeSet<NodeId>) -> Result<(), String> {
     let members: BTreeMap<u64, ()> = voters.iter().map(|voter| (voter.0, ())).collect();
     group
         .raft

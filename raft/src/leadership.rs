@@ -47,7 +47,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
         }
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
-            () = shared.applied_term_changed.notified() => {}
+            () = shared.look_at_leadership.notified() => {}
         }
     }
     // Whoever closes the group, or ends the process, needs no news of it.
@@ -65,15 +65,22 @@ pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
 }
 
 /// The vote in openraft's metrics is the last durable one, the leader is what it has in memory. A
-/// leader counts once both agree.
+/// leader counts once both agree, and not on the word of the disk alone: after a restart the vote names who
+/// led before it, which may be nobody's leader any more, this node least of all. To wait for him would
+/// be to wait for ever, when all nodes have restarted.
 fn observe(metrics: &RaftServerMetrics<TypeConfig>, shared: &Shared) -> Leadership {
     let vote = metrics.vote;
     let settled = vote.committed && metrics.current_leader == Some(vote.leader_id.voted_for);
-    let leader = settled.then_some(NodeId(vote.leader_id.voted_for));
+    let leads = metrics.state == ServerState::Leader;
+    let leader = NodeId(vote.leader_id.voted_for);
+    let is_there = match leader == shared.node {
+        true => leads,
+        false => shared.has_heard_leader(),
+    };
+    let leader = Some(leader).filter(|_| settled && is_there);
     let term = vote.leader_id.term;
-    let serving = metrics.state == ServerState::Leader
-        && leader == Some(shared.node)
-        && shared.applied_term.load(Ordering::Acquire) == term;
+    let serving =
+        leads && leader == Some(shared.node) && shared.applied_term.load(Ordering::Acquire) == term;
     Leadership {
         term,
         leader,

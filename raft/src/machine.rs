@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use klamm_records::EntryId;
-use klamm_storage::{Batch, GroupLog};
+use klamm_storage::{Batch, GroupLog, StorageError};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -173,14 +173,17 @@ pub(crate) fn membership_at(log: &GroupLog, at: Option<EntryId>) -> io::Result<S
 /// Kafka offset below which all is committed when the log is committed up to `applied`: the end of
 /// the last batch at or before it. Blank entries lie in between, one per term.
 fn committed_end(log: &GroupLog, applied: Option<EntryId>) -> io::Result<i64> {
+    end_offset_at(log, applied.map(|id| id.index)).map_err(io_error)
+}
+
+/// Kafka offset after the last batch at or before an entry.
+pub(crate) fn end_offset_at(log: &GroupLog, index: Option<u64>) -> Result<i64, StorageError> {
     const STEP: u64 = 32;
     let first = log.raft_state().purged.map_or(0, |purged| purged.index + 1);
-    let mut end = applied.map_or(0, |id| id.index + 1);
+    let mut end = index.map_or(0, |index| index + 1);
     while end > first {
         let start = first.max(end.saturating_sub(STEP));
-        let entries = log
-            .entries(start..end, usize::MAX, false)
-            .map_err(io_error)?;
+        let entries = log.entries(start..end, usize::MAX, false)?;
         let last_batch = entries.iter().rev().find_map(|entry| match &entry.payload {
             klamm_storage::Payload::Batch(batch) => Some(batch.header.next_offset()),
             _ => None,

@@ -45,11 +45,12 @@ pub(crate) struct Shared {
     /// Something happened that the driver should look at: an append, or its own unfinished work.
     pub(crate) stirred: AtomicBool,
     created: Instant,
-    /// When a leader's append was accepted last, in milliseconds since `created`.
+    /// When a leader's append was accepted last, in milliseconds since `created`; 0 for never.
     heard_at: AtomicU64,
     /// Term of the last applied entry.
     pub(crate) applied_term: AtomicU64,
-    pub(crate) applied_term_changed: Notify,
+    /// Who leads, or serves, may be another now.
+    pub(crate) look_at_leadership: Notify,
     /// Where `purge` wants the next snapshot.
     pub(crate) snapshot_at: Mutex<Option<EntryId>>,
     pub(crate) purged: Notify,
@@ -93,7 +94,7 @@ impl Shared {
             created: Instant::now(),
             heard_at: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),
-            applied_term_changed: Notify::new(),
+            look_at_leadership: Notify::new(),
             snapshot_at: Mutex::new(None),
             purged: Notify::new(),
             leadership: Mutex::new(Leadership {
@@ -139,7 +140,14 @@ impl Shared {
     /// A leader's append was accepted.
     pub(crate) fn heard_leader(&self) {
         let at = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard_at.store(at, Ordering::Relaxed);
+        if self.heard_at.swap(at.max(1), Ordering::Relaxed) == 0 {
+            self.look_at_leadership.notify_one();
+        }
+    }
+
+    /// Whether any leader has been heard since the group was opened.
+    pub(crate) fn has_heard_leader(&self) -> bool {
+        self.heard_at.load(Ordering::Relaxed) > 0
     }
 
     /// How long ago that was; since the group was opened if it never was.
@@ -151,7 +159,7 @@ impl Shared {
     /// An entry of `term` was applied.
     pub(crate) fn applied(&self, term: u64) {
         if self.applied_term.fetch_max(term, Ordering::AcqRel) < term {
-            self.applied_term_changed.notify_one();
+            self.look_at_leadership.notify_one();
         }
     }
 

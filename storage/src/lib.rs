@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod buffers;
 mod checkpoint;
 pub mod clock;
 pub mod disk;

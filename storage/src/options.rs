@@ -19,6 +19,9 @@ pub struct StoreOptions {
     pub checkpoint_interval: Duration,
     /// Batches of one group in one round from this size on go to the segment directly.
     pub bypass_bytes: usize,
+    /// Small batches that are durable in the journal reach their segments after so long, so that
+    /// many of a log become one write. Readers are served from memory until then.
+    pub segment_delay: Duration,
     /// Free bytes on the file system below which `writable()` is false (R11).
     pub reserve_bytes: u64,
     /// File descriptors of segments kept open.
@@ -35,6 +38,7 @@ impl StoreOptions {
             checkpoint_bytes: 256 * MIB,
             checkpoint_interval: Duration::from_secs(300),
             bypass_bytes: 64 * 1024,
+            segment_delay: Duration::from_millis(50),
             reserve_bytes: 1024 * MIB,
             max_open_files: 4096,
             sync: true,

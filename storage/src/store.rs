@@ -12,6 +12,7 @@ use crossbeam::channel::{Sender, bounded};
 use klamm_records::GroupId;
 use parking_lot::{Mutex, RwLock};
 
+use crate::buffers::Buffers;
 use crate::checkpoint::{Checkpointer, Request};
 use crate::clock::{Clock, Steady};
 use crate::disk::{Disk, DiskLock, FileCache};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) failure: Failure,
     pub(crate) gate: Gate,
     pub(crate) space: Space,
+    /// What segments are read into.
+    pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     /// Groups deleted since the last checkpoint, with their last operation.
     pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
@@ -183,6 +186,7 @@ impl Store {
             failure: Failure::default(),
             gate: Gate::default(),
             space,
+            buffers: Buffers::default(),
             counters: Counters::new(),
             deleted: Mutex::default(),
             retired: Mutex::default(),
@@ -355,6 +359,11 @@ impl Store {
     /// Called once, from any thread, when the store is poisoned; at once if it is already.
     pub fn on_failure(&self, hook: Box<dyn Fn(&StorageError) + Send + Sync>) {
         self.handle.shared.failure.on_failure(hook);
+    }
+
+    /// Gives half of the memory that is kept for reads back. For a caller that comes by now and then.
+    pub fn release_memory(&self) {
+        self.handle.shared.buffers.release();
     }
 
     /// Counters and gauges.

@@ -2,6 +2,7 @@
 //! clients saw of it.
 
 pub mod broker;
+pub mod cluster;
 pub mod group;
 pub mod history;
 pub mod load;

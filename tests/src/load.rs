@@ -31,11 +31,16 @@ pub fn patient() -> ClientOptions {
 
 /// Creates [`TOPIC`] with small segments, so that rolls happen under load.
 pub async fn create_topic(bootstrap: &str) -> Result<()> {
+    create_replicated_topic(bootstrap, 1).await
+}
+
+/// As [`create_topic`], with so many replicas.
+pub async fn create_replicated_topic(bootstrap: &str, replicas: i16) -> Result<()> {
     let client = Client::connect(bootstrap, patient()).await?;
     let topic = NewTopic {
         name: TOPIC.to_owned(),
         partitions: Some(PARTITIONS),
-        replication_factor: Some(1),
+        replication_factor: Some(replicas),
         configs: vec![("segment.bytes".to_owned(), (1 << 20).to_string())],
     };
     for created in client.create_topics(&[topic], false).await? {

@@ -89,7 +89,7 @@ async fn rounds(shared: &Arc<Shared>, stop: &Arc<AtomicBool>) {
             && let Some((partition, due)) = dirtiest(shared, &mut skipped, now_ms).await
         {
             let began = Instant::now();
-            let done = clean(&partition, &due, &settings, now_ms, stop).await;
+            let done = clean(shared, &partition, &due, &settings, now_ms, stop).await;
             report(shared, &partition, began.elapsed(), done, &mut skipped);
             continue;
         }
@@ -150,6 +150,7 @@ async fn dirtiest(
 
 /// Makes one pass.
 async fn clean(
+    shared: &Shared,
     partition: &Partition,
     due: &Due,
     settings: &Settings,
@@ -157,7 +158,8 @@ async fn clean(
     stop: &Arc<AtomicBool>,
 ) -> Result<Compaction, Failure> {
     let upto_offset = due.upto_offset;
-    match tokio::time::timeout(PURGE_WAIT, partition.purge_entries_below(upto_offset)).await {
+    let purge = partition.purge_entries_below(upto_offset, &shared.cluster);
+    match tokio::time::timeout(PURGE_WAIT, purge).await {
         Ok(purged) => purged?,
         Err(_) => return Err(Failure::NotPurged),
     }

@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use klamm_metadata::settings::{Dynamic, Key, Scope, Settings, Support, keys};
 use serde::Serialize;
 
-use super::dev::{key_value, load};
 use super::error::UserError;
+use super::node::{key_value, load};
 use super::output::{self, Format, Table};
 
 /// What to do with settings.

@@ -4,113 +4,66 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use klamm_metadata::settings::{SettingError, Settings};
-use klamm_storage::OpenError;
-use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use klamm_metadata::settings::Settings;
 use tracing::warn;
 
 use super::error::UserError;
-use super::output;
-use crate::identity::IdentityError;
-use crate::node::{Node, NodeOptions, StartError};
-use crate::server::BindError;
-use crate::telemetry::{LogFormat, init_logs};
-
-/// How long tasks may take to end once everything is stopped.
-const SHUTDOWN: Duration = Duration::from_millis(500);
+use super::node::{self, Run, Started, addresses, key_value, load};
+use super::nodes;
+use crate::node::Node;
+use crate::telemetry::LogFormat;
 
 /// Arguments of `klamm dev`.
 #[derive(Args)]
 pub(super) struct DevArgs {
     /// Data directory; made if it is not there, kept when the node stops.
     #[arg(long, value_name = "DIR", default_value = "./.klamm")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// Where Kafka clients connect; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
-    listen: String,
+    pub(super) listen: String,
     /// Where health and metrics are served; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644")]
-    http: SocketAddr,
+    pub(super) http: SocketAddr,
+    /// Run a cluster of so many nodes on this machine: Kafka and HTTP ports count up from the ones given.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(super) nodes: u16,
     /// Keep data in a temporary directory that is deleted when the node stops.
     #[arg(long, conflicts_with = "data")]
-    ephemeral: bool,
+    pub(super) ephemeral: bool,
     /// Any setting by Kafka's name; may be given often. `klamm config list` shows all.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    settings: Vec<(String, String)>,
+    pub(super) settings: Vec<(String, String)>,
     /// Log levels, such as info or warn,klamm::server=debug.
     #[arg(long, value_name = "LEVELS", env = "KLAMM_LOG", default_value = "warn")]
-    log: String,
+    pub(super) log: String,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormat,
 }
 
-pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
-}
-
-/// Runs the node until it is told to stop.
+/// Runs the node, or several, until told to stop.
 pub(super) fn run(args: DevArgs) -> Result<(), UserError> {
-    let began = Instant::now();
-    let logs = init_logs(&args.log, args.log_format).map_err(|cause| {
-        UserError::usage(
-            "the log levels could not be read",
-            cause,
-            "--log info, or --log warn,klamm::server=debug",
-        )
-    })?;
+    let logs = node::logs(&args.log, args.log_format)?;
     let ephemeral = Ephemeral::new(args.ephemeral)?;
     let data_dir = ephemeral.dir.clone().unwrap_or_else(|| args.data.clone());
-    let settings = settings(&args, &data_dir)?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| {
-            UserError::failed(
-                "the node did not start",
-                cause.to_string(),
-                "again with fewer programs running",
-            )
-        })?;
-    let options = NodeOptions {
-        settings,
+    if args.nodes > 1 {
+        return nodes::run(&args, &data_dir);
+    }
+    let run = Run {
+        settings: settings(&args, &data_dir)?,
         data_dir: data_dir.clone(),
         http: Some(args.http),
-        logs: Some(logs),
+        logs,
+        started: Started::Dev,
+        until_stdin_ends: false,
     };
-    let stopped = runtime.block_on(async {
-        let stop = stop_signal()?;
-        let node = Node::start(options)
-            .await
-            .map_err(|error| explain(&error, &data_dir))?;
-        report_recovery(&node);
-        let screen = first_screen(
-            &node,
-            &data_dir,
-            ephemeral.dir.is_some(),
-            began.elapsed().as_millis(),
-        );
-        output::print(&screen)?;
-        stop.await;
-        eprintln!("stopping");
-        node.stop().await.map_err(|cause| {
-            UserError::failed(
-                "the last checkpoint failed",
-                cause.to_string(),
-                "start again: everything acknowledged is recovered from the journal",
-            )
-        })
-    });
-    // Tasks end, and with them the last users of the index: its library must not be torn down by
-    // the end of the process while they run.
-    runtime.shutdown_timeout(SHUTDOWN);
-    stopped
+    let is_ephemeral = ephemeral.dir.is_some();
+    node::run(run, |node, took_ms| {
+        first_screen(node, &data_dir, is_ephemeral, took_ms)
+    })
 }
 
 fn settings(args: &DevArgs, data_dir: &Path) -> Result<Settings, UserError> {
@@ -124,45 +77,6 @@ fn settings(args: &DevArgs, data_dir: &Path) -> Result<Settings, UserError> {
     ]);
     fixed.extend(args.settings.iter().cloned());
     load(fixed)
-}
-
-/// Checks settings; all problems are told at once.
-pub(super) fn load(fixed: BTreeMap<String, String>) -> Result<Settings, UserError> {
-    let (settings, notices) = Settings::load(fixed).map_err(|errors| {
-        let causes: Vec<String> = errors.iter().map(SettingError::to_string).collect();
-        UserError::usage(
-            "the settings cannot be used",
-            causes.join("\n       "),
-            "klamm config list",
-        )
-    })?;
-    for notice in notices {
-        eprintln!("note: {} does nothing here: {}", notice.key, notice.reason);
-    }
-    Ok(settings)
-}
-
-/// Resolves when SIGTERM or Ctrl-C comes. The handlers are in place when this returns.
-fn stop_signal() -> Result<impl Future<Output = ()>, UserError> {
-    let handler = |kind| {
-        signal(kind).map_err(|cause| {
-            UserError::failed(
-                "the node did not start",
-                cause.to_string(),
-                "again with fewer programs running",
-            )
-        })
-    };
-    let (mut terminate, mut interrupt) = (
-        handler(SignalKind::terminate())?,
-        handler(SignalKind::interrupt())?,
-    );
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// A temporary directory that goes away with the node.
@@ -197,30 +111,6 @@ impl Drop for Ephemeral {
     }
 }
 
-/// A partition needs files and a client a socket: take what the system allows.
-fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum {
-        limit.current = limit.maximum;
-        if let Err(cause) = setrlimit(Resource::Nofile, limit) {
-            warn!(%cause, "failed to raise the limit of open files");
-        }
-    }
-}
-
-fn report_recovery(node: &Node) {
-    let report = node.recovery();
-    if report.torn_tail_bytes > 0 {
-        eprintln!(
-            "note: the last stop was not clean: {} bytes that were never acknowledged were cut off the journal",
-            report.torn_tail_bytes
-        );
-    }
-    for corrupt in &report.corrupt {
-        eprintln!("warning: corrupt data: {corrupt}");
-    }
-}
-
 fn first_screen(node: &Node, data_dir: &Path, ephemeral: bool, took_ms: u128) -> String {
     let mut lines = vec![String::new()];
     let durability = if ephemeral {
@@ -241,29 +131,9 @@ fn first_screen(node: &Node, data_dir: &Path, ephemeral: bool, took_ms: u128) ->
     ));
     lines.push(String::new());
     lines.push(format!("  Data   {} ({durability})", data_dir.display()));
-    let mut bootstrap = String::new();
-    for (name, address) in node.addresses() {
-        if bootstrap.is_empty() {
-            bootstrap = address.to_string();
-        }
-        lines.push(format!(
-            "  Kafka  {address}  ({name})  bootstrap.servers={address}"
-        ));
-    }
-    if let Some(http) = node.http() {
-        lines.push(format!("  HTTP   http://{http}  (/ready /live /metrics)"));
-    }
-    let option = if bootstrap == "127.0.0.1:9092" {
-        String::new()
-    } else {
-        format!(" --bootstrap {bootstrap}")
-    };
-    lines.push(String::new());
-    lines.push(format!("Try    klamm topic create hello -p 3{option}"));
-    lines.push(format!("       echo hi | klamm produce hello{option}"));
-    lines.push(format!(
-        "       klamm consume hello --from beginning{option}"
-    ));
+    lines.extend(addresses(node));
+    let bootstrap = node.addresses().first().map(|(_, at)| at.to_string());
+    lines.extend(first_steps(&bootstrap.unwrap_or_default()));
     let kept = if ephemeral {
         "data is deleted"
     } else {
@@ -274,30 +144,17 @@ fn first_screen(node: &Node, data_dir: &Path, ephemeral: bool, took_ms: u128) ->
     lines.join("\n")
 }
 
-/// What failed, why, and what to try.
-fn explain(error: &StartError, data_dir: &Path) -> UserError {
-    let what = "the node did not start";
-    let cause = error.to_string();
-    let advice = match error {
-        StartError::Bind(BindError::Busy { .. }) => {
-            "stop that process, or choose other ports: klamm dev --listen 127.0.0.1:0 --http 127.0.0.1:0".to_owned()
-        }
-        StartError::Bind(_) => "an address of this machine: klamm dev --listen 127.0.0.1:9092".to_owned(),
-        StartError::Open(OpenError::Locked { .. }) => {
-            "stop that process, or use another directory: klamm dev --data DIR".to_owned()
-        }
-        StartError::Open(OpenError::NewerFormat { .. }) | StartError::Identity(IdentityError::Newer { .. }) => {
-            "the newer version of klamm that wrote it; nothing was changed".to_owned()
-        }
-        StartError::Identity(IdentityError::OtherNode { found, .. }) => {
-            format!("klamm dev --set node.id={found}, or another directory: --data DIR")
-        }
-        StartError::Open(OpenError::Failed { .. }) | StartError::Identity(IdentityError::Unreadable { .. }) => {
-            format!("check that {} may be written to and its disk works, or use --data DIR", data_dir.display())
-        }
-        StartError::Storage(_) | StartError::Raft(_) | StartError::Metadata(_) => {
-            format!("klamm dev --log debug, and keep {}: it holds your data", data_dir.display())
-        }
+/// What to try first.
+pub(super) fn first_steps(bootstrap: &str) -> [String; 4] {
+    let option = if bootstrap == "127.0.0.1:9092" {
+        String::new()
+    } else {
+        format!(" --bootstrap {bootstrap}")
     };
-    UserError::failed(what, cause, advice)
+    [
+        String::new(),
+        format!("Try    klamm topic create hello -p 3{option}"),
+        format!("       echo hi | klamm produce hello{option}"),
+        format!("       klamm consume hello --from beginning{option}"),
+    ]
 }

@@ -1,12 +1,16 @@
 //! The command line. stdout is data, stderr is talk; every error says what failed, why, and what to try.
 
+mod cluster;
 mod config;
 mod consume;
 mod dev;
 mod error;
 mod group;
+mod node;
+mod nodes;
 mod output;
 mod produce;
+mod start;
 mod time;
 mod topic;
 
@@ -35,6 +39,11 @@ struct Cli {
 enum Command {
     /// Run one durable node on this machine.
     Dev(dev::DevArgs),
+    /// Run one node as its configuration file says, alone or in a cluster.
+    Start(start::StartArgs),
+    /// Set up a cluster; show how it stands.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -57,6 +66,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Dev(args) => dev::run(args),
+        Command::Start(args) => start::run(args),
+        Command::Cluster(command) => cluster::run(command),
         Command::Topic(command) => client_command(topic::run(command)),
         Command::Group(command) => client_command(group::run(command)),
         Command::Produce(args) => client_command(produce::run(args)),

@@ -70,7 +70,7 @@ pub(super) struct Task {
     slot: Arc<Slot>,
     /// Shards that may read their log at the same time.
     loading: Arc<Semaphore>,
-    notify: Arc<Notify>,
+    leadership: Arc<Notify>,
 }
 
 impl Task {
@@ -85,13 +85,13 @@ impl Task {
             partition,
             slot,
             loading,
-            notify: Arc::new(Notify::new()),
+            leadership: Arc::new(Notify::new()),
         }
     }
 
     /// Coordinates whenever this node leads, until `stopping`.
     pub(super) async fn run(self, mut stopping: watch::Receiver<bool>) {
-        let _watch = self.partition.watch(self.notify.clone());
+        let _watch = self.partition.watch_leadership(self.leadership.clone());
         loop {
             let term = tokio::select! {
                 () = stopped(&mut stopping) => return,
@@ -139,7 +139,7 @@ impl Task {
             if let Some(term) = self.partition.serving_epoch() {
                 return term;
             }
-            self.notify.notified().await;
+            self.leadership.notified().await;
         }
     }
 
@@ -152,12 +152,15 @@ impl Task {
         let _one_of_few = self.loading.acquire().await.ok()?;
         let began = Instant::now();
         let end_offset = self.partition.log().end_offset();
+        let moved = Arc::new(Notify::new());
+        let watch = self.partition.watch(moved.clone());
         while self.partition.high_watermark() < end_offset {
             if !self.serves(term) {
                 return None;
             }
-            self.notify.notified().await;
+            moved.notified().await;
         }
+        drop(watch);
         let partition = self.partition.clone();
         let work = tokio::task::spawn_blocking(move || {
             let mut shard = Shard::new();
@@ -254,6 +257,11 @@ impl<'a> Active<'a> {
         let task = self.task;
         self.decide(Vec::new(), |shard, env| shard.loaded(env))?;
         let mut asks = Vec::with_capacity(MAX_DRAIN);
+        // Once each: what waits anew in every turn registers anew, too.
+        let stopped = stopped(stopping);
+        let alarm = tokio::time::sleep(LONGEST_SLEEP);
+        let mut led = std::pin::pin!(task.leadership.notified());
+        tokio::pin!(stopped, alarm);
         loop {
             let has_room = self.releases.in_flight() < MAX_IN_FLIGHT;
             // Nothing is decided that could not be written: sessions that end wait for the disk, too.
@@ -266,11 +274,16 @@ impl<'a> Active<'a> {
                 self.release();
                 continue;
             }
-            let wake = self.wake(writable);
+            let wake_at = self.wake_at(writable);
+            // An alarm too early costs a turn and no more: only an earlier moment moves it.
+            if wake_at + TICK_PAUSE < alarm.deadline() {
+                alarm.as_mut().reset(wake_at);
+            }
             tokio::select! {
                 biased;
-                () = stopped(stopping) => return Err(End::Stopping),
-                () = task.notify.notified() => {
+                () = &mut stopped => return Err(End::Stopping),
+                () = &mut led => {
+                    led.set(task.leadership.notified());
                     if !task.serves(self.term) {
                         return Err(End::Lost);
                     }
@@ -286,7 +299,7 @@ impl<'a> Active<'a> {
                         self.decide(Vec::new(), |shard, env| shard.topics_changed(env, &changes.deleted))?;
                     }
                 }
-                () = wake => {}
+                () = &mut alarm => alarm.as_mut().reset(Instant::now() + LONGEST_SLEEP),
                 _ = self.queue.recv_many(&mut asks, MAX_DRAIN), if has_room => {
                     let asked = std::mem::replace(&mut asks, Vec::with_capacity(MAX_DRAIN));
                     self.decide(asked, |_, _| Outcome::new())?;
@@ -329,19 +342,13 @@ impl<'a> Active<'a> {
             && self.last_tick.elapsed() >= TICK_PAUSE
     }
 
-    /// Sleeps until the shard has something to do, or the disk has to be asked again.
-    fn wake(&self, writable: bool) -> impl Future<Output = ()> + use<> {
-        let after = self.shard.deadline().map(|deadline| {
+    /// When the shard has something to do by itself, or the disk has to be asked again.
+    fn wake_at(&self, writable: bool) -> Instant {
+        let after = self.shard.deadline().map_or(LONGEST_SLEEP, |deadline| {
             let wait_ms = deadline.saturating_sub(self.steady.now_ms()).max(0);
             Duration::from_millis(wait_ms.unsigned_abs()).clamp(TICK_PAUSE, LONGEST_SLEEP)
         });
-        let after = if writable { after } else { Some(DISK_PAUSE) };
-        async move {
-            match after {
-                Some(after) => tokio::time::sleep(after).await,
-                None => std::future::pending().await,
-            }
-        }
+        Instant::now() + if writable { after } else { DISK_PAUSE }
     }
 
     /// Runs `first` and then the requests through the rules, and hands what they write to the log.
@@ -452,13 +459,13 @@ impl<'a> Active<'a> {
             let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
             let (batch, completed) = (self.releases.proposed(), self.completed.clone());
             self.unsettled += 1;
-            let handed =
-                self.task
-                    .partition
-                    .append(Validated { header, bytes }, now_ms, move |result| {
-                        // The shard may be gone; the batch stands.
-                        let _ = completed.send((batch, result.map(|_| ())));
-                    });
+            // Fenced: what other shards wrote since this one's term was not there when it decided.
+            let validated = Validated { header, bytes };
+            let partition = &self.task.partition;
+            let handed = partition.append_in(self.term, validated, now_ms, move |result| {
+                // The shard may be gone; the batch stands.
+                let _ = completed.send((batch, result.map(|_| ())));
+            });
             if let Err(error) = handed {
                 // No completion will come for it.
                 let _ = self.completed.send((batch, Err(error)));
@@ -472,7 +479,8 @@ impl<'a> Active<'a> {
         while let Some((batch, result)) = next {
             self.unsettled -= 1;
             if let Err(error) = result {
-                if !self.task.serves(self.term) {
+                // The append knows of a lost term before this task is told.
+                if error.code == ErrorCode::NOT_LEADER_OR_FOLLOWER || !self.task.serves(self.term) {
                     return Err(End::Lost);
                 }
                 self.releases.committed(batch - 1);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use klamm_coordinator::Request;
 use klamm_protocol::messages::{ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse};
 
+use super::distinct;
 use super::groups::{GroupCall, content, count, operations};
 use crate::context::RequestContext;
 
@@ -18,7 +19,8 @@ pub fn ask(
         let group: Arc<str> = Arc::from(group);
         (group.clone(), Request::ConsumerGroupDescribe { group })
     };
-    let parts = request.group_ids.iter().map(|group| part(group)).collect();
+    let groups = distinct(request.group_ids, Clone::clone);
+    let parts = groups.iter().map(|group| part(group)).collect();
     let with_operations = request.include_authorized_operations;
     let ctx = ctx.clone();
     GroupCall::many(parts, move |answers| {

@@ -19,9 +19,12 @@ use klamm_records::TopicId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{MAX_ADMIN_WAIT, answers, code_of, message_of, text};
+use super::{MAX_ADMIN_WAIT, answers, code_of, leaders, message_of, text};
 use crate::context::RequestContext;
 use crate::coordinator::offsets_topic;
+
+/// Leaders on other nodes are looked for so often.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Answers a CreateTopics request.
 pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse {
@@ -33,17 +36,24 @@ pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> Create
         .map(|topic| topic.name.to_string())
         .collect();
     let topics = request.topics.into_iter().map(new_topic).collect();
-    let results = match create(&ctx, topics, request.validate_only, timeout).await {
-        Ok(results) => results
-            .into_iter()
-            .map(|(name, result)| answer(&ctx, name, result))
-            .collect(),
-        Err(error) => names
-            .into_iter()
-            .map(|name| failed(&ctx, name, error))
-            .collect(),
+    let results: Vec<CreatableTopicResult> =
+        match create(&ctx, topics, request.validate_only, timeout).await {
+            Ok(results) => results
+                .into_iter()
+                .map(|(name, result)| answer(&ctx, name, result))
+                .collect(),
+            Err(error) => names
+                .into_iter()
+                .map(|name| failed(&ctx, name, error))
+                .collect(),
+        };
+    let is_throttled = |result: &&CreatableTopicResult| {
+        result.error_code == ErrorCode::THROTTLING_QUOTA_EXCEEDED.code()
     };
-    CreateTopicsResponse::default().with_topics(results)
+    let throttled = results.iter().filter(is_throttled).count();
+    CreateTopicsResponse::default()
+        .with_throttle_time_ms(throttle_ms(&ctx, throttled))
+        .with_topics(results)
 }
 
 /// Creates topics with the broker's defaults: what a client's first use of a name does.
@@ -53,12 +63,14 @@ pub(super) async fn create_with_defaults(
     wait: Duration,
 ) {
     let live = ctx.shared.controller.image().live_brokers().count();
+    // A cluster that is not complete yet creates the topic of offsets with all its replicas or not at all.
+    let brokers = live.max(ctx.shared.cluster.size());
     let settings = ctx.shared.settings();
     let topics = names
         .into_iter()
         .map(|name| {
             if name == GROUP_METADATA_TOPIC {
-                return offsets_topic(&settings, live);
+                return offsets_topic(&settings, brokers);
             }
             NewTopic {
                 name,
@@ -90,6 +102,15 @@ fn allowed_now(ctx: &RequestContext, wanted: usize) -> usize {
     let allowed = rate.take(wanted, per_second, BURST_SECONDS, Instant::now());
     ctx.shared.metrics.topics_throttled(wanted - allowed);
     allowed
+}
+
+/// When so many topics may be tried again, in ms. Clients keep silent for so long, so not for long.
+fn throttle_ms(ctx: &RequestContext, throttled: usize) -> i32 {
+    const MOST_MS: usize = 1000;
+    let per_second = ctx.shared.settings().int("klamm.topic.creation.rate");
+    let per_second = usize::try_from(per_second).unwrap_or(1).max(1);
+    let wait_ms = throttled.saturating_mul(1000).div_ceil(per_second);
+    i32::try_from(wait_ms.min(MOST_MS)).expect("a second fits")
 }
 
 type Results = Vec<(String, Result<CreatedTopic, Problem>)>;
@@ -154,9 +175,21 @@ async fn wait_for_leaders(ctx: &RequestContext, topics: Vec<TopicId>, deadline: 
     }
     for id in topics {
         for partition in ctx.shared.partitions.of_topic(id) {
-            partition.wait_serving(deadline).await;
+            partition.wait_led(deadline).await;
+        }
+        while !is_led(ctx, id) && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Whether clients find leaders for all partitions of a topic.
+fn is_led(ctx: &RequestContext, id: TopicId) -> bool {
+    let image = ctx.shared.controller.image();
+    image.topic_by_id(id).is_none_or(|topic| {
+        let mut partitions = topic.partitions.iter();
+        partitions.all(|partition| leaders::led(ctx, &image, topic, partition).leader != -1)
+    })
 }
 
 fn new_topic(topic: CreatableTopic) -> NewTopic {

@@ -1,6 +1,6 @@
 //! DescribeCluster (key 60), versions 0-2: brokers and cluster id (behaviour 115).
 //!
-//! Versions: 1 endpoint type (KIP-919), 2 fenced brokers.
+//! Versions: 1 endpoint type (KIP-919), 2 brokers that are registered and gone (KIP-1073).
 
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
@@ -43,20 +43,25 @@ pub async fn handle(
         }
     }
     let image = ctx.shared.controller.image();
-    let brokers = endpoints::live(&ctx)
-        .into_iter()
-        .map(|address| {
-            DescribeClusterBroker::default()
-                .with_broker_id(BrokerId(address.id))
-                .with_host(address.host)
-                .with_port(address.port)
-                .with_rack(address.rack)
+    let with_gone = ctx.version >= 2 && request.include_fenced_brokers;
+    let of_them = image.brokers().filter(|broker| with_gone || !broker.fenced);
+    let brokers = of_them
+        .filter_map(|broker| {
+            let address = endpoints::address(&ctx, broker)?;
+            Some(
+                DescribeClusterBroker::default()
+                    .with_broker_id(BrokerId(address.id))
+                    .with_host(address.host)
+                    .with_port(address.port)
+                    .with_rack(address.rack)
+                    .with_is_fenced(broker.fenced),
+            )
         })
         .collect();
     DescribeClusterResponse::default()
         .with_endpoint_type(BROKERS)
         .with_cluster_id(image.cluster_id().map(text).unwrap_or_default())
-        .with_controller_id(BrokerId(ctx.shared.node_id))
+        .with_controller_id(BrokerId(endpoints::controller(&ctx)))
         .with_brokers(brokers)
         .with_cluster_authorized_operations(if request.include_cluster_authorized_operations {
             CLUSTER_OPERATIONS

@@ -11,22 +11,35 @@ use kafka_protocol::messages::describe_configs_response::{
 use klamm_metadata::Image;
 use klamm_metadata::rules::{self, ConfigEntry, DescribeConfigs};
 
-use super::{code_of, message_of, text};
+use super::{code_of, distinct, message_of, text};
 use crate::context::RequestContext;
+
+/// Bytes of an answer for one resource with all its keys: about this many, and as many again each
+/// for synonyms and for documentation.
+const RESOURCE_BYTES: usize = 8 * 1024;
+
+/// About how large the answer will be, in bytes.
+pub fn answer_size(_: &RequestContext, request: &DescribeConfigsRequest) -> usize {
+    let parts =
+        1 + usize::from(request.include_synonyms) + 2 * usize::from(request.include_documentation);
+    request.resources.len() * RESOURCE_BYTES * parts
+}
 
 /// Answers a DescribeConfigs request.
 pub async fn handle(
     ctx: RequestContext,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
+    let resources = distinct(request.resources, |resource| {
+        (resource.resource_type, resource.resource_name.clone())
+    });
     let image = ctx.shared.controller.image();
     let wanted = Wanted {
         synonyms: request.include_synonyms,
         documentation: request.include_documentation && ctx.version >= 3,
         types: ctx.version >= 3,
     };
-    let results = request
-        .resources
+    let results = resources
         .iter()
         .map(|resource| answer(&ctx, &image, resource, wanted))
         .collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use klamm_coordinator::Request;
 use klamm_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
 
+use super::distinct;
 use super::groups::{GroupCall, content, count, operations};
 use crate::context::RequestContext;
 
@@ -20,7 +21,8 @@ pub fn ask(
         let group: Arc<str> = Arc::from(group);
         (group.clone(), Request::DescribeGroup { group })
     };
-    let parts = request.groups.iter().map(|group| part(group)).collect();
+    let groups = distinct(request.groups, Clone::clone);
+    let parts = groups.iter().map(|group| part(group)).collect();
     let with_operations = request.include_authorized_operations;
     let ctx = ctx.clone();
     GroupCall::many(parts, move |answers| {

@@ -12,6 +12,14 @@ use kafka_protocol::messages::describe_log_dirs_response::{
 use super::text;
 use crate::context::RequestContext;
 
+/// Bytes of an answer for one partition.
+const PARTITION_BYTES: usize = 32;
+
+/// About how large the answer will be, in bytes: that of all partitions, at most.
+pub fn answer_size(ctx: &RequestContext, _: &DescribeLogDirsRequest) -> usize {
+    ctx.shared.controller.image().partition_count() * PARTITION_BYTES
+}
+
 /// Answers a DescribeLogDirs request.
 pub async fn handle(
     ctx: RequestContext,

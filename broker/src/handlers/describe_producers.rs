@@ -8,6 +8,7 @@ use kafka_protocol::messages::describe_producers_response::{
 use klamm_metadata::Topic;
 use klamm_protocol::ErrorCode;
 
+use super::distinct;
 use crate::context::RequestContext;
 
 /// Answers a DescribeProducers request.
@@ -16,15 +17,14 @@ pub async fn handle(
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
     let image = ctx.shared.controller.image();
-    let topics = request
-        .topics
+    let topics = distinct(request.topics, |topic| topic.name.clone())
         .into_iter()
         .map(|topic| {
             let found = image.topic(&topic.name).map(|topic| &**topic);
-            let partitions = topic
-                .partition_indexes
-                .iter()
-                .map(|&index| answer(&ctx, found, index))
+            let indexes = distinct(topic.partition_indexes, |index| *index);
+            let partitions = indexes
+                .into_iter()
+                .map(|index| answer(&ctx, found, index))
                 .collect();
             TopicResponse::default()
                 .with_name(topic.name)

@@ -12,11 +12,24 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
     DescribeTopicPartitionsResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
-use klamm_metadata::{Partition, Topic, names};
+use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 
-use super::{TOPIC_OPERATIONS, leader_of, text};
+use super::metadata::{PARTITION_BYTES, TOPIC_BYTES};
+use super::{TOPIC_OPERATIONS, leaders, text};
 use crate::context::RequestContext;
+
+/// About how large the answer will be, in bytes.
+pub fn answer_size(ctx: &RequestContext, request: &DescribeTopicPartitionsRequest) -> usize {
+    let image = ctx.shared.controller.image();
+    let topics = match request.topics.len() {
+        0 => image.topic_count(),
+        asked => asked,
+    };
+    let limit = ctx.shared.limits.describe_partitions;
+    let partitions = image.partition_count().min(limit);
+    topics.min(limit) * TOPIC_BYTES + partitions * PARTITION_BYTES
+}
 
 /// Answers a DescribeTopicPartitions request.
 pub async fn handle(
@@ -63,7 +76,7 @@ pub async fn handle(
         let shown: Vec<_> = topic.partitions.iter().skip(skipped).take(room).collect();
         room -= shown.len();
         let next = skipped + shown.len();
-        response.topics.push(describe(&ctx, topic, &shown));
+        response.topics.push(describe(&ctx, &image, topic, &shown));
         if next < topic.partitions.len() {
             let next = i32::try_from(next).expect("partition numbers fit 31 bits");
             response.next_cursor = Some(cursor(&name, next));
@@ -93,6 +106,7 @@ fn unknown(ctx: &RequestContext, name: &str) -> DescribeTopicPartitionsResponseT
 
 fn describe(
     ctx: &RequestContext,
+    image: &Image,
     topic: &Topic,
     partitions: &[&Partition],
 ) -> DescribeTopicPartitionsResponseTopic {
@@ -103,7 +117,7 @@ fn describe(
         .with_partitions(
             partitions
                 .iter()
-                .map(|partition| describe_partition(ctx, topic, partition))
+                .map(|partition| describe_partition(ctx, image, topic, partition))
                 .collect(),
         )
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
@@ -111,26 +125,25 @@ fn describe(
 
 fn describe_partition(
     ctx: &RequestContext,
+    image: &Image,
     topic: &Topic,
     partition: &Partition,
 ) -> DescribeTopicPartitionsResponsePartition {
-    let (leader, leader_epoch) = match ctx.shared.partitions.get(topic.id, partition.index) {
-        Some(open) => leader_of(ctx, &open),
-        None => (-1, -1),
-    };
-    let error = if leader == -1 {
+    let led = leaders::led(ctx, image, topic, partition);
+    let error = if led.leader == -1 {
         ErrorCode::LEADER_NOT_AVAILABLE
     } else {
         ErrorCode::NONE
     };
-    let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
+    let replicas = partition.replicas.iter().map(|&id| BrokerId(id));
     DescribeTopicPartitionsResponsePartition::default()
         .with_error_code(error.code())
         .with_partition_index(partition.index)
-        .with_leader_id(BrokerId(leader))
-        .with_leader_epoch(leader_epoch)
-        .with_isr_nodes(replicas.clone())
-        .with_replica_nodes(replicas)
+        .with_leader_id(BrokerId(led.leader))
+        .with_leader_epoch(led.epoch)
+        .with_isr_nodes(led.in_sync)
+        .with_replica_nodes(replicas.collect())
+        .with_offline_replicas(led.offline)
         .with_eligible_leader_replicas(Some(Vec::new()))
         .with_last_known_elr(Some(Vec::new()))
 }

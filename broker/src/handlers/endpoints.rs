@@ -3,6 +3,7 @@
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::messages::produce_response::NodeEndpoint as ProduceEndpoint;
 use kafka_protocol::protocol::StrBytes;
+use klamm_metadata::Broker;
 use klamm_protocol::NodeEndpoint;
 
 use crate::context::RequestContext;
@@ -20,16 +21,29 @@ pub(super) fn live(ctx: &RequestContext) -> Vec<Address> {
     let image = ctx.shared.controller.image();
     image
         .live_brokers()
-        .filter_map(|broker| {
-            let endpoint = ctx.shared.endpoint(broker, &ctx.connection)?;
-            Some(Address {
-                id: broker.id,
-                host: super::text(&endpoint.host),
-                port: i32::from(endpoint.port),
-                rack: broker.rack.as_deref().map(super::text),
-            })
-        })
+        .filter_map(|broker| address(ctx, broker))
         .collect()
+}
+
+/// A broker as this client may reach it; `None` without the client's listener.
+pub(super) fn address(ctx: &RequestContext, broker: &Broker) -> Option<Address> {
+    let endpoint = ctx.shared.endpoint(broker, &ctx.connection)?;
+    Some(Address {
+        id: broker.id,
+        host: super::text(&endpoint.host),
+        port: i32::from(endpoint.port),
+        rack: broker.rack.as_deref().map(super::text),
+    })
+}
+
+/// Id of the broker that a client should send changes to. Any accepts them; the one that leads the metadata
+/// group has the shortest way.
+pub(super) fn controller(ctx: &RequestContext) -> i32 {
+    let leader = ctx.shared.controller.group().leadership().leader;
+    leader
+        .map(klamm_raft::NodeId::broker)
+        .filter(|leader| live(ctx).iter().any(|address| address.id == *leader))
+        .unwrap_or(ctx.shared.node_id)
 }
 
 /// For the leader hints of Produce (KIP-951).

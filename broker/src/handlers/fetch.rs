@@ -260,7 +260,9 @@ impl Fetch {
             || Instant::now() >= self.limits.deadline
     }
 
-    /// Reads all partitions; off the runtime when the disk may have to be waited for.
+    /// Reads all partitions; off the runtime when the disk may have to be waited for, and then a few
+    /// at a time: five hundred threads read no faster than some, and what each has had in hand stays
+    /// with the allocator.
     async fn read(self: Arc<Self>) -> Found {
         let hot = self.targets.iter().all(|target| {
             target.partition.as_ref().map_or(true, |partition| {
@@ -270,8 +272,11 @@ impl Fetch {
         if hot {
             return self.read_now();
         }
-        match tokio::task::spawn_blocking(move || self.read_now()).await {
-            Ok(found) => found,
+        let permit = self.ctx.shared.cold_reads.clone().acquire_owned().await;
+        // The permit comes back with what was found: by then the thread is free for the next read,
+        // which would start another one else.
+        match tokio::task::spawn_blocking(move || (self.read_now(), permit)).await {
+            Ok((found, _permit)) => found,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
@@ -317,7 +322,13 @@ impl Fetch {
                 return FetchPartition::of_error(index, ErrorCode::CLUSTER_AUTHORIZATION_FAILED);
             }
             Ok(partition) => partition,
-            Err(error) => return FetchPartition::of_error(index, *error),
+            Err(error) => {
+                let mut part = FetchPartition::of_error(index, *error);
+                if *error == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+                    part.current_leader = Some(leader_hint(&self.ctx, target));
+                }
+                return part;
+            }
         };
         let room = max_bytes.saturating_sub(bytes_before);
         let read = partition.read(&ReadRequest {
@@ -338,7 +349,7 @@ impl Fetch {
                 if error == ErrorCode::NOT_LEADER_OR_FOLLOWER
                     || error == ErrorCode::FENCED_LEADER_EPOCH
                 {
-                    part.current_leader = Some(leader_hint(&self.ctx, partition));
+                    part.current_leader = Some(leader_hint(&self.ctx, target));
                 }
                 part
             }
@@ -389,8 +400,8 @@ impl Fetch {
     }
 }
 
-fn leader_hint(ctx: &RequestContext, partition: &Partition) -> LeaderIdAndEpoch {
-    let (leader_id, leader_epoch) = super::leader_of(ctx, partition);
+fn leader_hint(ctx: &RequestContext, target: &Target) -> LeaderIdAndEpoch {
+    let (leader_id, leader_epoch) = super::leaders::hint(ctx, target.id, target.key.1);
     LeaderIdAndEpoch {
         leader_id,
         leader_epoch,

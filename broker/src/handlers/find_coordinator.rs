@@ -13,7 +13,7 @@ use klamm_protocol::{ErrorCode, StrBytes};
 use tokio::time::Instant;
 
 use super::groups::count;
-use super::{create_topics, endpoints, leader_of, text};
+use super::{create_topics, endpoints, leaders, text};
 use crate::context::RequestContext;
 use crate::coordinator::Coordinators;
 
@@ -119,8 +119,10 @@ async fn create(ctx: &RequestContext, key: &str) {
     create_topics::create_with_defaults(ctx, topic, CREATION_WAIT).await;
     let is_active = || {
         let image = ctx.shared.controller.image();
-        Coordinators::partition_of(&image, key)
-            .is_some_and(|partition| ctx.shared.coordinators.is_active(partition))
+        Coordinators::partition_of(&image, key).is_some_and(|partition| {
+            ctx.shared.coordinators.is_active(partition)
+                || coordinator_of(ctx, key).is_some_and(|found| found.node_id != ctx.shared.node_id)
+        })
     };
     while !is_active() && Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
@@ -131,9 +133,8 @@ async fn create(ctx: &RequestContext, key: &str) {
 fn coordinator_of(ctx: &RequestContext, key: &str) -> Option<Found> {
     let image = ctx.shared.controller.image();
     let topic = image.topic(GROUP_METADATA_TOPIC)?;
-    let partition = Coordinators::partition_of(&image, key)?;
-    let open = ctx.shared.partitions.get(topic.id, partition)?;
-    let (leader, _) = leader_of(ctx, &open);
+    let partition = topic.partition(Coordinators::partition_of(&image, key)?)?;
+    let leader = leaders::led(ctx, &image, topic, partition).leader;
     let live = endpoints::live(ctx);
     let address = live.into_iter().find(|address| address.id == leader)?;
     Some(Found {

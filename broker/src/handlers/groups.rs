@@ -23,6 +23,8 @@ use crate::server::dispatch::{Reply, Started, reply, undecodable};
 /// All operations on a group that an unsecured broker allows, as a bit field (behaviour 25): read,
 /// delete, describe, and describe and alter its configuration.
 pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+/// Bytes that are set aside for the description of a group: some hundreds of members.
+const DESCRIPTION_BYTES: usize = 128 * 1024;
 /// What stands there when nobody asked.
 const NOT_ASKED: i32 = i32::MIN;
 
@@ -129,6 +131,32 @@ where
             .map(|parts| answer(ctx, parts, finish).boxed())
             .boxed(),
     )
+}
+
+/// As [`start`], for requests that change nothing and whose answers may be large: they wait for room
+/// before anybody is asked.
+pub fn start_large<Q, H>(ctx: RequestContext, body: Bytes, handler: H) -> Started
+where
+    Q: ApiRequest,
+    Q::Response: Send + 'static,
+    H: FnOnce(&RequestContext, Q) -> GroupCall<Q::Response>,
+{
+    let request = match decode::<Q>(body, ctx.version) {
+        Ok(request) => request,
+        Err(error) => return undecodable(&ctx, &error),
+    };
+    let call = handler(&ctx, request);
+    let answer = async move {
+        let expected = call.parts.len() * DESCRIPTION_BYTES;
+        let room = ctx.shared.answers.hold_whole(expected).await;
+        let image = ctx.shared.controller.image();
+        let caller = caller(&ctx);
+        let asked = call.parts.into_iter();
+        let asked = asked.map(|(group, request)| hand_over(&ctx, &image, &caller, &group, request));
+        let parts = unblock(asked.collect()).await;
+        answer(ctx, parts, call.finish).await.holding(room)
+    };
+    Started::Running(answer.boxed())
 }
 
 /// Who asks, as shards are told.

@@ -12,6 +12,14 @@ use super::groups::{caller, content, count};
 use crate::context::RequestContext;
 use crate::coordinator::Ask;
 
+/// Bytes that are set aside for an answer: some thousands of groups.
+const ANSWER_BYTES: usize = 512 * 1024;
+
+/// About how large the answer will be, in bytes. How many groups there are is the shards' to know.
+pub fn answer_size(_: &RequestContext, _: &ListGroupsRequest) -> usize {
+    ANSWER_BYTES
+}
+
 /// Answers a ListGroups request: whole, or an error while a shard is being read.
 pub async fn handle(ctx: RequestContext, request: ListGroupsRequest) -> ListGroupsResponse {
     let mut groups = match groups(&ctx).await {

@@ -110,6 +110,7 @@ async fn position(
         -1
     };
     let epoch = partition.check_epoch(told_epoch)?;
+    partition.check_fresh()?;
     match asked.timestamp {
         LATEST => Ok((partition.visible_end(isolation), -1, epoch)),
         EARLIEST | EARLIEST_LOCAL => {

@@ -5,6 +5,7 @@
 //! ids; 12 topics by id; 13 a top-level error.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages::metadata_request::MetadataRequest;
@@ -16,7 +17,9 @@ use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
 
-use super::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, endpoints, leader_of, text};
+use super::{
+    CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, distinct, endpoints, leaders, text,
+};
 use crate::context::RequestContext;
 
 /// How long an answer waits for a topic it created to have leaders.
@@ -34,6 +37,29 @@ enum Name {
     Id(TopicId),
 }
 
+/// Bytes of an answer: about this many for a topic and for a partition with its replicas.
+pub(super) const TOPIC_BYTES: usize = 64;
+pub(super) const PARTITION_BYTES: usize = 64;
+
+/// About how large the answer will be, in bytes.
+pub fn answer_size(ctx: &RequestContext, request: &MetadataRequest) -> usize {
+    let image = ctx.shared.controller.image();
+    match &request.topics {
+        Some(topics) if !(topics.is_empty() && ctx.version == 0) => topics
+            .iter()
+            .map(|topic| match &topic.name {
+                Some(name) => TOPIC_BYTES + name.len() + partitions_bytes(image.topic(name)),
+                None => TOPIC_BYTES + partitions_bytes(image.topic_by_id(TopicId(topic.topic_id))),
+            })
+            .sum(),
+        _ => image.topic_count() * TOPIC_BYTES + image.partition_count() * PARTITION_BYTES,
+    }
+}
+
+fn partitions_bytes(topic: Option<&Arc<Topic>>) -> usize {
+    topic.map_or(0, |topic| topic.partitions.len() * PARTITION_BYTES)
+}
+
 /// Answers a Metadata request.
 pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse {
     let with_operations = request.include_topic_authorized_operations;
@@ -49,7 +75,7 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
     let topics = match &asked {
         Asked::All => image
             .topics()
-            .map(|topic| describe(&ctx, topic, with_operations))
+            .map(|topic| describe(&ctx, &image, topic, with_operations))
             .collect(),
         Asked::Some(names) => names
             .iter()
@@ -67,8 +93,7 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
         })
         .collect();
     let response = MetadataResponse::default()
-        // Any broker accepts what a controller would: name one that the client can reach.
-        .with_controller_id(BrokerId(ctx.shared.node_id))
+        .with_controller_id(BrokerId(endpoints::controller(&ctx)))
         .with_cluster_id(image.cluster_id().map(text))
         .with_brokers(brokers)
         .with_topics(topics);
@@ -87,7 +112,7 @@ fn asked(ctx: &RequestContext, request: MetadataRequest) -> Asked {
         None => Asked::All,
         Some(topics) if topics.is_empty() && ctx.version == 0 => Asked::All,
         Some(topics) => Asked::Some(
-            topics
+            distinct(topics, |topic| (topic.name.clone(), topic.topic_id))
                 .into_iter()
                 .map(|topic| match topic.name {
                     Some(name) => Name::Name(name),
@@ -131,7 +156,7 @@ fn answer(
         Name::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
     };
     if let Some(topic) = found {
-        return describe(ctx, topic, with_operations);
+        return describe(ctx, image, topic, with_operations);
     }
     ctx.shared.metrics.failed(ctx.api, unknown);
     let topic = MetadataResponseTopic::default()
@@ -153,7 +178,12 @@ fn unknown_name(name: &TopicName) -> ErrorCode {
     }
 }
 
-fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+fn describe(
+    ctx: &RequestContext,
+    image: &Image,
+    topic: &Topic,
+    with_operations: bool,
+) -> MetadataResponseTopic {
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(text(&*topic.name))))
         .with_topic_id(topic.id.0)
@@ -162,7 +192,7 @@ fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> Metad
             topic
                 .partitions
                 .iter()
-                .map(|partition| describe_partition(ctx, topic, partition))
+                .map(|partition| describe_partition(ctx, image, topic, partition))
                 .collect(),
         )
         .with_topic_authorized_operations(if with_operations {
@@ -174,15 +204,13 @@ fn describe(ctx: &RequestContext, topic: &Topic, with_operations: bool) -> Metad
 
 fn describe_partition(
     ctx: &RequestContext,
+    image: &Image,
     topic: &Topic,
     partition: &Partition,
 ) -> MetadataResponsePartition {
-    let (leader, leader_epoch) = match ctx.shared.partitions.get(topic.id, partition.index) {
-        Some(open) => leader_of(ctx, &open),
-        None => (-1, -1),
-    };
-    let replicas: Vec<BrokerId> = partition.replicas.iter().map(|&id| BrokerId(id)).collect();
-    let error = if leader == -1 {
+    let led = leaders::led(ctx, image, topic, partition);
+    let replicas = partition.replicas.iter().map(|&id| BrokerId(id));
+    let error = if led.leader == -1 {
         ErrorCode::LEADER_NOT_AVAILABLE
     } else {
         ErrorCode::NONE
@@ -190,8 +218,13 @@ fn describe_partition(
     MetadataResponsePartition::default()
         .with_error_code(error.code())
         .with_partition_index(partition.index)
-        .with_leader_id(BrokerId(leader))
-        .with_leader_epoch(leader_epoch)
-        .with_isr_nodes(replicas.clone())
-        .with_replica_nodes(replicas)
+        .with_leader_id(BrokerId(led.leader))
+        .with_leader_epoch(led.epoch)
+        .with_isr_nodes(led.in_sync)
+        .with_replica_nodes(replicas.collect())
+        .with_offline_replicas(if ctx.version >= 5 {
+            led.offline
+        } else {
+            Vec::new()
+        })
 }

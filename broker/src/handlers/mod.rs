@@ -30,6 +30,7 @@ pub mod groups;
 pub mod heartbeat;
 pub mod init_producer_id;
 pub mod join_group;
+mod leaders;
 pub mod leave_group;
 pub mod list_config_resources;
 pub mod list_groups;
@@ -44,6 +45,8 @@ pub mod reassignments;
 pub mod sync_group;
 pub mod update_features;
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +58,7 @@ use klamm_protocol::ErrorCode;
 use klamm_records::{Codec, CompressionType, ValidationRules};
 
 use crate::context::RequestContext;
-use crate::partition::{Partition, epoch};
+use crate::partition::Partition;
 
 /// All operations an unsecured broker allows, as a bit field, by kind of resource (behaviour 25).
 const TOPIC_OPERATIONS: i32 = 0b0000_1101_1111_1000;
@@ -84,18 +87,6 @@ fn open_partition(
         .partitions
         .get(topic.id, index)
         .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)
-}
-
-/// Broker id and epoch of a partition's leader as this node knows; -1 for none.
-fn leader_of(ctx: &RequestContext, partition: &Partition) -> (i32, i32) {
-    let now = partition.leadership();
-    let leader = match now.leader {
-        // Elected, but not able to serve yet: a client sent here would be sent away.
-        Some(leader) if leader.broker() == ctx.shared.node_id && !now.serving => -1,
-        Some(leader) => leader.broker(),
-        None => -1,
-    };
-    (leader, epoch(now.term))
 }
 
 /// The code of a rule's refusal on the wire.
@@ -136,6 +127,15 @@ fn answers<N, T>(verdicts: Vec<(N, Verdict<T>)>) -> (Vec<Command>, Vec<Named<N, 
     let (names, verdicts): (Vec<N>, Vec<Verdict<T>>) = verdicts.into_iter().unzip();
     let (commands, answers) = split(verdicts);
     (commands, names.into_iter().zip(answers).collect())
+}
+
+/// Without what was asked before in the same request: a name of a few bytes that is repeated would be
+/// answered with as many megabytes.
+fn distinct<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut seen = HashSet::new();
+    let mut asked = asked;
+    asked.retain(|one| seen.insert(key(one)));
+    asked
 }
 
 /// Bytes that a batch of a topic may decompress to.

@@ -20,6 +20,7 @@ use klamm_protocol::{ErrorCode, StrBytes};
 use klamm_records::TopicId;
 use uuid::Uuid;
 
+use super::distinct;
 use super::groups::{GroupCall, content, count};
 use crate::context::RequestContext;
 
@@ -38,7 +39,8 @@ pub fn ask(ctx: &RequestContext, request: OffsetFetchRequest) -> GroupCall<Offse
             });
             (Arc::from(&*group.group_id.0), Request::OffsetFetch(group))
         };
-        let parts = request.groups.into_iter().map(&mut part).collect();
+        let groups = distinct(request.groups, |group| group.group_id.clone());
+        let parts = groups.into_iter().map(&mut part).collect();
         return GroupCall::many(parts, move |answers| {
             let found = answers.into_iter().zip(unknown).map(|(answer, unknown)| {
                 let mut group = content!(answer, OffsetFetch);

@@ -6,8 +6,15 @@
 //!
 //! Three steps: *prepare* (find the partition, validate the batch; off the runtime when there is
 //! much to compress or decompress, which is only known when it has been tried), *hand over* (in the
-//! connection's order) and *finish* (wait for commits, build the answer). `acks=1` waits for the same durability as `acks=all`:
-//! with one voter they are one thing.
+//! connection's order) and *finish* (wait for commits, build the answer).
+//!
+//! - `acks=all` is answered when a majority has it on disk, and refused before anything is written
+//!   while fewer than `min.insync.replicas` keep up.
+//! - `acks=1` is answered at the same moment, without regard to `min.insync.replicas`. Kafka answers when
+//!   the leader has it; that would save a round trip, lose what was acknowledged with the leader, and let a
+//!   producer run ahead of slow followers by as much as memory holds.
+//! - `acks=0` is not answered. Among other nodes the request still counts as in progress until a majority has
+//!   it, so that memory is bounded here, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +35,7 @@ use klamm_records::{BatchError, RecordError, TopicId, Validated, needs_codec, va
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{endpoints, validation_rules};
+use super::{endpoints, leaders, validation_rules};
 use crate::context::RequestContext;
 use crate::partition::{AppendError, Appended, Handover, Partition};
 use crate::server::dispatch::{Reply, Started, reply, undecodable};
@@ -110,6 +117,46 @@ enum Waiting {
         appended: Appended,
         end_offset: i64,
     },
+}
+
+impl Waiting {
+    fn failed(&self) -> Option<ErrorCode> {
+        match self {
+            Waiting::Failed(failure) => Some(failure.code),
+            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
+        }
+    }
+
+    /// What became of it, at the latest at the deadline.
+    async fn settled(
+        self,
+        deadline: Instant,
+    ) -> (Option<Arc<Partition>>, Result<Appended, Failure>) {
+        match self {
+            Waiting::Failed(failure) => (None, Err(failure)),
+            Waiting::Duplicate {
+                partition,
+                appended,
+                end_offset,
+            } => {
+                let committed = partition.wait_committed(end_offset, deadline).await;
+                let result = if committed {
+                    Ok(appended)
+                } else {
+                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
+                };
+                (Some(partition), result)
+            }
+            Waiting::Committing { partition, result } => {
+                let result = match tokio::time::timeout_at(deadline, result).await {
+                    Ok(Ok(result)) => result.map_err(Failure::from),
+                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
+                };
+                (Some(partition), result)
+            }
+        }
+    }
 }
 
 /// Starts a Produce request.
@@ -269,10 +316,14 @@ impl Produce {
             .get(topic.id, part.index)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         partition.check_epoch(-1)?;
+        // Nothing could be acknowledged before there is a majority again, and would wait in memory.
+        if !ctx.shared.cluster.is_alone() && partition.check_fresh().is_err() {
+            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+        }
         let settings = partition.settings();
         // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.
         let required = settings.min_insync_replicas.min(assigned.replicas.len());
-        if self.acks == -1 && partition.in_sync_replicas() < required {
+        if self.acks == -1 && partition.in_sync().len() < required {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
         }
         let mut rules = validation_rules(&settings, ctx.version);
@@ -324,17 +375,17 @@ impl Produce {
             })
             .collect();
         if self.acks == 0 {
-            return std::future::ready(self.unacknowledged(&waiting)).boxed();
+            let failed = waiting.iter().find_map(Waiting::failed);
+            if failed.is_some() || self.ctx.shared.cluster.is_alone() {
+                return std::future::ready(self.unacknowledged(failed)).boxed();
+            }
+            return self.finish_unacknowledged(waiting).boxed();
         }
         self.finish(waiting).boxed()
     }
 
     /// acks=0: no answer; a failure closes the connection so that the producer notices (behaviour 3).
-    fn unacknowledged(&self, waiting: &[Waiting]) -> Reply {
-        let failed = waiting.iter().find_map(|waiting| match waiting {
-            Waiting::Failed(failure) => Some(failure.code),
-            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
-        });
+    fn unacknowledged(&self, failed: Option<ErrorCode>) -> Reply {
         match failed {
             None => Reply::Silent,
             Some(code) => {
@@ -344,16 +395,32 @@ impl Produce {
         }
     }
 
-    async fn finish(self, waiting: Vec<Waiting>) -> Reply {
+    fn deadline(&self) -> Instant {
         let timeout = Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0));
-        let deadline = Instant::now() + timeout.max(LOCAL_COMMIT);
+        Instant::now() + timeout.max(LOCAL_COMMIT)
+    }
+
+    /// acks=0 among other nodes: as long as a majority lacks the batches they are held in memory, and so
+    /// the request counts as in progress.
+    async fn finish_unacknowledged(self, waiting: Vec<Waiting>) -> Reply {
+        let deadline = self.deadline();
+        for waiting in waiting {
+            if let (_, Err(failure)) = waiting.settled(deadline).await {
+                return self.unacknowledged(Some(failure.code));
+            }
+        }
+        self.unacknowledged(None)
+    }
+
+    async fn finish(self, waiting: Vec<Waiting>) -> Reply {
+        let deadline = self.deadline();
         let mut waiting = waiting.into_iter();
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut leaders_wanted = false;
         for topic in &self.topics {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
-                let answer = self.answer(part.index, waiting, deadline).await;
+                let answer = self.answer(topic, part.index, waiting, deadline).await;
                 leaders_wanted |= answer.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.code();
                 parts.push(answer);
             }
@@ -377,46 +444,25 @@ impl Produce {
 
     async fn answer(
         &self,
+        topic: &Topic,
         index: i32,
         waiting: Waiting,
         deadline: Instant,
     ) -> PartitionProduceResponse {
-        let (partition, result) = match waiting {
-            Waiting::Failed(failure) => (None, Err(failure)),
-            Waiting::Duplicate {
-                partition,
-                appended,
-                end_offset,
-            } => {
-                let committed = partition.wait_committed(end_offset, deadline).await;
-                let result = if committed {
-                    Ok(appended)
-                } else {
-                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
-                };
-                (Some(partition), result)
-            }
-            Waiting::Committing { partition, result } => {
-                let result = match tokio::time::timeout_at(deadline, result).await {
-                    Ok(Ok(result)) => result.map_err(Failure::from),
-                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
-                };
-                (Some(partition), result)
-            }
-        };
+        let (partition, result) = waiting.settled(deadline).await;
         let answer = PartitionProduceResponse::default().with_index(index);
         match result {
             Ok(appended) => answer
                 .with_base_offset(appended.base_offset)
                 .with_log_append_time_ms(appended.log_append_time)
                 .with_log_start_offset(partition.map_or(-1, |partition| partition.start_offset())),
-            Err(failure) => self.failed(answer, failure),
+            Err(failure) => self.failed(topic, answer, failure),
         }
     }
 
     fn failed(
         &self,
+        topic: &Topic,
         answer: PartitionProduceResponse,
         failure: Failure,
     ) -> PartitionProduceResponse {
@@ -441,11 +487,26 @@ impl Produce {
                 .collect();
         }
         if self.ctx.version >= 10 && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
+            let (leader, epoch) = self.leader_hint(topic, answer.index);
             answer.current_leader = LeaderIdAndEpoch::default()
-                .with_leader_id(BrokerId(-1))
-                .with_leader_epoch(-1);
+                .with_leader_id(BrokerId(leader))
+                .with_leader_epoch(epoch);
         }
         answer
+    }
+}
+
+impl Produce {
+    fn leader_hint(&self, topic: &Topic, index: i32) -> (i32, i32) {
+        let id = if self.ctx.version >= 13 {
+            topic.id
+        } else {
+            let image = self.ctx.shared.controller.image();
+            image
+                .topic(&topic.name)
+                .map_or(TopicId::ZERO, |found| found.id)
+        };
+        leaders::hint(&self.ctx, id, index)
     }
 }
 

@@ -3,30 +3,29 @@
 
 mod listener;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::node::{Shared, stopped};
+use crate::node::stopped;
+use crate::status::Starting;
 use crate::telemetry::{self, LogControl};
 use listener::Limited;
 
 #[derive(Clone)]
 struct Context {
-    shared: Arc<Shared>,
+    starting: Starting,
     logs: Option<LogControl>,
 }
 
-/// Serves until `stopping`.
+/// Serves until `stopping`. Before the node is put together it says what the start waits for.
 pub async fn serve(
     listener: TcpListener,
-    shared: Arc<Shared>,
+    starting: Starting,
     logs: Option<LogControl>,
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -36,7 +35,7 @@ pub async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/log-levels", get(log_levels).put(set_log_levels))
-        .with_state(Context { shared, logs });
+        .with_state(Context { starting, logs });
     axum::serve(Limited::new(listener), router)
         .with_graceful_shutdown(async move { stopped(&mut stopping).await })
         .await
@@ -55,23 +54,35 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
-    match context.shared.not_ready() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(why) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {why}\n"),
-        ),
+    let ready = match context.starting.shared() {
+        Some(shared) => shared.ready(),
+        None => Err(None),
+    };
+    match ready {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => not_ready(&why.unwrap_or_else(|| context.starting.words())),
     }
 }
 
-async fn metrics(State(context): State<Context>) -> impl IntoResponse {
+fn not_ready(why: &str) -> (StatusCode, String) {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {why}\n"),
+    )
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    let Some(shared) = context.starting.shared() else {
+        return not_ready(&context.starting.words()).into_response();
+    };
     (
         [(
             header::CONTENT_TYPE,
             "text/plain; version=0.0.4; charset=utf-8",
         )],
-        telemetry::render(&context.shared).await,
+        telemetry::render(shared).await,
     )
+        .into_response()
 }
 
 async fn log_levels(State(context): State<Context>) -> (StatusCode, String) {

@@ -5,7 +5,7 @@ use klamm_raft::Proposal;
 use klamm_records::Validated;
 use klamm_storage::{Batch, SequenceCheck};
 
-use super::{Partition, propose_error};
+use super::{Partition, epoch, propose_error};
 
 /// A batch that is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,29 @@ impl Partition {
         now_ms: i64,
         done: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
     ) -> Result<Handover, AppendError> {
+        self.append_if(|_| true, validated, now_ms, done)
+    }
+
+    /// As [`Partition::append`], but only while this node leads `decided_in`: for batches that follow from
+    /// what the log held in that epoch. A leader that lost the partition and has it again has a log in
+    /// which others may have written.
+    pub fn append_in(
+        &self,
+        decided_in: i32,
+        validated: Validated,
+        now_ms: i64,
+        done: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    ) -> Result<Handover, AppendError> {
+        self.append_if(|term| epoch(term) == decided_in, validated, now_ms, done)
+    }
+
+    fn append_if(
+        &self,
+        may_in: impl FnOnce(u64) -> bool,
+        validated: Validated,
+        now_ms: i64,
+        done: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    ) -> Result<Handover, AppendError> {
         if !self.store.writable() {
             return Err(AppendError::new(
                 ErrorCode::KAFKA_STORAGE_ERROR,
@@ -72,7 +95,7 @@ impl Partition {
             -1
         };
         let mut leader = self.replica.leader.lock();
-        let Some(view) = leader.as_mut() else {
+        let Some(view) = leader.as_mut().filter(|view| may_in(view.term)) else {
             return Err(AppendError::new(
                 ErrorCode::NOT_LEADER_OR_FOLLOWER,
                 "this broker does not lead the partition",
@@ -137,5 +160,114 @@ impl Partition {
             }),
         );
         Ok(Handover::Proposed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use klamm_metadata::settings::Settings;
+    use klamm_raft::{Groups, GroupsOptions, NodeId};
+    use klamm_records::{BatchBuilder, BatchHeader, GroupId, NewRecord, TopicId};
+    use klamm_storage::{
+        FaultDisk, GroupLog, LogSettings, ManualClock, MemoryIndexStore, Store, StoreOptions,
+    };
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn store() -> Store {
+        let disk = FaultDisk::new();
+        let indexes = MemoryIndexStore::on(disk.clone());
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::new("/data")
+        };
+        let clock = Arc::new(ManualClock::at(0));
+        let (store, _) =
+            Store::open_with(options, Arc::new(disk), &indexes, clock).expect("an empty disk");
+        store
+    }
+
+    /// Opens the group and waits until it serves, in a term after all before.
+    async fn lead(store: &Store, log: &GroupLog) -> (Groups, Partition, i32) {
+        let node = NodeId::new(1, 0);
+        let options = GroupsOptions {
+            node,
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(200),
+        };
+        let on_fatal = Arc::new(|_, cause| panic!("{cause}"));
+        let groups = Groups::new(options, tokio::runtime::Handle::current(), on_fatal);
+        let replica = Partition::replica(log.clone());
+        let voters = Some(BTreeSet::from([node]));
+        let group = groups.open(log.clone(), voters, replica.clone()).await;
+        let partition = Partition::new(
+            "t".into(),
+            TopicId::ZERO,
+            0,
+            replica,
+            group.expect("it opens"),
+            store.clone(),
+            Arc::new(Settings::default().topic(&Default::default())),
+        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert!(partition.wait_serving(deadline).await);
+        let epoch = partition.serving_epoch().expect("it serves");
+        (groups, partition, epoch)
+    }
+
+    fn batch() -> Validated {
+        let mut builder = BatchBuilder::new();
+        let record = NewRecord {
+            timestamp: 0,
+            key: None,
+            value: Some(b"x"),
+            headers: &[],
+        };
+        builder.push(&record).expect("it fits");
+        let bytes = builder.build().expect("it fits");
+        let header = BatchHeader::parse(&bytes).expect("a header");
+        Validated { header, bytes }
+    }
+
+    #[tokio::test]
+    async fn what_was_decided_in_an_epoch_is_appended_in_no_other() {
+        let store = store();
+        let log = store.create_group(GroupId(1), "t-0", LogSettings::default());
+        let log = log.expect("a new log");
+        let (groups, partition, before) = lead(&store, &log).await;
+        let (done, appended) = oneshot::channel();
+        let handed = partition.append_in(before, batch(), 0, |result| {
+            let _ = done.send(result);
+        });
+        assert!(matches!(handed, Ok(Handover::Proposed)));
+        assert_eq!(
+            appended.await.expect("told").map(|at| at.base_offset),
+            Ok(0)
+        );
+        groups.shutdown().await;
+
+        let (_groups, partition, now) = lead(&store, &log).await;
+        assert!(now > before);
+        for other in [before, now + 1] {
+            let refused = partition.append_in(other, batch(), 0, |_| panic!("not appended"));
+            let code = refused.err().map(|error| error.code);
+            assert_eq!(code, Some(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+        }
+        assert_eq!(log.end_offset(), 1);
+        let (done, appended) = oneshot::channel();
+        let handed = partition.append_in(now, batch(), 0, |result| {
+            let _ = done.send(result);
+        });
+        assert!(matches!(handed, Ok(Handover::Proposed)));
+        assert_eq!(
+            appended.await.expect("told").map(|at| at.base_offset),
+            Ok(1)
+        );
     }
 }

@@ -6,12 +6,15 @@
 //! (the metadata image, by way of the reconciler), or wire formats (handlers).
 
 mod append;
+mod in_sync;
 mod order;
 mod read;
 mod registry;
 mod replica;
+mod standing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use klamm_metadata::settings::TopicSettings;
@@ -20,6 +23,7 @@ use klamm_raft::{Group, Leadership, Proposal, ProposeError};
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::producers::ProducerInfo;
 use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -27,8 +31,13 @@ pub use append::{AppendError, Appended, Handover};
 pub use read::{EpochEnd, Isolation, Read, ReadRequest};
 pub use registry::Partitions;
 pub use replica::{Replica, Watch};
+pub use standing::Standing;
 
+use in_sync::{Followers, Look};
 use order::Order;
+use replica::Awaited;
+
+use crate::cluster::Cluster;
 
 /// A partition replica of this node and its Raft group.
 pub struct Partition {
@@ -39,6 +48,7 @@ pub struct Partition {
     group: Group,
     store: Store,
     settings: ArcSwap<TopicSettings>,
+    followers: Mutex<Followers>,
 }
 
 impl Partition {
@@ -60,6 +70,7 @@ impl Partition {
             group,
             store,
             settings: ArcSwap::new(settings),
+            followers: Mutex::default(),
         }
     }
 
@@ -133,7 +144,13 @@ impl Partition {
 
     /// Wakes `notify` at the next change a reader may wait for, until the guard is dropped.
     pub fn watch(&self, notify: Arc<Notify>) -> Watch {
-        self.replica.watch(notify)
+        self.replica.watch(notify, Awaited::Anything)
+    }
+
+    /// Wakes `notify` when it may be another node that leads, or this one in another term, until the
+    /// guard is dropped.
+    pub fn watch_leadership(&self, notify: Arc<Notify>) -> Watch {
+        self.replica.watch(notify, Awaited::Leadership)
     }
 
     /// Waits until the high watermark reaches `offset`; false at the deadline or when leadership is lost.
@@ -165,6 +182,38 @@ impl Partition {
             }
         }
         true
+    }
+
+    /// Waits until the partition has a leader: this node, able to serve, or another. False at the
+    /// deadline.
+    pub async fn wait_led(&self, deadline: Instant) -> bool {
+        let is_led = || {
+            let now = self.leadership();
+            now.serving || now.leader.is_some_and(|leader| leader != self.group.node())
+        };
+        let notify = Arc::new(Notify::new());
+        let _watch = self.watch(notify.clone());
+        while !is_led() {
+            if tokio::time::timeout_at(deadline, notify.notified())
+                .await
+                .is_err()
+            {
+                return is_led();
+            }
+        }
+        true
+    }
+
+    /// Whether this leader may answer for how things stand now (R15): it is in touch with a majority, so
+    /// no other has taken over unnoticed for longer than a silence.
+    ///
+    /// # Errors
+    /// `NOT_LEADER_OR_FOLLOWER` when it may not.
+    pub fn check_fresh(&self) -> Result<(), ErrorCode> {
+        match self.group.hears_quorum() {
+            true => Ok(()),
+            false => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+        }
     }
 
     /// Compares a client's idea of the leader epoch with ours (KIP-320, behaviour 78).
@@ -235,20 +284,31 @@ impl Partition {
     }
 
     /// Lets Raft forget what lies below the log start on this replica, so that its files go.
-    pub async fn purge(&self) -> Result<(), ProposeError> {
-        self.purge_entries_below(self.start_offset()).await
+    pub async fn purge(&self, cluster: &Cluster) -> Result<(), ProposeError> {
+        self.purge_entries_below(self.start_offset(), cluster).await
     }
 
     /// Lets Raft forget the entries wholly below `offset` on this replica, as far as they are
-    /// applied. Their records stay to be read, from the log start on.
-    pub async fn purge_entries_below(&self, offset: i64) -> Result<(), ProposeError> {
+    /// applied, and every replica has them. Their records stay to be read, from the log start on.
+    pub async fn purge_entries_below(
+        &self,
+        offset: i64,
+        cluster: &Cluster,
+    ) -> Result<(), ProposeError> {
         let below = self.log().last_entry_below(offset)?;
         let purged = self.log().raft_state().purged;
-        match below {
-            Some(upto) if purged.is_none_or(|purged| purged.index < upto.index) => {
-                self.group.purge(upto).await
-            }
-            _ => Ok(()),
+        let is_new = |index: u64| purged.is_none_or(|purged| purged.index < index);
+        let Some(upto) = below.filter(|upto| is_new(upto.index)) else {
+            return Ok(());
+        };
+        let held = cluster.held_by_all(&self.group).await;
+        let Some(held) = held.and_then(|end| end.checked_sub(1)) else {
+            return Ok(());
+        };
+        let index = upto.index.min(held);
+        match is_new(index) {
+            true => self.group.purge(index).await,
+            false => Ok(()),
         }
     }
 
@@ -274,9 +334,42 @@ impl Partition {
         self.replica.retire();
     }
 
-    /// Replicas that have everything that is committed: with one voter, that one.
-    pub fn in_sync_replicas(&self) -> usize {
-        usize::from(self.serving_epoch().is_some())
+    /// Brokers whose replicas keep up with this one, itself among them; none when it does not serve.
+    pub fn in_sync(&self) -> Arc<[i32]> {
+        let Some(term) = self.serving_term() else {
+            return Arc::default();
+        };
+        let known = self.followers.lock().in_sync(term);
+        known.unwrap_or_else(|| self.look(Instant::now(), Duration::MAX, |_| true))
+    }
+
+    /// Sees which followers keep up, if this node serves the partition.
+    pub fn look_at_followers(
+        &self,
+        now: Instant,
+        longest: Duration,
+        is_live: impl Fn(i32) -> bool,
+    ) {
+        if self.serving_term().is_some() {
+            self.look(now, longest, is_live);
+        }
+    }
+
+    fn look(&self, now: Instant, longest: Duration, is_live: impl Fn(i32) -> bool) -> Arc<[i32]> {
+        let progress = self.group.progress();
+        let matched: Vec<(i32, u64)> = progress
+            .matched
+            .iter()
+            .map(|(node, index)| (node.broker(), *index))
+            .collect();
+        let look = Look {
+            now,
+            term: self.leadership().term,
+            me: self.group.node().broker(),
+            last_index: progress.last_index,
+            matched: &matched,
+        };
+        self.followers.lock().look(&look, longest, is_live)
     }
 
     fn serving_term(&self) -> Option<u64> {

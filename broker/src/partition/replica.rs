@@ -34,7 +34,7 @@ pub struct Replica {
     high_watermark: AtomicI64,
     pub(super) leader: Mutex<Option<LeaderView>>,
     leadership: Mutex<Leadership>,
-    waiters: Mutex<HashMap<u64, Arc<Notify>>>,
+    waiters: Mutex<HashMap<u64, (Awaited, Arc<Notify>)>>,
     next_waiter: AtomicU64,
 }
 
@@ -71,11 +71,10 @@ impl Replica {
         *self.leadership.lock()
     }
 
-    /// Registers `notify` to be woken by the next move of the high watermark, the log start or
-    /// the leadership. Dropping the guard takes it off again.
-    pub(super) fn watch(self: &Arc<Self>, notify: Arc<Notify>) -> Watch {
+    /// Registers `notify` to be woken by what is `awaited`. Dropping the guard takes it off again.
+    pub(super) fn watch(self: &Arc<Self>, notify: Arc<Notify>, awaited: Awaited) -> Watch {
         let id = self.next_waiter.fetch_add(1, Ordering::Relaxed);
-        self.waiters.lock().insert(id, notify);
+        self.waiters.lock().insert(id, (awaited, notify));
         Watch {
             replica: self.clone(),
             id,
@@ -86,14 +85,26 @@ impl Replica {
     pub(super) fn retire(&self) {
         *self.leader.lock() = None;
         self.leadership.lock().serving = false;
-        self.wake();
+        self.wake(Awaited::Leadership);
     }
 
-    fn wake(&self) {
-        for notify in self.waiters.lock().values() {
-            notify.notify_one();
+    /// Wakes who awaits what happened.
+    fn wake(&self, happened: Awaited) {
+        for (awaited, notify) in self.waiters.lock().values() {
+            if *awaited == Awaited::Anything || *awaited == happened {
+                notify.notify_one();
+            }
         }
     }
+}
+
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// A move of the high watermark or the log start, or a change of leadership.
+    Anything,
+    /// A change of leadership.
+    Leadership,
 }
 
 /// Registration of a waiter with one replica.
@@ -115,7 +126,7 @@ impl StateMachine for Replica {
 
     fn committed(&self, end_offset: i64) {
         if self.high_watermark.fetch_max(end_offset, Ordering::AcqRel) < end_offset {
-            self.wake();
+            self.wake(Awaited::Anything);
         }
     }
 
@@ -136,7 +147,7 @@ impl StateMachine for Replica {
                         }
                     }),
                 );
-                self.wake();
+                self.wake(Awaited::Anything);
             }
             Err(cause) => {
                 // Written by a newer program: going on would make replicas differ.
@@ -158,6 +169,6 @@ impl StateMachine for Replica {
         });
         *self.leadership.lock() = now;
         drop(leader);
-        self.wake();
+        self.wake(Awaited::Leadership);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use klamm_metadata::settings::{Listeners, Settings};
+use klamm_metadata::settings::{Listener, Listeners, Settings};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -61,6 +61,12 @@ pub async fn bind(listeners: &Listeners, settings: &Settings) -> Result<Vec<Boun
         )?);
     }
     Ok(bound)
+}
+
+/// Binds the listener at which the nodes of the cluster talk to each other.
+pub fn bind_controller(listener: &Listener) -> Result<TcpListener, BindError> {
+    let host = listener.host.as_deref().unwrap_or("0.0.0.0");
+    listen(resolve(&listener.name, host, listener.port)?)
 }
 
 /// Binds the HTTP port.

@@ -11,7 +11,9 @@
 //!
 //! **Answers.** Who reads records reserves room for them first, at most a quarter of what is left.
 //! So clients that do not read make everybody's answers smaller, down to [`FLOOR`] each, and stop
-//! nobody.
+//! nobody. Other answers cannot be made smaller. One that will be large, metadata of all topics for
+//! instance, waits before it is put together until there is room in an eighth of the whole; small ones
+//! wait for nothing.
 //!
 //! **Unpacked records.** What a batch decompresses to is bounded by its topic's `max.message.bytes`
 //! and by [`CodecBudget::most`], and all that is unpacked off the runtime at the same time by
@@ -214,6 +216,7 @@ impl CodecBudget {
 pub struct AnswerBudget {
     total: usize,
     used: Arc<AtomicUsize>,
+    whole: Pool,
 }
 
 /// Room that an answer holds, given back when dropped.
@@ -221,6 +224,8 @@ pub struct AnswerBudget {
 pub struct Held {
     used: Arc<AtomicUsize>,
     bytes: usize,
+    /// Of an answer that had to wait.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl AnswerBudget {
@@ -229,6 +234,7 @@ impl AnswerBudget {
         AnswerBudget {
             total: bytes,
             used: Arc::default(),
+            whole: Pool::new(bytes / 8),
         }
     }
 
@@ -240,7 +246,23 @@ impl AnswerBudget {
         Held {
             used: self.used.clone(),
             bytes,
+            permit: None,
         }
+    }
+
+    /// Waits for room for an answer that is sent whole; `None` if `expected` bytes are few. Larger
+    /// than all room counts as all of it.
+    pub async fn hold_whole(&self, expected: usize) -> Option<Held> {
+        if expected <= FLOOR {
+            return None;
+        }
+        let permit = self.whole.take(expected).await;
+        self.used.fetch_add(expected, Ordering::Relaxed);
+        Some(Held {
+            used: self.used.clone(),
+            bytes: expected,
+            permit: Some(permit),
+        })
     }
 
     /// Bytes in use.
@@ -250,7 +272,7 @@ impl AnswerBudget {
 
     /// Whether so much is in use that others get less than they ask for.
     pub fn is_scarce(&self) -> bool {
-        self.used() > self.total / 2
+        self.used() > self.total / 2 || self.whole.used() > self.whole.total as usize * UNIT / 2
     }
 }
 
@@ -266,6 +288,10 @@ impl Held {
             self.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
         } else {
             self.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            if let Some(permit) = &mut self.permit {
+                let spare = permit.num_permits().saturating_sub(units(bytes) as usize);
+                drop(permit.split(spare));
+            }
         }
         self.bytes = bytes;
     }
@@ -341,6 +367,33 @@ mod tests {
         let _two = (budget.room(MIB).await, budget.room(MIB).await);
         assert!(tokio::time::timeout(soon, budget.room(1)).await.is_err());
         assert_eq!(budget.used(), 2 * MIB);
+    }
+
+    #[tokio::test]
+    async fn whole_answers_wait_for_each_other_and_small_ones_for_nobody() {
+        let answers = AnswerBudget::new(64 * MIB);
+        assert!(answers.hold_whole(FLOOR).await.is_none());
+        let mut first = answers.hold_whole(6 * MIB).await.expect("large");
+        assert_eq!((first.bytes(), answers.used()), (6 * MIB, 6 * MIB));
+        assert!(answers.is_scarce(), "most of the eighth is in use");
+        let waiting = tokio::spawn({
+            let answers = answers.clone();
+            async move { answers.hold_whole(4 * MIB).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        assert!(answers.hold_whole(FLOOR).await.is_none());
+        // It became smaller than expected.
+        first.settle(MIB);
+        let second = waiting.await.expect("no panic");
+        assert_eq!(answers.used(), 5 * MIB);
+        // One that is larger than all room has it for itself.
+        drop((first, second));
+        let all = answers.hold_whole(100 * MIB).await.expect("large");
+        assert_eq!(all.bytes(), 100 * MIB);
+        drop(all);
+        assert_eq!(answers.used(), 0);
+        assert!(!answers.is_scarce());
     }
 
     #[test]

@@ -13,16 +13,18 @@
 //! - A frame that does not go on, or an answer that is not taken, at [`SLOWEST_RATE`] ends the
 //!   connection (R24). Time in which we do not read counts for nobody.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, next_frame, sniff};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -56,8 +58,12 @@ pub struct Limits {
 const SLOWEST_RATE: usize = 8 * 1024;
 /// In so long a client has to take some of an answer while room for answers is scarce.
 const WRITE_PERIOD: Duration = Duration::from_secs(15);
-/// Read at once, and what a small request may hold without growing the buffer.
+/// Read at once, and the most that a small request has.
 const READ_CHUNK: usize = 16 * 1024;
+
+const MIB: usize = 1024 * 1024;
+/// How much a buffer grows while it is small.
+const FIRST_STEPS: usize = 8;
 
 /// Why a connection ended; for the log and for counters.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +164,9 @@ impl Connection {
 
     /// Serves requests until the connection ends.
     pub async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Ended {
+        // Once: as a waiter it is registered with the whole node.
+        let stopped = stopped(&mut stopping);
+        tokio::pin!(stopped);
         let timer = tokio::time::sleep(self.limits.frame_timeout.min(self.limits.idle));
         tokio::pin!(timer);
         let mut last_read = Instant::now();
@@ -165,7 +174,7 @@ impl Connection {
             let may_read = self.may_read();
             tokio::select! {
                 biased;
-                () = stopped(&mut stopping) => return self.drain().await,
+                () = &mut stopped => return self.drain().await,
                 reply = next_reply(&mut self.in_flight), if !self.in_flight.is_empty() => {
                     if let Err(ended) = self.answer(reply).await {
                         return ended;
@@ -178,11 +187,15 @@ impl Connection {
                     self.charging = None;
                     self.charged.merge(charge);
                 }
-                ready = self.stream.readable(), if may_read => {
-                    match ready.and_then(|()| self.read()) {
+                read = read(&mut self.stream, &mut self.input), if may_read => {
+                    match read {
                         Ok(0) => return self.closed_by_client(),
-                        Ok(_) => last_read = Instant::now(),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Ok(bytes) => {
+                            last_read = Instant::now();
+                            if let Some(progress) = &mut self.progress {
+                                progress.bytes += bytes;
+                            }
+                        }
                         Err(error) => return Ended::Io(error),
                     }
                 }
@@ -255,20 +268,6 @@ impl Connection {
         }
     }
 
-    /// Takes what the socket has, at most up to the end of the frame plus one chunk.
-    fn read(&mut self) -> io::Result<usize> {
-        let missing =
-            (claimed_len(&self.input) + FRAME_PREFIX_LEN).saturating_sub(self.input.len());
-        // Doubling: the buffer is never more than twice what was received.
-        let room = missing.clamp(READ_CHUNK, self.input.len().max(READ_CHUNK));
-        self.input.reserve(room);
-        let read = self.stream.try_read_buf(&mut self.input)?;
-        if let Some(progress) = &mut self.progress {
-            progress.bytes += read;
-        }
-        Ok(read)
-    }
-
     /// Starts every request that is complete, as far as the limits allow.
     async fn start_frames(&mut self) -> Result<(), Ended> {
         while self.may_read() {
@@ -296,6 +295,9 @@ impl Connection {
                     }
                 }
             }
+            if self.is_incomplete() {
+                return Ok(());
+            }
             let frame = match next_frame(&mut self.input, self.limits.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
@@ -310,6 +312,14 @@ impl Connection {
         }
         self.progress = None;
         Ok(())
+    }
+
+    /// Whether more of a frame has to come that may be one.
+    fn is_incomplete(&self) -> bool {
+        let claimed = claimed_len(&self.input);
+        claimed > 0
+            && claimed <= self.limits.max_frame
+            && self.input.len() < claimed + FRAME_PREFIX_LEN
     }
 
     fn start(&mut self, frame: Bytes, charge: Charge) -> Result<(), Ended> {
@@ -444,6 +454,48 @@ impl Connection {
     }
 }
 
+thread_local! {
+    /// Where small requests arrive, before they get memory of their own.
+    static ARRIVALS: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
+}
+
+/// Takes what the socket has, at most up to the end of the frame plus one chunk; 0 at its end.
+/// Nothing is lost if it is dropped.
+///
+/// A small request is copied out of a buffer of this thread: its memory is then as large as itself,
+/// however long it is kept. The rest of a large one goes where it stays.
+async fn read(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<usize> {
+    let len = claimed_len(input) + FRAME_PREFIX_LEN;
+    if input.len() >= READ_CHUNK && len > input.len() {
+        if input.capacity() == input.len() {
+            input.reserve(room(input.len(), len) - input.len());
+        }
+        return stream.read_buf(input).await;
+    }
+    // Polled, not tried: a read that fills less than the buffer has emptied the socket, and the
+    // stream remembers that instead of asking again.
+    std::future::poll_fn(|cx| {
+        ARRIVALS.with_borrow_mut(|buffer| {
+            let mut arriving = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut arriving))?;
+            input.extend_from_slice(arriving.filled());
+            Poll::Ready(Ok(arriving.filled().len()))
+        })
+    })
+    .await
+}
+
+/// Bytes to have memory for, when `received` of a frame of `len` are there: few steps, since each
+/// copies, and the allocator keeps what it left. Never more than [`FIRST_STEPS`] times what was
+/// received up to a mebibyte, and twice beyond.
+fn room(received: usize, len: usize) -> usize {
+    let steps = match received {
+        0..MIB => (received * FIRST_STEPS).min(MIB),
+        _ => received * 2,
+    };
+    steps.min(len).max(received)
+}
+
 /// Drops `written` bytes from the front, and empty chunks with them.
 fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) {
     while let Some(first) = chunks.front_mut() {
@@ -493,7 +545,21 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::advance;
+    use super::{FIRST_STEPS, MIB, READ_CHUNK, advance, room};
+
+    #[test]
+    fn memory_follows_what_was_received() {
+        for (received, len, expect) in [
+            (READ_CHUNK, 20_000, 20_000),
+            (READ_CHUNK, 900_000, FIRST_STEPS * READ_CHUNK),
+            (FIRST_STEPS * READ_CHUNK, 900_000, 900_000),
+            (FIRST_STEPS * READ_CHUNK, 100 * MIB, MIB),
+            (MIB, 100 * MIB, 2 * MIB),
+            (64 * MIB, 100 * MIB, 100 * MIB),
+        ] {
+            assert_eq!(room(received, len), expect, "{received} of {len}");
+        }
+    }
 
     #[test]
     fn advance_crosses_chunks() {

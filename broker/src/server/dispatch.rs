@@ -29,12 +29,26 @@ const LARGE: usize = 1024 * 1024;
 pub enum Reply {
     /// A whole frame.
     Frame(Bytes),
-    /// A whole frame in pieces, written without joining them (Fetch), and the room it holds.
+    /// A whole frame in pieces, written without joining them, and the room it holds (records, and
+    /// other large answers).
     Chunks(Vec<Bytes>, Held),
     /// Nothing (Produce with acks=0).
     Silent,
     /// The connection is closed, for the reason given.
     Close(String),
+}
+
+impl Reply {
+    /// The answer with the room that was set aside for it.
+    pub fn holding(self, room: Option<Held>) -> Reply {
+        match (self, room) {
+            (Reply::Frame(frame), Some(mut room)) => {
+                room.settle(frame.len());
+                Reply::Chunks(vec![frame], room)
+            }
+            (reply, _) => reply,
+        }
+    }
 }
 
 /// A request after its ordered part.
@@ -103,19 +117,10 @@ pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> 
 /// others. A few at a time, since what they decode to is larger than they are.
 async fn route_elsewhere(ctx: RequestContext, body: Bytes) -> BoxFuture<'static, Reply> {
     let permit = ctx.shared.large_requests.clone().acquire_owned().await;
-    let answered_here = matches!(ctx.api, Api::Metadata | Api::DescribeTopicPartitions);
-    let work = tokio::task::spawn_blocking(move || match route(ctx, body) {
-        // Answers take as long again as it took to decode the question, and wait for little: for
-        // topics that Metadata creates.
-        Started::Running(answer) if answered_here => {
-            let answer = tokio::runtime::Handle::current().block_on(answer);
-            drop(permit);
-            Started::Running(std::future::ready(answer).boxed())
-        }
-        started => {
-            drop(permit);
-            started
-        }
+    let work = tokio::task::spawn_blocking(move || {
+        let started = route(ctx, body);
+        drop(permit);
+        started
     });
     let refused = |why: String| std::future::ready(Reply::Close(why)).boxed();
     match work.await {
@@ -131,23 +136,33 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::Produce => handlers::produce::start(ctx, body),
         Api::Fetch => handlers::fetch::start(ctx, body),
         Api::ApiVersions => call(ctx, body, handlers::api_versions::handle),
-        Api::Metadata => call(ctx, body, handlers::metadata::handle),
+        Api::Metadata => {
+            let size = handlers::metadata::answer_size;
+            call_large(ctx, body, size, handlers::metadata::handle)
+        }
         Api::ListOffsets => call(ctx, body, handlers::list_offsets::handle),
         Api::OffsetForLeaderEpoch => call(ctx, body, handlers::offset_for_leader_epoch::handle),
         Api::CreateTopics => call(ctx, body, handlers::create_topics::handle),
         Api::DeleteTopics => call(ctx, body, handlers::delete_topics::handle),
         Api::CreatePartitions => call(ctx, body, handlers::create_partitions::handle),
         Api::DeleteRecords => call(ctx, body, handlers::delete_records::handle),
-        Api::DescribeConfigs => call(ctx, body, handlers::describe_configs::handle),
+        Api::DescribeConfigs => {
+            let size = handlers::describe_configs::answer_size;
+            call_large(ctx, body, size, handlers::describe_configs::handle)
+        }
         Api::AlterConfigs => call(ctx, body, handlers::alter_configs::handle),
         Api::IncrementalAlterConfigs => {
             call(ctx, body, handlers::alter_configs::handle_incremental)
         }
         Api::ListConfigResources => call(ctx, body, handlers::list_config_resources::handle),
-        Api::DescribeLogDirs => call(ctx, body, handlers::describe_log_dirs::handle),
+        Api::DescribeLogDirs => {
+            let size = handlers::describe_log_dirs::answer_size;
+            call_large(ctx, body, size, handlers::describe_log_dirs::handle)
+        }
         Api::DescribeCluster => call(ctx, body, handlers::describe_cluster::handle),
         Api::DescribeTopicPartitions => {
-            call(ctx, body, handlers::describe_topic_partitions::handle)
+            let size = handlers::describe_topic_partitions::answer_size;
+            call_large(ctx, body, size, handlers::describe_topic_partitions::handle)
         }
         Api::InitProducerId => call(ctx, body, handlers::init_producer_id::handle),
         Api::DescribeProducers => call(ctx, body, handlers::describe_producers::handle),
@@ -160,7 +175,10 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::CreateAcls => call(ctx, body, handlers::acls::create),
         Api::DeleteAcls => call(ctx, body, handlers::acls::delete),
         Api::FindCoordinator => call(ctx, body, handlers::find_coordinator::handle),
-        Api::ListGroups => call(ctx, body, handlers::list_groups::handle),
+        Api::ListGroups => {
+            let size = handlers::list_groups::answer_size;
+            call_large(ctx, body, size, handlers::list_groups::handle)
+        }
         Api::JoinGroup => handlers::groups::start(ctx, body, handlers::join_group::ask),
         Api::SyncGroup => handlers::groups::start(ctx, body, handlers::sync_group::ask),
         Api::Heartbeat => handlers::groups::start(ctx, body, handlers::heartbeat::ask),
@@ -168,13 +186,15 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::OffsetCommit => handlers::groups::start(ctx, body, handlers::offset_commit::ask),
         Api::OffsetFetch => handlers::groups::start(ctx, body, handlers::offset_fetch::ask),
         Api::OffsetDelete => handlers::groups::start(ctx, body, handlers::offset_delete::ask),
-        Api::DescribeGroups => handlers::groups::start(ctx, body, handlers::describe_groups::ask),
+        Api::DescribeGroups => {
+            handlers::groups::start_large(ctx, body, handlers::describe_groups::ask)
+        }
         Api::DeleteGroups => handlers::groups::start(ctx, body, handlers::delete_groups::ask),
         Api::ConsumerGroupHeartbeat => {
             handlers::groups::start(ctx, body, handlers::consumer_group_heartbeat::ask)
         }
         Api::ConsumerGroupDescribe => {
-            handlers::groups::start(ctx, body, handlers::consumer_group_describe::ask)
+            handlers::groups::start_large(ctx, body, handlers::consumer_group_describe::ask)
         }
         Api::DescribeClientQuotas => call(ctx, body, handlers::describe_client_quotas::handle),
     }
@@ -195,6 +215,50 @@ where
     let (version, correlation_id) = (ctx.version, ctx.correlation_id);
     let answer = handler(ctx, request);
     Started::Running(async move { reply(version, correlation_id, &answer.await) }.boxed())
+}
+
+/// As [`call`], for an answer that may be much larger than its question. `size` says in advance how
+/// large, in bytes, and need not be exact. Until there is room, nothing of it is put together.
+fn call_large<Q, F, H>(
+    ctx: RequestContext,
+    body: Bytes,
+    size: fn(&RequestContext, &Q) -> usize,
+    handler: H,
+) -> Started
+where
+    Q: ApiRequest + Send + 'static,
+    Q::Response: Send,
+    F: Future<Output = Q::Response> + Send + 'static,
+    H: FnOnce(RequestContext, Q) -> F + Send + 'static,
+{
+    let request = match decode::<Q>(body, ctx.version) {
+        Ok(request) => request,
+        Err(error) => return undecodable(&ctx, &error),
+    };
+    let (version, correlation_id) = (ctx.version, ctx.correlation_id);
+    let size = size(&ctx, &request);
+    let answers = ctx.shared.answers.clone();
+    let answer = async move { reply(version, correlation_id, &handler(ctx, request).await) };
+    Started::Running(
+        async move {
+            let room = answers.hold_whole(size).await;
+            let answer = if size > LARGE {
+                elsewhere(answer).await
+            } else {
+                answer.await
+            };
+            answer.holding(room)
+        }
+        .boxed(),
+    )
+}
+
+/// Puts an answer together off the runtime: a megabyte takes as long as many small ones of others.
+async fn elsewhere(answer: impl Future<Output = Reply> + Send + 'static) -> Reply {
+    let runtime = tokio::runtime::Handle::current();
+    let work = tokio::task::spawn_blocking(move || runtime.block_on(answer));
+    let failed = |error| Reply::Close(format!("an answer failed: {error}"));
+    work.await.unwrap_or_else(failed)
 }
 
 /// A body that does not decode: Kafka closes the connection, since no answer fits.

@@ -8,7 +8,7 @@ mod limits;
 mod listener;
 mod rejection;
 
-pub use bind::{BindError, bind, bind_http};
+pub use bind::{BindError, bind, bind_controller, bind_http};
 pub use budget::{AnswerBudget, Charge, CodecBudget, Held, MemoryBudget};
 pub use connection::{Connection, Ended, Limits};
 pub use limits::{Rate, max_open_files};

@@ -50,7 +50,7 @@ metric_docs! {
     PANICS: "klamm_connection_panics_total", "counter", [], "Connections that ended by a bug of the broker";
     REQUEST_MEMORY: "klamm_request_memory_bytes", "gauge", [], "Bytes of requests in flight, charged to the common pool";
     STARVED: "klamm_request_memory_waits_total", "counter", [], "Times that a connection was not read because the common pool was empty";
-    ANSWER_MEMORY: "klamm_fetch_memory_bytes", "gauge", [], "Bytes of records in answers to fetches that are not written yet";
+    ANSWER_MEMORY: "klamm_fetch_memory_bytes", "gauge", [], "Bytes of records and other large answers that are not written yet";
     ACCEPT_FAILURES: "klamm_accept_failures_total", "counter", [], "Connections that could not be accepted, for want of file descriptors above all";
     THROTTLED_TOPICS: "klamm_topic_creations_throttled_total", "counter", [], "Topics not created because clients create them too fast";
     RECORDS_IN: "klamm_produced_records_total", "counter", [], "Records accepted from producers";

@@ -155,6 +155,8 @@ pub struct ClusterDescription {
     pub controller: Option<i32>,
     /// Live brokers by ascending id.
     pub nodes: Vec<Node>,
+    /// Brokers that are registered and not there, likewise; none from a broker before 4.0.
+    pub fenced: Vec<Node>,
 }
 
 impl Client {
@@ -406,29 +408,42 @@ impl Client {
     /// # Errors
     /// When no broker could be asked.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, Error> {
-        let request = DescribeClusterRequest::default().with_endpoint_type(1);
+        let asked = async || {
+            let connection = self.any().await?;
+            let version = connection.version_of::<DescribeClusterRequest>()?;
+            let request = DescribeClusterRequest::default()
+                .with_endpoint_type(1)
+                .with_include_fenced_brokers(version >= 2);
+            connection.send_version(version, &request).await
+        };
         let mut retry = self.retry();
         let response = loop {
-            match async { self.any().await?.send(&request).await }.await {
+            match asked().await {
                 Ok(response) => break response,
                 Err(error) => retry.after(error).await?,
             }
         };
         check(response.error_code, &response.error_message)
             .map_err(|error| Error::server("describing the cluster", error))?;
-        let nodes = response.brokers.iter().filter_map(|broker| {
-            let node = Node {
-                id: broker.broker_id.0,
-                host: broker.host.to_string(),
-                port: u16::try_from(broker.port).ok()?,
-                rack: broker.rack.as_ref().map(|rack| rack.to_string()),
-            };
-            Some((node.id, node))
-        });
+        let nodes = |is_fenced: bool| {
+            let brokers = response.brokers.iter();
+            let those = brokers.filter(|broker| broker.is_fenced == is_fenced);
+            let nodes = those.filter_map(|broker| {
+                let node = Node {
+                    id: broker.broker_id.0,
+                    host: broker.host.to_string(),
+                    port: u16::try_from(broker.port).ok()?,
+                    rack: broker.rack.as_ref().map(|rack| rack.to_string()),
+                };
+                Some((node.id, node))
+            });
+            nodes.collect::<BTreeMap<_, _>>().into_values().collect()
+        };
         Ok(ClusterDescription {
             id: response.cluster_id.to_string(),
             controller: Some(response.controller_id.0).filter(|&id| id >= 0),
-            nodes: nodes.collect::<BTreeMap<_, _>>().into_values().collect(),
+            nodes: nodes(false),
+            fenced: nodes(true),
         })
     }
 }

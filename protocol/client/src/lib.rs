@@ -10,6 +10,7 @@ mod groups;
 mod lookup;
 mod offsets;
 mod producer;
+mod quorum;
 mod reader;
 mod record;
 mod versions;
@@ -30,6 +31,7 @@ pub use offsets::{ListedOffset, OffsetSpec, TopicPartition};
 pub use producer::{
     Acknowledged, Acks, Delivery, Producer, ProducerOptions, murmur2, partition_for_key,
 };
+pub use quorum::{Quorum, QuorumReplica};
 pub use reader::{Fetched, PartitionReader, Reader, ReaderOptions, is_offset_out_of_range};
 pub use record::{Header, Message, NewMessage};
 pub use versions::ApiRanges;

@@ -1,5 +1,6 @@
 //! Three nodes over loopback, on real disks: what is acknowledged survives what happens to nodes and wires.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use klamm_raft::{Proposal, ProposeError};
@@ -194,6 +195,33 @@ async fn all_nodes_restart_and_agree() {
     acknowledged.push(cluster.append(1, None, 100).await);
     assert_eq!(cluster.agree(1).await, 6);
     assert_held(&cluster, &acknowledged);
+    cluster.stop_and_compare(1).await;
+}
+
+/// The logs of all name a leader whose process is there, and which leads nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_of_before_a_restart_of_all_is_not_waited_for() {
+    let mut cluster = Cluster::start(3, 10).await;
+    let mut leaders = BTreeSet::new();
+    for group in 1..=10 {
+        cluster.append(group, None, 100).await;
+        cluster.agree(group).await;
+        leaders.insert(cluster.leader(group, None).await.0);
+    }
+    let first = *leaders.first().unwrap();
+    for at in 0..3 {
+        cluster.kill(at).await;
+    }
+    for at in [first, (first + 1) % 3, (first + 2) % 3] {
+        cluster.boot(at).await;
+        let group = cluster.run(at).group(1);
+        let loaded = group.leadership().leader;
+        assert!(loaded.is_none(), "nobody has said that {loaded:?} leads");
+    }
+    for group in 1..=10 {
+        cluster.append(group, None, 100).await;
+        assert_eq!(cluster.agree(group).await, 2);
+    }
     cluster.stop_and_compare(1).await;
 }
 

@@ -3,6 +3,7 @@
 use klamm_records::EntryId;
 
 use crate::fixture::*;
+use crate::nodes::Cluster;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purges_below_applied_and_goes_on() {
@@ -22,7 +23,7 @@ async fn purges_below_applied_and_goes_on() {
     eventually("apply", || machine.batches().len() == 1_050).await;
 
     for index in [600, 600, 400, 700] {
-        group.purge(EntryId { term, index }).await.unwrap();
+        group.purge(index).await.unwrap();
         assert!(log.raft_state().purged.unwrap().index >= index);
     }
     assert_eq!(log.raft_state().purged.unwrap().index, 700);
@@ -55,7 +56,7 @@ async fn purges_below_applied_and_goes_on() {
         );
         append_one(&group, term).await;
         let state = log.raft_state();
-        group.purge(state.last.unwrap()).await.unwrap();
+        group.purge(state.last.unwrap().index).await.unwrap();
         groups.shutdown().await;
         assert!(fatal.lock().is_empty());
     }
@@ -75,13 +76,7 @@ async fn purges_everything_applied_at_most() {
     let last = append_one(&group, term).await;
     eventually("metrics", || group.progress().committed_index == last.index).await;
     eventually("apply", || machine.batches().len() == 1).await;
-    group
-        .purge(EntryId {
-            term,
-            index: u64::MAX,
-        })
-        .await
-        .unwrap();
+    group.purge(u64::MAX).await.unwrap();
     let purged = log.raft_state().purged.unwrap();
     assert!(purged.index <= last.index);
     append_one(&group, term).await;
@@ -94,4 +89,62 @@ async fn purges_everything_applied_at_most() {
     append_one(&group, term).await;
     second.shutdown().await;
     assert!(fatal.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_purged_last_is_named_with_its_own_term() {
+    let store = Computer::new().open();
+    let log = create_log(&store, 1);
+    let mut appended = Vec::new();
+    for round in 0..2 {
+        let (groups, fatal) = groups();
+        let machine = Recorder::new(false);
+        let group = groups
+            .open(log.clone(), alone(), machine.clone())
+            .await
+            .unwrap();
+        let term = machine.serving().await;
+        for _ in 0..10 {
+            appended.push(append_one(&group, term).await);
+        }
+        eventually("apply", || machine.batches().len() == 10).await;
+        if round == 1 {
+            let earlier = appended[9];
+            assert!(earlier.term < term);
+            group.purge(earlier.index).await.unwrap();
+            assert_eq!(log.raft_state().purged, Some(earlier));
+        }
+        groups.shutdown().await;
+        assert!(fatal.lock().is_empty());
+    }
+    let (groups, fatal) = groups();
+    let machine = Recorder::new(false);
+    let group = groups.open(log, None, machine.clone()).await.unwrap();
+    append_one(&group, machine.serving().await).await;
+    groups.shutdown().await;
+    assert!(fatal.lock().is_empty());
+}
+
+/// A member without any entry could not be filled if the first one were gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_purged_that_a_member_without_a_log_needs() {
+    let cluster = Cluster::start(4, 1).await;
+    for _ in 0..5 {
+        cluster.append(1, None, 100).await;
+    }
+    let (leader, _) = cluster.leader(1, None).await;
+    let group = cluster.run(leader).group(1);
+    cluster.isolate(3, true);
+    group.add_learner(cluster.nodes[3].id).await.unwrap();
+    eventually("the learner is counted", || {
+        let matched = group.progress().matched;
+        matched.iter().any(|(node, _)| *node == cluster.nodes[3].id)
+    })
+    .await;
+    assert_eq!(group.held_by_all(), Some(0));
+    group.purge(u64::MAX).await.unwrap();
+    assert_eq!(group.log().raft_state().purged, None);
+    cluster.isolate(3, false);
+    assert_eq!(cluster.agree(1).await, 5);
+    cluster.stop_and_compare(1).await;
 }

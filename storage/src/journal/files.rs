@@ -214,3 +214,7 @@ pub(crate) fn recycle(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "files_test.rs"]
+mod tests;

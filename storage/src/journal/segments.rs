@@ -11,9 +11,10 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use klamm_records::{GroupId, STAMP_LEN};
 
 use super::Op;
@@ -26,6 +27,9 @@ use crate::store::Shared;
 
 /// Batches of one vectored write to a segment: two slices each.
 const MAX_RUN: usize = 500;
+/// Small rounds are written at the latest when they have so much together.
+const ENOUGH_BYTES: u64 = 256 * 1024;
+const ENOUGH_OPS: usize = 4096;
 /// Rounds that may wait for the segment writer.
 pub(crate) const WAITING_ROUNDS: usize = 16;
 
@@ -38,22 +42,74 @@ pub(super) enum Write {
 }
 
 /// The segment writer: serves the queue until the journal thread is gone.
+///
+/// Small rounds wait for each other, so that many small batches of a log are one write.
 pub(super) fn run(shared: &Shared, queue: &Receiver<Write>) {
-    for write in queue {
-        match write {
-            Write::Round(ops, bulk) => {
-                if shared.failure.check().is_ok()
-                    && let Err(e) = write_segments(shared, &ops, &bulk)
-                {
-                    shared.failure.poison(&format!("segment: {e}"));
+    let mut small = SmallRounds::default();
+    loop {
+        let next = match small.until {
+            None => queue.recv().map_err(RecvTimeoutError::from),
+            Some(until) => queue.recv_deadline(until),
+        };
+        match next {
+            Ok(Write::Round(ops, bulk)) if bulk.is_empty() => {
+                small.add(ops, shared.options.segment_delay);
+                if small.is_full() {
+                    small.write(shared);
                 }
-                shared.gate.release(ops.iter().map(|op| op.bytes).sum());
             }
-            Write::Flush(answer) => {
+            Ok(Write::Round(ops, bulk)) => {
+                small.write(shared);
+                write(shared, &ops, &bulk);
+            }
+            Ok(Write::Flush(answer)) => {
+                small.write(shared);
                 let _ = answer.send(shared.failure.check());
             }
+            Err(RecvTimeoutError::Timeout) => small.write(shared),
+            Err(RecvTimeoutError::Disconnected) => return small.write(shared),
         }
     }
+}
+
+/// Rounds that are not written yet. Their batches are read from memory meanwhile.
+#[derive(Default)]
+struct SmallRounds {
+    ops: Vec<Op>,
+    bytes: u64,
+    /// When the first of them has waited long enough.
+    until: Option<Instant>,
+}
+
+impl SmallRounds {
+    fn add(&mut self, ops: Vec<Op>, delay: Duration) {
+        self.until.get_or_insert_with(|| Instant::now() + delay);
+        self.bytes += ops.iter().map(|op| op.bytes).sum::<u64>();
+        self.ops.extend(ops);
+    }
+
+    /// Whether they are worth a write, or somebody waits for what they do to files.
+    fn is_full(&self) -> bool {
+        self.bytes >= ENOUGH_BYTES
+            || self.ops.len() >= ENOUGH_OPS
+            || self.ops.iter().any(|op| !op.actions.is_empty())
+    }
+
+    fn write(&mut self, shared: &Shared) {
+        let SmallRounds { ops, .. } = std::mem::take(self);
+        if !ops.is_empty() {
+            write(shared, &ops, &HashMap::new());
+        }
+    }
+}
+
+fn write(shared: &Shared, ops: &[Op], bulk: &HashMap<GroupId, u64>) {
+    if shared.failure.check().is_ok()
+        && let Err(e) = write_segments(shared, ops, bulk)
+    {
+        shared.failure.poison(&format!("segment: {e}"));
+    }
+    shared.gate.release(ops.iter().map(|op| op.bytes).sum());
 }
 
 /// Contiguous batches of one segment, to be written at once.

@@ -15,6 +15,7 @@ use klamm_records::{BATCH_HEADER_LEN, BatchHeader, batch_crc_ok};
 use super::expected::Expected;
 use super::tail::BatchPlace;
 use super::{Log, LogState};
+use crate::buffers::{Buffer, Buffers};
 use crate::disk::DiskFile;
 use crate::error::StorageError;
 use crate::index::{IndexError, SparseEntry};
@@ -104,6 +105,7 @@ pub(super) struct SegmentReader {
     /// Bytes of the segment that may be read.
     end: u64,
     window: usize,
+    buffers: Buffers,
     chunk: Bytes,
     chunk_at: u64,
 }
@@ -131,6 +133,7 @@ impl SegmentReader {
             expected: Expected::of(log, segment),
             end,
             window,
+            buffers: shared.buffers.clone(),
             chunk: Bytes::new(),
             chunk_at: 0,
         })
@@ -174,12 +177,12 @@ impl SegmentReader {
 
     /// Up to `len` bytes at `position`, which lie before the end, past the window; fewer if the
     /// file ends early.
-    pub(super) fn read(&self, position: u64, len: usize) -> Result<Vec<u8>, ReadFault> {
+    pub(super) fn read(&self, position: u64, len: usize) -> Result<Buffer, ReadFault> {
         if self.end.saturating_sub(position) < len as u64 {
             return Err(self.damage(position, "a batch reaches past the end of the segment"));
         }
-        let mut buffer = vec![0; len];
-        let read = self.file.read_at(&mut buffer, position);
+        let mut buffer = self.buffers.take(len);
+        let read = self.file.read_at(buffer.as_mut(), position);
         let read = read.map_err(|error| ReadFault::Storage(error.into()))?;
         buffer.truncate(read);
         Ok(buffer)

@@ -501,3 +501,72 @@ fn a_completion_may_hold_the_last_handle() {
         while matches!(machine.try_open(), Err(crate::OpenError::Locked { .. })) {}
     }
 }
+
+#[test]
+fn small_batches_reach_their_segment_in_one_write() {
+    let mut machine = Machine::new();
+    machine.options.segment_delay = Duration::from_secs(3600);
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    settle(&log);
+    let mut expected = Vec::new();
+    for n in 0..20 {
+        let bytes = batch_of(1, 50, 5_000 + n);
+        let header = BatchHeader::parse(&bytes).unwrap();
+        expected.extend_from_slice(&header.stamp(n, 3));
+        expected.extend_from_slice(&bytes[16..]);
+        append(&log, vec![batch_entry(id(3, 1 + n as u64), bytes)]);
+    }
+    let segment = log.segments()[0].path.clone();
+    assert!(
+        machine
+            .disk
+            .contents(&segment)
+            .unwrap_or_default()
+            .is_empty(),
+        "nothing is in the segment yet"
+    );
+    assert!(read_all(&log) == expected, "from memory");
+    let killed = machine.killed();
+    let (found, report) = killed.open();
+    assert!(report.corrupt.is_empty());
+    let log = found.group(GroupId(1)).unwrap();
+    assert!(read_all(&log) == expected, "from the journal");
+    assert!(killed.disk.contents(&segment).unwrap() == expected);
+}
+
+#[test]
+fn small_batches_do_not_wait_for_more_forever() {
+    let mut machine = Machine::new();
+    machine.options.segment_delay = Duration::from_millis(5);
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let bytes = batch_of(1, 50, 5_000);
+    append(&log, vec![batch_entry(id(3, 1), bytes.clone())]);
+    let segment = log.segments()[0].path.clone();
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while machine.disk.contents(&segment).unwrap_or_default().len() != bytes.len() {
+        assert!(std::time::Instant::now() < until, "still not written");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // And at once when there is enough of them.
+    let mut machine = Machine::new();
+    machine.options.segment_delay = Duration::from_secs(3600);
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    let bytes = batch_of(1, 3000, 5_000);
+    for n in 0..100 {
+        append(&log, vec![batch_entry(id(3, 1 + n), bytes.clone())]);
+    }
+    let segment = log.segments()[0].path.clone();
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while machine
+        .disk
+        .contents(&segment)
+        .unwrap_or_default()
+        .is_empty()
+    {
+        assert!(std::time::Instant::now() < until, "still not written");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -47,6 +47,8 @@ impl Machine {
             checkpoint_interval: Duration::from_secs(3600),
             bypass_bytes: 16 * 1024,
             reserve_bytes: 0,
+            // So that crashes and faults meet writes to segments often.
+            segment_delay: Duration::ZERO,
             max_open_files: 4,
             ..StoreOptions::new(DIR)
         };

@@ -1,5 +1,6 @@
 //! Group G: administration, as far as it needs no authorisation.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,16 @@ use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use klamm_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic};
 use klamm_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use klamm_protocol::messages::describe_producers_request::TopicRequest;
 use klamm_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
+use klamm_protocol::messages::metadata_request::MetadataRequestTopic;
+use klamm_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use klamm_protocol::messages::{
     BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest,
+    DescribeGroupsRequest, DescribeProducersRequest, GroupId, IncrementalAlterConfigsRequest,
+    MetadataRequest, OffsetFetchRequest,
 };
 
 use crate::calls::{Topic, creatable, create, name, text};
@@ -252,7 +257,69 @@ async fn flood_of_topics() -> Result<Found> {
         .filter(|topic| topic.error_code == throttled)
         .count();
     ensure!(refused >= 9_000, "{refused} of 10,000 topics were refused");
+    ensure!(answer.throttle_time_ms > 0, "when to try again is not told");
     Ok(Found::Code(ErrorCode(throttled)))
+}
+
+/// A name is repeated; how many answers there are.
+type Repeated = fn(Arc<Topic>) -> Pin<Box<dyn Future<Output = Result<Option<usize>>> + Send>>;
+
+/// Names that are repeated in one request: the answer must not grow with them.
+fn repeated(topic: &Arc<Topic>) -> Vec<Case> {
+    const TIMES: usize = 20_000;
+    fn times<T: Clone>(one: T) -> Vec<T> {
+        vec![one; TIMES]
+    }
+    let kinds: [(&'static str, Repeated); 5] = [
+        ("metadata of a topic, 20,000 times", |topic| {
+            let asked = MetadataRequestTopic::default().with_name(Some(name(&topic.name)));
+            let request = MetadataRequest::default().with_topics(Some(times(asked)));
+            Box::pin(async move { Ok(ask(9, &request).await?.map(|found| found.topics.len())) })
+        }),
+        ("settings of a broker, 20,000 times", |_| {
+            let asked = DescribeConfigsResource::default()
+                .with_resource_type(BROKER)
+                .with_resource_name(text("1"))
+                .with_configuration_keys(None);
+            let request = DescribeConfigsRequest::default()
+                .with_resources(times(asked))
+                .with_include_documentation(true);
+            Box::pin(async move { Ok(ask(4, &request).await?.map(|found| found.results.len())) })
+        }),
+        ("a group, 20,000 times", |_| {
+            let request = DescribeGroupsRequest::default().with_groups(times(GroupId(text("g"))));
+            Box::pin(async move { Ok(ask(5, &request).await?.map(|found| found.groups.len())) })
+        }),
+        ("offsets of a group, 20,000 times", |_| {
+            let asked = OffsetFetchRequestGroup::default()
+                .with_group_id(GroupId(text("g")))
+                .with_topics(None);
+            let request = OffsetFetchRequest::default().with_groups(times(asked));
+            Box::pin(async move { Ok(ask(8, &request).await?.map(|found| found.groups.len())) })
+        }),
+        ("producers of a partition, 20,000 times", |topic| {
+            let asked = TopicRequest::default()
+                .with_name(name(&topic.name))
+                .with_partition_indexes(times(0));
+            let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+            Box::pin(async move {
+                let answer = ask(0, &request).await?;
+                Ok(answer.map(|found| found.topics[0].partitions.len()))
+            })
+        }),
+    ];
+    let line = |(what, request): (&'static str, Repeated)| {
+        let topic = topic.clone();
+        case(172, what, Expect::Served, move || {
+            let answers = request(topic.clone());
+            async move {
+                let answers = answers.await?.context("closed")?;
+                ensure!(answers == 1, "{answers} answers to one name");
+                Ok(Found::Served)
+            }
+        })
+    };
+    kinds.into_iter().map(line).collect()
 }
 
 pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
@@ -260,6 +327,7 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
     let topic = Arc::new(create(&connection, 3, &[]).await?);
     let mut cases = topics();
     cases.extend(configs(&topic));
+    cases.extend(repeated(&topic));
     cases.push(case(
         128,
         "sensitive values are not told",

@@ -13,7 +13,6 @@ pub(super) const KEYS: &[Key] = &[
         .inert(RAFT_REPLICATES)
         .doc("Threads that fetch from each other broker."),
     broker(Long, "replica.lag.time.max.ms", "30000")
-        .inert(RAFT_REPLICATES)
         .doc("Time in milliseconds after which a follower that does not keep up is out of sync."),
     broker(Int, "replica.socket.timeout.ms", "30000")
         .inert(RAFT_REPLICATES)

@@ -55,7 +55,7 @@ pub(super) const KEYS: &[Key] = &[
     broker(Int, "num.recovery.threads.per.data.dir", "2").at_least(1).cluster().inert(OWN_RUNTIME).doc("Threads that recover logs at start, per data directory."),
     broker_null(Int, "num.replica.alter.log.dirs.threads").inert("there is one data directory").doc("Threads that move replicas between data directories."),
     broker(Int, "queued.max.requests", "500").at_least(1).inert(OWN_RUNTIME).doc("Requests that may wait for a thread."),
-    broker(Long, "queued.max.request.bytes", "134217728")
+    broker(Long, "queued.max.request.bytes", "33554432")
         .at_least(-1)
         .doc("Bytes of requests of all connections that are received and not yet answered; -1 for no limit. Above it, connections are not read."),
     broker(Int, "fetch.max.bytes", "57671680").at_least(1024).doc("Most bytes of records in one answer to a fetch, whatever the client asks for."),

@@ -49,14 +49,12 @@ pub(super) const KEYS: &[Key] = &[
         .inert(NO_UNCLEAN_ELECTION)
         .doc("Time in milliseconds between two looks for partitions that need an unclean election."),
     broker(Boolean, "auto.leader.rebalance.enable", "true")
-        .inert("leadership is not moved back to preferred leaders by itself yet")
         .doc("Whether leadership is moved to preferred leaders by itself."),
     broker(Long, "leader.imbalance.check.interval.seconds", "300")
         .at_least(1)
-        .inert("leadership is not moved back to preferred leaders by itself yet")
         .doc("Time in seconds between two looks for misplaced leadership."),
     broker(Int, "leader.imbalance.per.broker.percentage", "10")
-        .inert("leadership is not moved back to preferred leaders by itself yet")
+        .inert("all misplaced leadership is moved, however little it is")
         .doc("Share of misplaced leadership, in percent, above which it is moved."),
     broker(Boolean, "controlled.shutdown.enable", "true")
         .inert("a stop always hands leadership over first")

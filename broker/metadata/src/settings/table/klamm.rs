@@ -31,9 +31,9 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "klamm.decompression.memory.bytes", "134217728")
         .at_least(8_388_608)
         .doc("Bytes that compressed batches of all requests may unpack to at the same time, and so the most that one may, whatever its topic's max.message.bytes: that is 32 times as many, in so far as there is room."),
-    broker(Long, "klamm.fetch.memory.bytes", "134217728")
+    broker(Long, "klamm.fetch.memory.bytes", "50331648")
         .at_least(1_048_576)
-        .doc("Bytes of records in answers to fetches that are not written yet, of all connections. What is left of it bounds the next answer; the first batch is always sent."),
+        .doc("Bytes of records in answers to fetches that are not written yet, of all connections. What is left of it bounds the next answer; the first batch is always sent. Other answers above 64 KiB share an eighth of it and wait for each other."),
     broker(Long, "klamm.request.read.timeout.ms", "10000")
         .between(100, 600_000)
         .doc("Time in milliseconds in which a connection must send its first request, and go on with a request it has begun, or be closed."),

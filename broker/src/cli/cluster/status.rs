@@ -1,0 +1,479 @@
+//! `klamm cluster status`: who is there, who leads, and what is not as it should be.
+//!
+//! Three questions of Kafka's protocol: DescribeCluster for the nodes, Metadata for leaders and in-sync
+//! replicas, DescribeQuorum, of each leader, for how far behind replicas are. Brokers that do not tell the
+//! last of partitions leave that open.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use klamm_client::{Client, ClusterDescription, Node, Quorum, Topic, TopicPartition};
+use serde::Serialize;
+
+use crate::cli::error::UserError;
+use crate::cli::output::{self, Cluster, Format, Table};
+
+/// Rows of partitions in the table; JSON has all of them.
+const MOST_ROWS: usize = 20;
+
+/// Arguments of `klamm cluster status`.
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct StatusArgs {
+    /// How to print the status
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct StatusJson {
+    cluster: String,
+    metadata: MetadataJson,
+    nodes: Vec<NodeJson>,
+    topics: usize,
+    partitions: usize,
+    without_leader: usize,
+    under_replicated: usize,
+    /// The partitions that are one or the other.
+    troubled: Vec<PartitionJson>,
+}
+
+/// The metadata group; no leader and no voters while it has none.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct MetadataJson {
+    leader: Option<i32>,
+    epoch: Option<i32>,
+    voters: Vec<ReplicaJson>,
+    observers: Vec<ReplicaJson>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct ReplicaJson {
+    node: i32,
+    /// Records that it lacks; null when the leader does not know.
+    lag: Option<i64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct NodeJson {
+    node: i32,
+    address: String,
+    rack: Option<String>,
+    /// Whether the cluster hears it.
+    up: bool,
+    /// Partitions that it leads.
+    leads: usize,
+    /// Partitions of which it has a replica.
+    replicas: usize,
+    /// Of those, the ones in which it is out of sync.
+    out_of_sync: usize,
+    /// Records that its replicas lack, as far as leaders know; null when they know of none.
+    lag: Option<i64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct PartitionJson {
+    topic: String,
+    partition: i32,
+    leader: Option<i32>,
+    replicas: Vec<i32>,
+    in_sync: Vec<i32>,
+    /// Replicas out of sync, and how far they are behind.
+    behind: Vec<ReplicaJson>,
+}
+
+/// What the brokers said of how far replicas are.
+type Lags = BTreeMap<(String, i32), BTreeMap<i32, Option<i64>>>;
+
+/// Shows how the cluster stands.
+///
+/// # Errors
+/// That no broker answers.
+pub(super) async fn run(args: StatusArgs) -> Result<(), UserError> {
+    let what = "the status of the cluster was not read";
+    let failed = |error| UserError::from_client(what, None, &error);
+    let client = args.cluster.connect(what).await?;
+    let description = client.describe_cluster().await.map_err(failed)?;
+    let known = client.refresh_all_topics().await.map_err(failed)?;
+    let topics: Vec<&Topic> = known.topics.values().map(|topic| &**topic).collect();
+    // A cluster without a majority has a status, too.
+    let metadata = client.metadata_quorum().await.ok();
+    let lags = lags(&client, &topics).await;
+    let status = StatusJson::new(&description, metadata.as_ref(), &topics, &lags);
+    match args.output {
+        Format::Json => output::print_json(&status),
+        Format::Table => output::print(&status.table()),
+    }
+}
+
+/// Asks each leader how far the replicas of its partitions are. What is not answered stays open.
+async fn lags(client: &Client, topics: &[&Topic]) -> Lags {
+    let mut by_leader: BTreeMap<i32, Vec<TopicPartition>> = BTreeMap::new();
+    for topic in topics {
+        for partition in &topic.partitions {
+            let Some(leader) = partition.leader else {
+                continue;
+            };
+            by_leader.entry(leader).or_default().push(TopicPartition {
+                topic: topic.name.clone(),
+                partition: partition.index,
+            });
+        }
+    }
+    let asked = by_leader.into_iter().map(async |(leader, at)| {
+        let answers = client.quorums(leader, &at).await.unwrap_or_default();
+        let told = at.into_iter().zip(answers).filter_map(|(at, quorum)| {
+            let quorum = quorum.ok()?;
+            let replicas = quorum.voters.iter().chain(&quorum.observers);
+            let lags = replicas.map(|replica| (replica.node, quorum.lag(replica)));
+            Some(((at.topic, at.partition), lags.collect()))
+        });
+        told.collect::<Vec<_>>()
+    });
+    let told = futures::future::join_all(asked).await;
+    told.into_iter().flatten().collect()
+}
+
+impl MetadataJson {
+    fn new(quorum: &Quorum) -> MetadataJson {
+        let replicas = |replicas: &[klamm_client::QuorumReplica]| {
+            let told = replicas.iter().map(|replica| ReplicaJson {
+                node: replica.node,
+                lag: quorum.lag(replica),
+            });
+            told.collect()
+        };
+        MetadataJson {
+            leader: Some(quorum.leader),
+            epoch: Some(quorum.epoch),
+            voters: replicas(&quorum.voters),
+            observers: replicas(&quorum.observers),
+        }
+    }
+
+    /// What a node is to the metadata group, in words.
+    fn role(&self, node: i32) -> String {
+        let behind = |replica: &ReplicaJson| match replica.lag {
+            Some(0) => String::new(),
+            Some(lag) => format!(", {lag} behind"),
+            None => ", lag unknown".to_owned(),
+        };
+        let of = |replicas: &[ReplicaJson], word: &str| {
+            let replica = replicas.iter().find(|replica| replica.node == node)?;
+            Some(format!("{word}{}", behind(replica)))
+        };
+        if self.leader == Some(node) {
+            return "leader".to_owned();
+        }
+        of(&self.voters, "voter")
+            .or_else(|| of(&self.observers, "observer"))
+            .unwrap_or_else(|| "-".to_owned())
+    }
+}
+
+impl StatusJson {
+    fn new(
+        description: &ClusterDescription,
+        metadata: Option<&Quorum>,
+        topics: &[&Topic],
+        lags: &Lags,
+    ) -> StatusJson {
+        let mut nodes: BTreeMap<i32, NodeJson> = BTreeMap::new();
+        let up = description.nodes.iter().map(|node| (node, true));
+        let gone = description.fenced.iter().map(|node| (node, false));
+        for (node, up) in up.chain(gone) {
+            nodes.insert(node.id, NodeJson::new(node, up));
+        }
+        let (mut partitions, mut without_leader, mut under_replicated) = (0, 0, 0);
+        let mut troubled = Vec::new();
+        for topic in topics {
+            for partition in &topic.partitions {
+                partitions += 1;
+                let told = lags.get(&(topic.name.clone(), partition.index));
+                let lag_of = |node: &i32| told?.get(node).copied()?;
+                let is_short = partition.in_sync.len() < partition.replicas.len();
+                without_leader += usize::from(partition.leader.is_none());
+                under_replicated += usize::from(is_short);
+                if let Some(leader) = partition.leader.and_then(|leader| nodes.get_mut(&leader)) {
+                    leader.leads += 1;
+                }
+                let mut behind = Vec::new();
+                for id in &partition.replicas {
+                    let (lag, in_sync) = (lag_of(id), partition.in_sync.contains(id));
+                    if let Some(node) = nodes.get_mut(id) {
+                        node.replicas += 1;
+                        node.out_of_sync += usize::from(!in_sync);
+                        node.lag = lag.map(|lag| node.lag.unwrap_or(0) + lag).or(node.lag);
+                    }
+                    if !in_sync {
+                        behind.push(ReplicaJson { node: *id, lag });
+                    }
+                }
+                if is_short || partition.leader.is_none() {
+                    troubled.push(PartitionJson {
+                        topic: topic.name.clone(),
+                        partition: partition.index,
+                        leader: partition.leader,
+                        replicas: partition.replicas.clone(),
+                        in_sync: partition.in_sync.clone(),
+                        behind,
+                    });
+                }
+            }
+        }
+        // Without a leader first: those take nothing.
+        troubled.sort_by_key(|partition| partition.leader.is_some());
+        StatusJson {
+            cluster: description.id.clone(),
+            metadata: metadata.map(MetadataJson::new).unwrap_or_default(),
+            nodes: nodes.into_values().collect(),
+            topics: topics.len(),
+            partitions,
+            without_leader,
+            under_replicated,
+            troubled,
+        }
+    }
+
+    fn table(&self) -> String {
+        let metadata = match (self.metadata.leader, self.metadata.epoch) {
+            (Some(leader), Some(epoch)) => format!("led by node {leader} in epoch {epoch}"),
+            _ => "without a leader: nothing can be changed".to_owned(),
+        };
+        let mut text = format!(
+            "cluster     {}\nmetadata    {metadata}\npartitions  {} of {} topics: {} without a leader, {} under-replicated\n\n",
+            self.cluster, self.partitions, self.topics, self.without_leader, self.under_replicated
+        );
+        let mut nodes = Table::new(&[
+            "NODE",
+            "ADDRESS",
+            "RACK",
+            "STATE",
+            "METADATA",
+            "LEADS",
+            "REPLICAS",
+            "OUT-OF-SYNC",
+            "LAG",
+        ]);
+        for node in &self.nodes {
+            nodes.row(vec![
+                node.node.to_string(),
+                node.address.clone(),
+                node.rack.clone().unwrap_or_else(|| "-".to_owned()),
+                if node.up { "up" } else { "gone" }.to_owned(),
+                self.metadata.role(node.node),
+                node.leads.to_string(),
+                node.replicas.to_string(),
+                node.out_of_sync.to_string(),
+                number(node.lag),
+            ]);
+        }
+        text.push_str(&nodes.render());
+        if self.troubled.is_empty() {
+            return text;
+        }
+        let mut rows = Table::new(&[
+            "TOPIC",
+            "PARTITION",
+            "LEADER",
+            "REPLICAS",
+            "IN-SYNC",
+            "BEHIND",
+        ]);
+        for partition in self.troubled.iter().take(MOST_ROWS) {
+            let behind = partition
+                .behind
+                .iter()
+                .map(|replica| format!("{} by {}", replica.node, number(replica.lag)));
+            rows.row(vec![
+                partition.topic.clone(),
+                partition.partition.to_string(),
+                number(partition.leader.map(i64::from)),
+                ids(&partition.replicas),
+                ids(&partition.in_sync),
+                behind.collect::<Vec<_>>().join(", "),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&rows.render());
+        let more = self.troubled.len().saturating_sub(MOST_ROWS);
+        if more > 0 {
+            text.push_str(&format!("and {more} more: -o json has all of them\n"));
+        }
+        text
+    }
+}
+
+impl NodeJson {
+    fn new(node: &Node, up: bool) -> NodeJson {
+        NodeJson {
+            node: node.id,
+            address: node.address(),
+            rack: node.rack.clone(),
+            up,
+            leads: 0,
+            replicas: 0,
+            out_of_sync: 0,
+            lag: None,
+        }
+    }
+}
+
+fn number(known: Option<i64>) -> String {
+    known.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+fn ids(ids: &[i32]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    match ids.is_empty() {
+        true => "-".to_owned(),
+        false => ids.join(","),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use klamm_client::{Partition, QuorumReplica};
+    use klamm_records::TopicId;
+
+    use super::*;
+
+    fn node(id: i32) -> Node {
+        Node {
+            id,
+            host: format!("node{id}"),
+            port: 9092,
+            rack: (id == 1).then(|| "a".to_owned()),
+        }
+    }
+
+    fn partition(index: i32, leader: Option<i32>, in_sync: &[i32]) -> Partition {
+        Partition {
+            index,
+            leader,
+            leader_epoch: 1,
+            replicas: vec![1, 2, 3],
+            in_sync: in_sync.to_vec(),
+            offline: vec![],
+        }
+    }
+
+    fn replica(node: i32, end_offset: Option<i64>) -> QuorumReplica {
+        QuorumReplica {
+            node,
+            end_offset,
+            caught_up_ms: None,
+        }
+    }
+
+    fn status() -> StatusJson {
+        let description = ClusterDescription {
+            id: "c".to_owned(),
+            controller: Some(1),
+            nodes: vec![node(1), node(2)],
+            fenced: vec![node(3)],
+        };
+        let quorum = Quorum {
+            leader: 2,
+            epoch: 7,
+            voters: vec![replica(1, Some(9)), replica(2, Some(10)), replica(3, None)],
+            observers: vec![],
+        };
+        let topic = Topic {
+            name: "t".to_owned(),
+            id: TopicId::ZERO,
+            internal: false,
+            partitions: vec![
+                partition(0, Some(1), &[1, 2, 3]),
+                partition(1, Some(1), &[1, 2]),
+                partition(2, None, &[]),
+            ],
+        };
+        let told = |lags: [Option<i64>; 3]| (1..).zip(lags).collect();
+        let lags = Lags::from([
+            (("t".to_owned(), 0), told([Some(0), Some(3), Some(0)])),
+            (("t".to_owned(), 1), told([Some(0), Some(4), Some(500)])),
+        ]);
+        StatusJson::new(&description, Some(&quorum), &[&topic], &lags)
+    }
+
+    #[test]
+    fn nodes_and_partitions_are_counted_and_what_is_unknown_stays_open() {
+        let status = status();
+        let counted: Vec<_> = status
+            .nodes
+            .iter()
+            .map(|node| {
+                (
+                    node.up,
+                    node.leads,
+                    node.replicas,
+                    node.out_of_sync,
+                    node.lag,
+                )
+            })
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                (true, 2, 3, 1, Some(0)),
+                (true, 0, 3, 1, Some(7)),
+                (false, 0, 3, 2, Some(500))
+            ]
+        );
+        assert_eq!(
+            (
+                status.partitions,
+                status.without_leader,
+                status.under_replicated
+            ),
+            (3, 1, 2)
+        );
+        let troubled: Vec<i32> = status.troubled.iter().map(|at| at.partition).collect();
+        assert_eq!(troubled, [2, 1], "those without a leader first");
+        assert_eq!(
+            status.troubled[1].behind,
+            [ReplicaJson {
+                node: 3,
+                lag: Some(500)
+            }]
+        );
+    }
+
+    #[test]
+    fn the_table_says_it_for_people() {
+        assert_eq!(
+            status().table(),
+            "cluster     c\n\
+             metadata    led by node 2 in epoch 7\n\
+             partitions  3 of 1 topics: 1 without a leader, 2 under-replicated\n\
+             \n\
+             NODE  ADDRESS     RACK  STATE  METADATA            LEADS  REPLICAS  OUT-OF-SYNC  LAG\n\
+             \x20  1  node1:9092  a     up     voter, 1 behind         2         3            1    0\n\
+             \x20  2  node2:9092  -     up     leader                  0         3            1    7\n\
+             \x20  3  node3:9092  -     gone   voter, lag unknown      0         3            2  500\n\
+             \n\
+             TOPIC  PARTITION  LEADER  REPLICAS  IN-SYNC  BEHIND\n\
+             t              2       -  1,2,3     -        1 by -, 2 by -, 3 by -\n\
+             t              1       1  1,2,3     1,2      3 by 500\n"
+        );
+    }
+
+    #[test]
+    fn a_cluster_without_a_majority_has_a_status() {
+        let description = ClusterDescription {
+            id: "c".to_owned(),
+            controller: None,
+            nodes: vec![node(1)],
+            fenced: vec![],
+        };
+        let status = StatusJson::new(&description, None, &[], &Lags::new());
+        assert_eq!(status.metadata, MetadataJson::default());
+        assert!(
+            status
+                .table()
+                .contains("without a leader: nothing can be changed")
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! Leadership goes back to preferred leaders by itself.
+//!
+//! After a failover or a restart a broker leads what it was left with. Now and then each leader gives the
+//! partitions whose preferred leader is another broker back to it, once that keeps up again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use klamm_metadata::Image;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::node::{Shared, stopped};
+use crate::partition::Partition;
+
+/// Settings are looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Hand-overs are spread, so that clients do not all look for new leaders at once.
+const APART: Duration = Duration::from_millis(20);
+
+/// Balances until the node stops.
+pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+    let mut last = Instant::now();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let settings = shared.settings();
+        let interval = settings.long("leader.imbalance.check.interval.seconds");
+        let interval = Duration::from_secs(u64::try_from(interval).unwrap_or(u64::MAX));
+        if !settings.boolean("auto.leader.rebalance.enable") || last.elapsed() < interval {
+            continue;
+        }
+        last = Instant::now();
+        give_back(&shared).await;
+    }
+}
+
+async fn give_back(shared: &Shared) {
+    let image = shared.controller.image();
+    let mut given = 0;
+    for partition in shared.partitions.all() {
+        if shared.is_draining() {
+            return;
+        }
+        let Some(preferred) = better_leader(shared.node_id, &image, &partition) else {
+            continue;
+        };
+        let to = shared.replica_id(preferred);
+        if !shared.cluster.hears(to) {
+            continue;
+        }
+        match partition.group().transfer_leader(to).await {
+            Ok(()) => given += 1,
+            Err(cause) => {
+                warn!(topic = &**partition.topic(), index = partition.index(), %cause, "not given back")
+            }
+        }
+        tokio::time::sleep(APART).await;
+    }
+    if given > 0 {
+        info!(given, "leadership given back to preferred leaders");
+    }
+}
+
+/// The preferred leader of a partition that this node leads in its place, if that keeps up.
+fn better_leader(me: i32, image: &Image, partition: &Partition) -> Option<i32> {
+    let topic = image.topic_by_id(partition.topic_id())?;
+    let preferred = *topic.partition(partition.index())?.replicas.first()?;
+    let is_live = image.broker(preferred).is_some_and(|broker| !broker.fenced);
+    (preferred != me && is_live && partition.in_sync().contains(&preferred)).then_some(preferred)
+}

@@ -1,0 +1,134 @@
+//! Which replicas keep up with their leader: Kafka's ISR, from what Raft knows.
+//!
+//! A batch is acknowledged when a majority has it, whoever that is. The in-sync replicas are for clients and
+//! operators, and for `min.insync.replicas`: with fewer, acks=all is refused before anything is written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a leader remembers of its followers in a term.
+#[derive(Debug, Default)]
+pub(super) struct Followers {
+    term: u64,
+    /// When each follower last had all that the log held at that time.
+    caught_up: HashMap<i32, Instant>,
+    /// Last index of the log at the look before.
+    before: Option<(Instant, u64)>,
+    in_sync: Arc<[i32]>,
+}
+
+/// A leader's log and its followers', at one moment.
+pub(super) struct Look<'a> {
+    pub(super) now: Instant,
+    pub(super) term: u64,
+    pub(super) me: i32,
+    pub(super) last_index: u64,
+    /// Broker and the index up to which it has the log, this one among them or not.
+    pub(super) matched: &'a [(i32, u64)],
+}
+
+impl Followers {
+    /// The replicas in sync with the leader of `term`, if it has been looked at.
+    pub(super) fn in_sync(&self, term: u64) -> Option<Arc<[i32]>> {
+        (self.term == term && !self.in_sync.is_empty()).then(|| self.in_sync.clone())
+    }
+
+    /// When a follower was last seen with all of the log, in the term looked at last.
+    pub(super) fn caught_up(&self, broker: i32) -> Option<Instant> {
+        self.caught_up.get(&broker).copied()
+    }
+
+    /// Looks at the followers. One that is behind for longer than `longest` is out of sync, and one that
+    /// is not live. A new leader takes all for in sync at first: it was elected by a majority of them.
+    pub(super) fn look(
+        &mut self,
+        look: &Look<'_>,
+        longest: Duration,
+        is_live: impl Fn(i32) -> bool,
+    ) -> Arc<[i32]> {
+        if self.term != look.term {
+            *self = Followers {
+                term: look.term,
+                ..Followers::default()
+            };
+        }
+        let mut in_sync = vec![look.me];
+        for &(broker, index) in look.matched.iter().filter(|(broker, _)| *broker != look.me) {
+            let at = self.caught_up.entry(broker).or_insert(look.now);
+            match self.before {
+                _ if index >= look.last_index => *at = look.now,
+                Some((then, end)) if index >= end => *at = then.max(*at),
+                _ => {}
+            }
+            if look.now.saturating_duration_since(*at) <= longest && is_live(broker) {
+                in_sync.push(broker);
+            }
+        }
+        self.before = Some((look.now, look.last_index));
+        in_sync.sort_unstable();
+        if *self.in_sync != *in_sync {
+            self.in_sync = in_sync.into();
+        }
+        self.in_sync.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    fn look(
+        followers: &mut Followers,
+        now: Instant,
+        term: u64,
+        last_index: u64,
+        matched: &[(i32, u64)],
+    ) -> Vec<i32> {
+        let look = Look {
+            now,
+            term,
+            me: 1,
+            last_index,
+            matched,
+        };
+        followers
+            .look(&look, LONGEST, |broker| broker != 9)
+            .to_vec()
+    }
+
+    #[test]
+    fn who_falls_behind_leaves_and_who_catches_up_returns() {
+        let (mut followers, start) = (Followers::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let all = look(&mut followers, at(0), 1, 10, &[(1, 10), (2, 10), (3, 10)]);
+        assert_eq!(all, [1, 2, 3]);
+        // 2 is always a little behind a log that grows; 3 stands still.
+        for second in 1..=10 {
+            let end = 10 + second * 5;
+            let now = look(&mut followers, at(second), 1, end, &[(2, end - 5), (3, 10)]);
+            assert_eq!(now, [1, 2, 3], "second {second}");
+        }
+        assert_eq!(
+            look(&mut followers, at(11), 1, 65, &[(2, 60), (3, 10)]),
+            [1, 2]
+        );
+        assert_eq!(
+            look(&mut followers, at(12), 1, 65, &[(2, 65), (3, 65)]),
+            [1, 2, 3]
+        );
+        assert_eq!(followers.in_sync(1).as_deref(), Some(&[1, 2, 3][..]));
+        assert_eq!(followers.in_sync(2), None);
+    }
+
+    #[test]
+    fn a_new_leader_begins_with_all_that_are_live() {
+        let mut followers = Followers::default();
+        let now = Instant::now();
+        assert_eq!(look(&mut followers, now, 4, 99, &[(2, 0), (9, 99)]), [1, 2]);
+    }
+}

@@ -1,0 +1,339 @@
+//! The parts of a node's start: the store, the Raft groups, the metadata group, the node's registration.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use klamm_metadata::rules::{self, initial_features, register_broker};
+use klamm_metadata::settings::{Advertised, Listeners, Settings};
+use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
+use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
+use klamm_records::GroupId;
+use klamm_storage::disk::Disk;
+use klamm_storage::{Clock, GroupLog, LogSettings, RecoveryReport, Store, StoreOptions};
+use tokio::net::TcpListener;
+use tracing::{error, warn};
+
+use crate::cluster::{Beginning, Cluster, Shape};
+use crate::controller::{Controller, MetadataMachine};
+use crate::identity::Identity;
+use crate::node::{Shared, StartError};
+use crate::partition::log_settings;
+use crate::server::{BindError, Bound, bind, bind_controller, bind_http, max_open_files};
+use crate::status::Starting;
+
+/// Directory of the metadata group's log, below the store's.
+const METADATA_DIR: &str = "metadata-0";
+/// Commands are small: segments of this size keep the metadata log in few files.
+const METADATA_SEGMENT_BYTES: u64 = 64 << 20;
+/// How long a start waits for its own metadata group to elect its only voter.
+const METADATA_WAIT: Duration = Duration::from_secs(30);
+/// What a start waits for is looked at so often.
+const LOOK: Duration = Duration::from_millis(200);
+/// The node with the lowest id founds the metadata group; the next after this, should that one have
+/// gone away, and so on.
+pub const FOUNDING_TURN: Duration = Duration::from_secs(2);
+
+/// How groups keep time: as a node on its own, whose groups never wait for anyone.
+const ALONE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1500));
+/// As a node among others: a failover takes the silence of the peers' pings and about half an election
+/// timeout.
+const AMONG_OTHERS: (Duration, Duration) =
+    (Duration::from_millis(200), Duration::from_millis(1000));
+
+/// The ports of a node, bound before anything is touched.
+pub struct Ports {
+    /// For clients.
+    pub clients: Vec<Bound>,
+    /// For the other nodes.
+    pub controller: Option<TcpListener>,
+    /// For people and their tools.
+    pub http: Option<TcpListener>,
+}
+
+impl Ports {
+    /// Binds all ports of a node.
+    ///
+    /// # Errors
+    /// A port that is busy, and who has it; an address that is not this machine's.
+    pub async fn bind(
+        settings: &Settings,
+        listeners: &Listeners,
+        shape: Option<&Shape>,
+        http: Option<SocketAddr>,
+    ) -> Result<Ports, BindError> {
+        Ok(Ports {
+            clients: bind(listeners, settings).await?,
+            controller: match shape {
+                Some(shape) => Some(bind_controller(&shape.listener)?),
+                None => None,
+            },
+            http: match http {
+                Some(address) => Some(bind_http(address).await?),
+                None => None,
+            },
+        })
+    }
+
+    /// Where HTTP is bound.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref()?.local_addr().ok()
+    }
+
+    /// The port for the other nodes.
+    pub fn controller_port(&self) -> Option<u16> {
+        Some(self.controller.as_ref()?.local_addr().ok()?.port())
+    }
+}
+
+fn millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Opens the store; a failure of it later ends the process.
+pub async fn open_store(
+    dir: &Path,
+    settings: &Settings,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Store, RecoveryReport), StartError> {
+    let options = StoreOptions {
+        reserve_bytes: u64::try_from(settings.long("klamm.disk.reserve.bytes")).unwrap_or(0),
+        checkpoint_bytes: u64::try_from(settings.long("klamm.checkpoint.bytes"))
+            .unwrap_or(u64::MAX),
+        checkpoint_interval: millis(settings.long("klamm.checkpoint.interval.ms")),
+        bypass_bytes: usize::try_from(settings.int("klamm.bypass.bytes")).unwrap_or(usize::MAX),
+        max_open_files: max_open_files(settings),
+        ..StoreOptions::new(dir)
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;
+    let (store, report) =
+        opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+    store.on_failure(Box::new(|failure| {
+        // Going on could acknowledge what is not there (R1). The next start recovers.
+        error!(%failure, "the store failed; the process ends");
+        eprintln!(
+            "error: the store failed and the process ends\ncause: {failure}\n\
+             try: check the disk, then start again: everything acknowledged is recovered"
+        );
+        std::process::abort();
+    }));
+    Ok((store, report))
+}
+
+/// The node's Raft groups, none of them open.
+pub fn groups(node: NodeId, cluster: &Cluster) -> Groups {
+    let transport = cluster.transport();
+    let (heartbeat_interval, election_timeout) = match transport {
+        None => ALONE,
+        Some(_) => AMONG_OTHERS,
+    };
+    let options = GroupsOptions {
+        node,
+        heartbeat_interval,
+        election_timeout,
+    };
+    let on_fatal = Arc::new(|group: GroupId, cause: String| {
+        // There is no dead group on a live node.
+        error!(%group, cause, "a Raft group failed; the process ends");
+        eprintln!("error: Raft group {group} failed and the process ends\ncause: {cause}");
+        std::process::abort();
+    });
+    let runtime = tokio::runtime::Handle::current();
+    match transport {
+        None => Groups::new(options, runtime, on_fatal),
+        Some(transport) => Groups::with_transport(options, runtime, on_fatal, transport),
+    }
+}
+
+/// Opens the metadata group: founds it, alone or with the others, or follows whoever leads it.
+pub async fn open_metadata(
+    store: &Store,
+    groups: &Groups,
+    identity: &Identity,
+    cluster: &Arc<Cluster>,
+    clock: Arc<dyn Clock>,
+    starting: &Starting,
+) -> Result<Controller, StartError> {
+    let known = store.group(GroupId::METADATA);
+    let beginning = cluster
+        .enter(known.as_ref().is_some_and(is_written), starting)
+        .await?;
+    let log = match known {
+        Some(log) => log,
+        None => {
+            let settings = LogSettings {
+                segment_bytes: METADATA_SEGMENT_BYTES,
+                ..log_settings(
+                    &Settings::default().topic(&Default::default()),
+                    GroupId::METADATA,
+                )
+            };
+            store.create_group(GroupId::METADATA, METADATA_DIR, settings)?
+        }
+    };
+    let machine = MetadataMachine::new();
+    let me = identity.replica_id();
+    let (now, later) = match beginning {
+        Beginning::Join => (None, None),
+        // All of them at once would vote for themselves.
+        Beginning::Found(voters) if voters.first() == Some(&me) => (Some(voters), None),
+        Beginning::Found(voters) => (None, Some(voters)),
+    };
+    let group = groups.open(log, now, machine.clone()).await?;
+    if let Some(voters) = later {
+        let turn = voters.iter().position(|voter| *voter == me).unwrap_or(0);
+        let turn = u32::try_from(turn).unwrap_or(u32::MAX);
+        let group = group.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FOUNDING_TURN.saturating_mul(turn)).await;
+            found_if_empty(&group, &voters).await;
+        });
+    }
+    if cluster.is_alone() {
+        let mut leadership = machine.watch_leadership();
+        tokio::time::timeout(METADATA_WAIT, leadership.wait_for(|now| now.serving))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| {
+                StartError::Metadata("the metadata group elected no leader".to_owned())
+            })?;
+    }
+    let controller = Controller::start(group, machine, clock, cluster.clone());
+    cluster.has_controller(&controller);
+    Ok(controller)
+}
+
+fn is_written(log: &GroupLog) -> bool {
+    let state = log.raft_state();
+    state.last.is_some() || state.purged.is_some() || state.vote.is_some()
+}
+
+/// Founds a group whose first replica did not.
+pub async fn found_if_empty(group: &Group, voters: &std::collections::BTreeSet<NodeId>) {
+    if group.leadership().leader.is_some() {
+        return;
+    }
+    if let Err(cause) = group.found(voters).await {
+        // It got its first entry from elsewhere just now.
+        warn!(group = group.id().0, %cause, "not founded");
+    }
+}
+
+/// Registers the node in the metadata log, founding the cluster's if need be. Waits for a majority as
+/// long as it takes.
+pub async fn register(
+    shared: &Shared,
+    bound: &[Bound],
+    controller_port: Option<u16>,
+    starting: &Starting,
+) -> Result<(), StartError> {
+    let registration = registration(shared, bound, controller_port);
+    loop {
+        let (settings, node_id) = (shared.settings(), shared.node_id);
+        let registration = registration.clone();
+        let change = shared.controller.change(move |image| {
+            let context = rules::Context {
+                image,
+                settings: &settings,
+                node_id,
+            };
+            let register = match register_broker(context, registration.clone()) {
+                Ok(register) => register,
+                Err(problem) => return (Vec::new(), Err::<(), Problem>(problem)),
+            };
+            let mut commands = Vec::new();
+            if image.cluster_id().is_none() {
+                commands.push(Command::Found {
+                    cluster_id: crate::identity::new_cluster_id(),
+                });
+            }
+            commands.extend(initial_features(image));
+            commands.push(register);
+            (commands, Ok(()))
+        });
+        tokio::pin!(change);
+        let changed = loop {
+            tokio::select! {
+                changed = &mut change => break changed,
+                () = tokio::time::sleep(LOOK) => {
+                    if let Some(trouble) = shared.cluster.trouble() {
+                        starting.waits_for(&trouble);
+                    }
+                }
+            }
+        };
+        match changed {
+            Ok(Ok(())) => {
+                starting.goes_on();
+                return Ok(());
+            }
+            Ok(Err(problem)) => return Err(StartError::Metadata(problem.message)),
+            Err(error) if shared.cluster.is_alone() => {
+                return Err(StartError::Metadata(format!(
+                    "failed to register in the metadata log: {}",
+                    error.name()
+                )));
+            }
+            Err(_) => {
+                let trouble = shared.cluster.trouble();
+                let trouble =
+                    trouble.unwrap_or_else(|| "waiting for a leader of the cluster".to_owned());
+                warn!("{trouble}");
+                starting.waits_for(&trouble);
+            }
+        }
+    }
+}
+
+/// The name of this machine, as Kafka advertises a listener on all interfaces.
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What this node tells the cluster about itself.
+fn registration(
+    shared: &Shared,
+    bound: &[Bound],
+    controller_port: Option<u16>,
+) -> BrokerRegistration {
+    let endpoint = |advertised: &Advertised, host: String, port: u16| {
+        let port = advertised.port.filter(|&port| port != 0).unwrap_or(port);
+        (advertised.name.clone(), Endpoint { host, port })
+    };
+    let advertised = &shared.listeners().advertised;
+    let clients = advertised.iter().filter_map(|advertised| {
+        let bound = bound.iter().find(|bound| *bound.name == *advertised.name)?;
+        let host = match &advertised.host {
+            Some(host) => host.clone(),
+            None if bound.address.ip().is_unspecified() => host_name(),
+            None => bound.host.clone(),
+        };
+        Some(endpoint(advertised, host, bound.address.port()))
+    });
+    let shape = shared.cluster.shape().zip(controller_port);
+    let controller = shape.and_then(|(shape, bound)| {
+        let name = &shape.listener.name;
+        let told = advertised.iter().find(|told| told.name == *name)?;
+        // What the others were given is where they have found this node.
+        Some(match &shape.own_address {
+            Some((host, port)) => {
+                let (host, port) = (host.clone(), *port);
+                (name.clone(), Endpoint { host, port })
+            }
+            None => endpoint(told, told.host.clone().unwrap_or_else(host_name), bound),
+        })
+    });
+    BrokerRegistration {
+        id: shared.node_id,
+        incarnation: shared.identity().directory_id,
+        rack: shared.settings().text("broker.rack"),
+        endpoints: clients.chain(controller).collect(),
+        fenced: false,
+    }
+}

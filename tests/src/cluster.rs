@@ -1,0 +1,286 @@
+//! Several nodes as processes of `klamm start`, each with its own address on this machine.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::broker::binary;
+
+/// How long a start may take once all nodes that are needed run.
+pub const START: Duration = Duration::from_secs(30);
+/// What the nodes prove to each other.
+const SECRET: &str = "a secret of tests";
+
+/// A node: where it is, and its process while it runs.
+pub struct Node {
+    /// `node.id`.
+    pub id: i32,
+    /// Where Kafka clients connect.
+    pub kafka: String,
+    /// Where the nodes talk to each other.
+    pub controller: String,
+    /// Where HTTP is.
+    pub http: String,
+    /// Its configuration, and its data in `data` beside it.
+    pub dir: PathBuf,
+    process: Option<Process>,
+}
+
+struct Process {
+    child: Child,
+    screen: Receiver<String>,
+}
+
+/// Nodes of one cluster.
+pub struct Cluster {
+    /// By `node.id`, from 1.
+    pub nodes: Vec<Node>,
+    dir: TempDir,
+    settings: Vec<String>,
+}
+
+fn free(host: &str) -> Result<String> {
+    Ok(TcpListener::bind((host, 0))?.local_addr()?.to_string())
+}
+
+impl Cluster {
+    /// A cluster of `size` nodes at 127.0.7.1 and on, with more settings for each, none of them running.
+    pub fn new(size: i32, settings: &[&str]) -> Result<Cluster> {
+        let dir = tempfile::tempdir()?;
+        let mut nodes = Vec::new();
+        for id in 1..=size {
+            let host = format!("127.0.7.{id}");
+            let node = Node {
+                id,
+                kafka: free(&host)?,
+                controller: free(&host)?,
+                http: free(&host)?,
+                dir: dir.path().join(format!("node-{id}")),
+                process: None,
+            };
+            std::fs::create_dir_all(&node.dir)?;
+            nodes.push(node);
+        }
+        let settings = settings.iter().map(|line| (*line).to_owned()).collect();
+        let cluster = Cluster {
+            nodes,
+            dir,
+            settings,
+        };
+        for id in 1..=size {
+            cluster.configure(id, id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// A cluster that runs and is ready.
+    pub fn start(size: i32, settings: &[&str]) -> Result<Cluster> {
+        let mut cluster = Cluster::new(size, settings)?;
+        for id in 1..=size {
+            cluster.launch(id)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Writes the configuration of the node at place `id`, as node `as_id`.
+    pub fn configure(&self, id: i32, as_id: i32) -> Result<()> {
+        let voter = |node: &Node| format!("{}@{}", node.id, node.controller);
+        let voters: Vec<String> = self.nodes.iter().map(voter).collect();
+        let node = self.node(id);
+        let mut lines = vec![
+            "process.roles=broker,controller".to_owned(),
+            format!("node.id={as_id}"),
+            format!("controller.quorum.voters={}", voters.join(",")),
+            format!(
+                "listeners=PLAINTEXT://{},CONTROLLER://{}",
+                node.kafka, node.controller
+            ),
+            "controller.listener.names=CONTROLLER".to_owned(),
+            format!("log.dirs={}", node.dir.join("data").display()),
+            format!("klamm.http.listener={}", node.http),
+            format!("klamm.cluster.secret={SECRET}"),
+            "klamm.disk.reserve.bytes=33554432".to_owned(),
+        ];
+        lines.extend(self.settings.iter().cloned());
+        std::fs::write(node.dir.join("server.properties"), lines.join("\n"))?;
+        Ok(())
+    }
+
+    /// A node by id.
+    pub fn node(&self, id: i32) -> &Node {
+        self.nodes
+            .iter()
+            .find(|node| node.id == id)
+            .expect("a node of the cluster")
+    }
+
+    fn node_mut(&mut self, id: i32) -> &mut Node {
+        let found = self.nodes.iter_mut().find(|node| node.id == id);
+        found.expect("a node of the cluster")
+    }
+
+    /// Addresses of all nodes, for clients.
+    pub fn bootstrap(&self) -> String {
+        let all: Vec<&str> = self.nodes.iter().map(|node| &*node.kafka).collect();
+        all.join(",")
+    }
+
+    /// Folder that goes away with the cluster.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the process of a node; does not wait for it.
+    pub fn launch(&mut self, id: i32) -> Result<()> {
+        let node = self.node_mut(id);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(node.dir.join("log"))?;
+        let mut child = Command::new(binary()?)
+            .args(["start", "--log", "info,openraft=error", "--config"])
+            .arg(node.dir.join("server.properties"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let (lines, screen) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        node.process = Some(Process { child, screen });
+        Ok(())
+    }
+
+    /// Waits until all that run are ready.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let until = Instant::now() + START;
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_some()) {
+            node.wait_ready(until)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub fn boot(&mut self, id: i32) -> Result<()> {
+        self.launch(id)?;
+        self.node_mut(id).wait_ready(Instant::now() + START)
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(&mut self, id: i32) -> Result<()> {
+        let process = self.node_mut(id).process.take();
+        let mut process = process.context("it does not run")?;
+        process.child.kill()?;
+        process.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM; how long the end took.
+    pub fn stop(&mut self, id: i32) -> Result<Duration> {
+        let began = Instant::now();
+        self.signal(id, Signal::TERM)?;
+        let status = self.wait_end(id, Duration::from_secs(20))?;
+        ensure!(status.success(), "node {id} ended with {status}");
+        Ok(began.elapsed())
+    }
+
+    /// Sends a signal to a node's process.
+    pub fn signal(&self, id: i32, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid(id)?)?).context("a process id is not 0")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGSTOP, and waits until none of its threads goes on: on a busy machine that takes a while.
+    pub fn pause(&self, id: i32) -> Result<()> {
+        self.signal(id, Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.pid(id)?);
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut all_stopped = true;
+            for thread in std::fs::read_dir(&threads)? {
+                let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+                let state = stat.rsplit_once(") ").context("a state")?.1;
+                all_stopped &= state.starts_with('T');
+            }
+            if all_stopped {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "node {id} does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn pid(&self, id: i32) -> Result<u32> {
+        let process = self.node(id).process.as_ref();
+        Ok(process.context("it does not run")?.child.id())
+    }
+
+    /// Waits for a process to end.
+    pub fn wait_end(&mut self, id: i32, timeout: Duration) -> Result<ExitStatus> {
+        let node = self.node_mut(id);
+        let mut process = node.process.take().context("it does not run")?;
+        let until = Instant::now() + timeout;
+        while Instant::now() < until {
+            if let Some(status) = process.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        process.child.kill()?;
+        process.child.wait()?;
+        bail!("node {id} still ran after {timeout:?}: {}", node.log())
+    }
+}
+
+impl Node {
+    fn wait_ready(&mut self, until: Instant) -> Result<()> {
+        let process = self.process.as_mut().context("it does not run")?;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match process.screen.recv_timeout(left) {
+                Ok(line) if line == "ready" => return Ok(()),
+                Ok(_) => {}
+                Err(_) => bail!("node {} is not ready: {}", self.id, self.log()),
+            }
+        }
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Status and body of `GET path`.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        crate::broker::get(&self.http, path)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                // Already ended unless a test failed.
+                let _ = process.child.kill();
+                let _ = process.child.wait();
+            }
+            if std::thread::panicking() || std::env::var_os("KLAMM_LOGS").is_some() {
+                eprintln!("node {}:\n{}", node.id, node.log());
+            }
+        }
+    }
+}

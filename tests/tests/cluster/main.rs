@@ -1,0 +1,12 @@
+//! Several nodes, as processes: founding and entering a cluster, changes through any node, acks, failover, hand-over,
+//! what its state looks like.
+
+mod acks;
+mod dev;
+mod entering;
+mod failover;
+mod forwarding;
+mod groups;
+mod rig;
+mod status;
+mod stopping;

@@ -1,0 +1,62 @@
+//! Questions to a cluster that tests repeat.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use klamm_client::{Client, NewTopic, Partition, Topic};
+use klamm_tests::cluster::Cluster;
+use klamm_tests::load::patient;
+
+/// A client that knows all nodes.
+pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
+    Ok(Client::connect(&cluster.bootstrap(), patient()).await?)
+}
+
+/// A client that knows one node.
+pub(crate) async fn client_of(cluster: &Cluster, id: i32) -> Result<Client> {
+    Ok(Client::connect(&cluster.node(id).kafka, patient()).await?)
+}
+
+/// A topic to create.
+pub(crate) fn topic(name: &str, partitions: i32, replicas: i16) -> NewTopic {
+    NewTopic {
+        name: name.to_owned(),
+        partitions: Some(partitions),
+        replication_factor: Some(replicas),
+        configs: Vec::new(),
+    }
+}
+
+/// Looks until `wanted` says what it found; fails with what was seen last.
+pub(crate) async fn eventually<T>(mut wanted: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match wanted().await {
+            Ok(found) => return Ok(found),
+            Err(last) if Instant::now() >= until => return Err(last),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Waits until a topic's partitions are all as `is_so` wants them, as a node that is asked says.
+pub(crate) async fn topic_is(
+    client: &Client,
+    name: &str,
+    is_so: impl Fn(&Partition) -> bool,
+) -> Result<Topic> {
+    eventually(async || {
+        let topic = client.refresh_topic(name).await?;
+        match topic.partitions.iter().find(|partition| !is_so(partition)) {
+            None => Ok((*topic).clone()),
+            Some(partition) => bail!("{name}: {partition:?}"),
+        }
+    })
+    .await
+}
+
+/// The leader of a partition.
+pub(crate) fn leader(topic: &Topic, partition: i32) -> Result<i32> {
+    let partition = topic.partition(partition).context("the partition")?;
+    partition.leader.context("a leader")
+}
