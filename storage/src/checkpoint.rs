@@ -58,6 +58,24 @@ enum Wake {
     Idle,
 }
 
+/// What the checkpoint thread does while nobody asks for anything.
+enum Work {
+    /// The index has no copy: it is made.
+    Copy,
+    /// Both are read.
+    Check(Check),
+}
+
+impl Work {
+    /// How long nobody must have asked.
+    fn pause(&self) -> Duration {
+        match self {
+            Work::Copy => Duration::ZERO,
+            Work::Check(_) => CHECK_PAUSE,
+        }
+    }
+}
+
 /// The row that says where a start begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Marker {
@@ -151,14 +169,17 @@ impl Checkpointer {
         Arc::clone(&self.shared)
     }
 
-    /// Serves requests until told to stop, and between them goes through the index once.
+    /// Serves requests until told to stop; between them copies the index if it has no copy, and goes
+    /// through it once.
     pub(crate) fn run(self) {
         let interval = self.shared.options.checkpoint_interval;
         let mut due: Option<Instant> = None;
-        self.copy_index();
-        let mut check = Some(Check::new());
+        let mut work = Some(match self.shared.pair.lacks_copy() {
+            true => Work::Copy,
+            false => Work::Check(Check::new()),
+        });
         loop {
-            match self.wait(due, check.is_some()) {
+            match self.wait(due, work.as_ref().map(Work::pause)) {
                 Wake::Asked(Request::Within) => {
                     due = due.or_else(|| Instant::now().checked_add(interval));
                 }
@@ -172,32 +193,32 @@ impl Checkpointer {
                     let _ = answer.send(self.checkpoint(last));
                 }
                 Wake::Asked(Request::Stop) => return,
-                Wake::Idle => {
-                    let pair = &self.shared.pair;
-                    check = check.take().and_then(|check| pair.check(check));
-                }
+                Wake::Idle => work = work.take().and_then(|work| self.work(work)),
             }
         }
     }
 
-    /// Makes the copy of the index if there is none. Without one the store is as good as it was.
-    fn copy_index(&self) {
-        let (pair, failure) = (&self.shared.pair, &self.shared.failure);
-        let going_on = || failure.accepts().is_ok();
-        if !pair.lacks_copy() || !going_on() {
-            return;
-        }
-        let began = Instant::now();
-        match pair.make_copy(&going_on) {
-            Ok(()) => tracing::info!(took = ?began.elapsed(), "the index was copied"),
-            Err(cause) => tracing::error!(%cause, "the index has no copy: making one failed"),
+    /// Does a piece of work that nobody waits for; what is left of it.
+    fn work(&self, work: Work) -> Option<Work> {
+        let pair = &self.shared.pair;
+        match work {
+            Work::Copy if self.shared.failure.accepts().is_err() => None,
+            Work::Copy => match pair.copy_piece() {
+                Ok(true) => Some(Work::Copy),
+                Ok(false) => Some(Work::Check(Check::new())),
+                Err(cause) => {
+                    // Without one the store is as good as stores of earlier versions.
+                    tracing::error!(%cause, "the index has no copy: making one failed");
+                    Some(Work::Check(Check::new()))
+                }
+            },
+            Work::Check(check) => pair.check(check).map(Work::Check),
         }
     }
 
-    /// What comes next; with `idle` a short time without anything is something, too.
-    fn wait(&self, due: Option<Instant>, idle: bool) -> Wake {
+    /// What comes next; with `pause` so long without anything is something, too.
+    fn wait(&self, due: Option<Instant>, pause: Option<Duration>) -> Wake {
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let pause = idle.then_some(CHECK_PAUSE);
         let Some(timeout) = left.into_iter().chain(pause).min() else {
             return Wake::Asked(self.requests.recv().unwrap_or(Request::Stop));
         };

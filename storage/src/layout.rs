@@ -135,20 +135,30 @@ fn settle_format(
     dir: &Path,
     findings: &mut Vec<String>,
 ) -> Result<u64, OpenError> {
-    let path = dir.join(FORMAT_FILE);
-    let copy = match disk.exists(&dir.join(FORMAT_COPY)) {
-        Ok(true) => read_format(disk, &dir.join(FORMAT_COPY))?,
+    let [path, copy] = [FORMAT_FILE, FORMAT_COPY].map(|name| dir.join(name));
+    let has_copy = disk
+        .exists(&copy)
+        .map_err(|e| OpenError::failed(format!("opening {}", dir.display()), e))?;
+    let second = match has_copy {
+        true => read_format(disk, &copy)?,
         // As in stores of earlier versions.
-        Ok(false) => Format::Unreadable,
-        Err(e) => return Err(OpenError::failed(format!("opening {}", dir.display()), e)),
+        false => Format::Unreadable,
     };
-    let (salt, name) = match (read_format(disk, &path)?, copy) {
+    let mut damaged = |path: &Path, instead: &str| {
+        let text = format!("{}: it is damaged; {instead}", path.display());
+        tracing::error!(damage = text, "the format file is damaged");
+        findings.push(text);
+    };
+    let (salt, name) = match (read_format(disk, &path)?, second) {
         (Format::Known { salt }, Format::Known { salt: same }) if salt == same => return Ok(salt),
-        (Format::Known { salt }, _) => (salt, FORMAT_COPY),
+        (Format::Known { salt }, _) => {
+            if has_copy {
+                damaged(&copy, "it is written anew");
+            }
+            (salt, FORMAT_COPY)
+        }
         (_, Format::Known { salt }) => {
-            let text = format!("{}: it is damaged; its copy is read", path.display());
-            tracing::error!(damage = text, "the format file is damaged");
-            findings.push(text);
+            damaged(&path, "its copy is read");
             (salt, FORMAT_FILE)
         }
         (Format::Newer(found), _) => {

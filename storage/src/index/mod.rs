@@ -11,6 +11,7 @@
 //! so far never falls, so a lookup by time bisects the rows by offset, and every indexed position
 //! costs two rows instead of three.
 
+mod copying;
 mod keys;
 mod memory;
 mod pair;

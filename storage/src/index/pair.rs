@@ -12,8 +12,8 @@
 //! - the main one is behind, does not open or was found rotten: the copy takes its place. It is
 //!   kept under another name, and the copy is made anew.
 //!
-//! A copy is made row by row by the checkpoint thread, under a name of its own until it is
-//! complete. Until then there is one index, as in stores of earlier versions.
+//! A copy is made row by row by the checkpoint thread, between its checkpoints, under a name of its
+//! own until it is complete. Until then there is one index, as in stores of earlier versions.
 //!
 //! The sparse rows are some hundredths of the logs' size: too much for a start to read. A start
 //! reads what it needs; the rest is checked piece by piece afterwards ([`Check`]).
@@ -26,12 +26,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::copying::{Copying, PIECE_BYTES};
 use super::keys::{self, Table, commits_key};
 use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 use crate::error::OpenError;
-
-/// Bytes of rows that a copy takes in one commit, and that a check reads at a time.
-const PIECE_BYTES: usize = 4 << 20;
 
 /// Names beside the main index.
 struct Places {
@@ -129,6 +127,8 @@ pub(crate) struct Pair {
     main_is_behind: AtomicBool,
     /// In step with the main index; none while it is being made.
     copy: RwLock<Option<Index>>,
+    /// The copy that is being made.
+    making: Mutex<Option<Copying>>,
     /// Commits so far. Only one thread commits.
     commits: AtomicU64,
     findings: Mutex<Findings>,
@@ -157,8 +157,11 @@ impl Pair {
                 (main, None)
             }
             Chosen::Copy(why) => {
-                let (main, aside) = (places.main.display(), places.aside.display());
-                let text = format!("{main}: {why}; its copy takes its place (kept as {aside})");
+                let mut text =
+                    format!("{}: {why}; its copy takes its place", places.main.display());
+                if indexes.exists(&places.main) {
+                    text += &format!(" (kept as {})", places.aside.display());
+                }
                 findings.tell(Side::Main, text);
                 findings.sides.clear();
                 let main = replace(indexes.as_ref(), &places).map_err(failed)?;
@@ -172,6 +175,7 @@ impl Pair {
             main,
             main_is_behind: AtomicBool::new(false),
             copy: RwLock::new(copy),
+            making: Mutex::new(None),
             commits: AtomicU64::new(commits),
             findings: Mutex::new(findings),
         })
@@ -192,22 +196,25 @@ impl Pair {
         self.copy.read().is_none()
     }
 
-    /// Makes the copy that is missing, in pieces, while `go_on`. To be called by the thread that
-    /// commits.
-    pub(crate) fn make_copy(&self, go_on: &dyn Fn() -> bool) -> Result<(), IndexError> {
+    /// Goes on making the copy that is missing; whether there is more of it to make. To be called
+    /// by the thread that commits. After a failure there is no copy until the next start.
+    pub(crate) fn copy_piece(&self) -> Result<bool, IndexError> {
         let (indexes, places) = (self.indexes.as_ref(), &self.places);
-        indexes.destroy(&places.making)?;
-        let made = indexes.open(&places.making)?;
-        // What says how far it has come is in the last table, and so in the last commit.
-        let tables = Table::ALL.iter().filter(|table| **table != Table::Meta);
-        let mut piece = Vec::new();
-        for table in tables.chain(&[Table::Meta]) {
-            if !self.copy_table(*table, &made, &mut piece, go_on)? {
-                return Ok(());
+        let mut making = self.making.lock();
+        let mut copying = match making.take() {
+            Some(copying) => copying,
+            None => {
+                indexes.destroy(&places.making)?;
+                Copying::into_empty(indexes.open(&places.making)?)
             }
+        };
+        let complete = copying.next_piece(&self.main);
+        if !complete.inspect_err(|error| self.note(Side::Main, error))? {
+            *making = Some(copying);
+            return Ok(true);
         }
-        made.rows.commit(&piece)?;
-        drop(made);
+        let began = copying.began();
+        drop(copying);
         indexes.destroy(&places.copy)?;
         indexes.rename(&places.making, &places.copy)?;
         let copy = indexes.open(&places.copy).inspect_err(|_| {
@@ -216,43 +223,8 @@ impl Pair {
             condemned.unwrap_or_else(|cause| tracing::error!(%cause, "the index's copy is behind"));
         })?;
         *self.copy.write() = Some(copy);
-        Ok(())
-    }
-
-    /// Puts a table's rows into `made`, but for the last ones, which stay in `piece`. `false`: not
-    /// to go on.
-    fn copy_table(
-        &self,
-        table: Table,
-        made: &Index,
-        piece: &mut Vec<Change>,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<bool, IndexError> {
-        let mut ended = Ok(true);
-        let mut bytes = 0;
-        let visit = &mut |key: &[u8], value: &[u8]| {
-            piece.push(Change::Put {
-                table,
-                key: key.to_vec(),
-                value: value.to_vec(),
-            });
-            bytes += key.len() + value.len();
-            if bytes < PIECE_BYTES {
-                return ControlFlow::Continue(());
-            }
-            bytes = 0;
-            ended = made.rows.commit(piece).map(|()| go_on());
-            piece.clear();
-            match ended {
-                Ok(true) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
-            }
-        };
-        let scanned = self.main.rows.scan(table, &[], &keys::TABLE_END, visit);
-        if let Err(error) = &scanned {
-            self.note(Side::Main, error);
-        }
-        scanned.and(ended)
+        tracing::info!(took = ?began.elapsed(), "the index was copied");
+        Ok(false)
     }
 
     /// Reads the next piece of both indexes; what is left then, if anything is.
@@ -368,6 +340,9 @@ impl Pair {
         }
         if !committed {
             return Err(neither());
+        }
+        if let Some(copying) = &mut *self.making.lock() {
+            copying.commit(&changes);
         }
         self.commits.store(number, Ordering::SeqCst);
         Ok(())

@@ -9,6 +9,7 @@ use super::*;
 use crate::disk::{Fault, FaultDisk, FaultRule, Operation};
 
 const DIR: &str = "/data/index";
+const COPY: &str = "/data/index.copy";
 
 fn open(store: &MemoryIndexStore) -> (Arc<Pair>, Index) {
     let pair = Pair::open(Box::new(store.clone()), Path::new(DIR), founded(store)).unwrap();
@@ -23,6 +24,10 @@ fn founded(store: &MemoryIndexStore) -> bool {
         let dir = PathBuf::from(format!("{DIR}{suffix}"));
         store.exists(&dir) && store.open(&dir).unwrap().marker().unwrap().is_some()
     })
+}
+
+fn make_copy(pair: &Pair) {
+    while pair.copy_piece().unwrap() {}
 }
 
 fn commit(index: &Index, number: u8) -> Result<(), IndexError> {
@@ -74,7 +79,7 @@ fn a_crash_at_any_change_leaves_what_was_committed() {
                     let pair = Arc::new(pair);
                     let index = Index::of_pair(&pair);
                     if pair.lacks_copy() {
-                        pair.make_copy(&|| true)?;
+                        while pair.copy_piece()? {}
                     }
                     for number in 1..=2 {
                         begun = life * 2 + number;
@@ -100,7 +105,7 @@ fn a_crash_at_any_change_leaves_what_was_committed() {
             let found = marker(&index);
             assert!((acknowledged..=begun).contains(&found), "{fault:?} at {n}");
             if pair.lacks_copy() {
-                pair.make_copy(&|| true).unwrap();
+                make_copy(&pair);
             }
             commit(&index, 99).unwrap();
             assert_eq!((side(&store, ""), side(&store, ".copy")), (99, 99));
@@ -172,34 +177,84 @@ fn the_copy_takes_the_place_of_what_is_missing_empty_condemned_or_behind() {
         assert_eq!(pair.damages(), 1);
         assert_eq!(marker(&index), if way == 3 { 2 } else { 1 });
         assert!(pair.lacks_copy());
-        pair.make_copy(&|| true).unwrap();
+        make_copy(&pair);
         commit(&index, 7).unwrap();
         let (pair, _) = open(&store);
         assert!(!pair.lacks_copy() && pair.findings().is_empty(), "{way}");
     }
 }
 
-#[test]
-fn making_a_copy_ends_when_the_store_does() {
-    let store = MemoryIndexStore::new();
-    let (_, index) = open(&store);
+/// Rows by table, all of them.
+fn rows(index: &Index) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+    let mut rows = Vec::new();
+    for table in Table::ALL {
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((table, key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        let scanned = index.rows.scan(table, &[], &keys::TABLE_END, visit);
+        scanned.unwrap();
+    }
+    rows
+}
+
+/// A store with more rows than fit into one piece, without a copy.
+fn large_without_copy(store: &MemoryIndexStore) -> (Arc<Pair>, Index) {
+    let (_, index) = open(store);
     let mut batch = IndexBatch::new();
     batch.set_marker(vec![1]);
-    (0..9).for_each(|n| batch.put_raft_entry(G, n, vec![0; 1 << 20]));
+    (0..20).for_each(|n| batch.put_raft_entry(G, n, vec![0; 1 << 20]));
     index.commit(batch).unwrap();
-    store.destroy(Path::new("/data/index.copy")).unwrap();
-    let (pair, index) = open(&store);
-    pair.make_copy(&|| false).unwrap();
-    assert!(pair.lacks_copy());
-    pair.make_copy(&|| true).unwrap();
-    assert!(!pair.lacks_copy());
-    let copy = store.open(Path::new("/data/index.copy")).unwrap();
-    for n in 0..9 {
-        assert_eq!(
-            copy.raft_entry(G, n).unwrap(),
-            index.raft_entry(G, n).unwrap()
-        );
+    store.destroy(Path::new(COPY)).unwrap();
+    open(store)
+}
+
+#[test]
+fn commits_go_on_while_a_copy_is_made() {
+    let store = MemoryIndexStore::new();
+    let (pair, index) = large_without_copy(&store);
+    let mut pieces = 0_u8;
+    while pair.copy_piece().unwrap() {
+        pieces += 1;
+        assert!(pair.lacks_copy() && !store.exists(Path::new(COPY)));
+        let mut batch = IndexBatch::new();
+        batch.set_marker(vec![10 + pieces]);
+        // In front of where the copy is, and behind it.
+        let at = u64::from(pieces);
+        batch.put_raft_entry(G, at - 1, vec![pieces; 10]);
+        batch.put_raft_entry(G, 20 - at, vec![pieces; 10]);
+        batch.put_raft_entry(G, 100 + at, vec![pieces; 10]);
+        batch.put_group(G, vec![pieces]);
+        index.commit(batch).unwrap();
+        let mut batch = IndexBatch::new();
+        batch.truncate_raft(G, 100 + at);
+        index.commit(batch).unwrap();
     }
+    assert!(pieces > 2, "{pieces}");
+    assert!(!pair.lacks_copy());
+    let made = store.open(Path::new(COPY)).unwrap();
+    assert!(rows(&made) == rows(&store.open(Path::new(DIR)).unwrap()));
+    drop((pair, index));
+    let (pair, _) = open(&store);
+    assert!(!pair.lacks_copy() && pair.findings().is_empty());
+}
+
+#[test]
+fn a_copy_that_fails_in_the_making_costs_nothing() {
+    let disk = FaultDisk::new();
+    let store = MemoryIndexStore::on(disk.clone());
+    let (pair, index) = large_without_copy(&store);
+    assert!(pair.copy_piece().unwrap());
+    let rule = FaultRule::new(Fault::Enospc).on(Operation::Sync);
+    disk.inject(rule.path("index.copy"));
+    commit(&index, 2).unwrap();
+    assert!(pair.copy_piece().is_err() && pair.lacks_copy());
+    commit(&index, 3).unwrap();
+    assert_eq!(marker(&index), 3);
+    drop((pair, index));
+    let (pair, index) = open(&store);
+    make_copy(&pair);
+    assert_eq!((marker(&index), side(&store, ".copy")), (3, 3));
 }
 
 /// A bit flips in each table file of RocksDB while it is open: the copy answers.
@@ -234,7 +289,7 @@ fn a_row_that_rots_is_read_from_the_copy() {
     assert_eq!(index.groups().unwrap().len(), 1);
     assert!(index.at_or_below_offset(G, 0, 9).unwrap().is_some());
     assert!(temp.path().join("index.damaged").exists());
-    pair.make_copy(&|| true).unwrap();
+    make_copy(&pair);
     drop((pair, index));
     assert!(!open().lacks_copy());
 }

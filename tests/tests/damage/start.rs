@@ -9,10 +9,23 @@ use klamm_client::{
     Client, ClientOptions, NewMessage, NewTopic, PartitionReader, Producer, ProducerOptions,
     ReaderOptions,
 };
+use klamm_protocol::ErrorCode;
 use klamm_tests::broker::Broker;
 use klamm_tests::history::value;
 
-use super::{impatient, is_storage_error};
+/// A client that waits for elections, but not for what has no leader for good.
+fn patient_enough() -> ClientOptions {
+    ClientOptions {
+        retry_timeout: Duration::from_secs(3),
+        ..ClientOptions::default()
+    }
+}
+
+/// A replica that lost operations does not lead, and here is no other.
+fn is_offline(error: &klamm_client::Error) -> bool {
+    let refused = error.server_error();
+    refused.is_some_and(|error| error.code == ErrorCode::LEADER_NOT_AVAILABLE)
+}
 
 const TOPICS: [&str; 4] = ["one", "two", "three", "four"];
 const RECORDS: u64 = 30;
@@ -54,7 +67,7 @@ async fn fill(address: &str) -> Result<()> {
 
 /// Reads all topics; answers those that are refused.
 async fn refused(broker: &Broker) -> Result<Vec<usize>> {
-    let client = Client::connect(&broker.address, impatient()).await?;
+    let client = Client::connect(&broker.address, patient_enough()).await?;
     let mut refused = Vec::new();
     for (topic, name) in TOPICS.iter().enumerate() {
         let mut reader = PartitionReader::new(client.clone(), name, 0, 0, ReaderOptions::default());
@@ -63,10 +76,7 @@ async fn refused(broker: &Broker) -> Result<Vec<usize>> {
             let fetched = match reader.poll().await {
                 Ok(fetched) => fetched,
                 Err(error) => {
-                    ensure!(
-                        is_storage_error(&error) && next == 0,
-                        "{name} {next}: {error}"
-                    );
+                    ensure!(is_offline(&error) && next == 0, "{name} {next}: {error}");
                     refused.push(topic);
                     break;
                 }
