@@ -51,8 +51,13 @@ impl Copying {
         }
     }
 
-    /// Takes the next rows of `original`; whether it is complete now.
-    pub(super) fn next_piece(&mut self, original: &Index) -> Result<bool, IndexError> {
+    /// Takes the next rows of `original`; whether it is complete now. `unreadable` hears of what is
+    /// wrong with the original.
+    pub(super) fn next_piece(
+        &mut self,
+        original: &Index,
+        unreadable: impl Fn(&IndexError),
+    ) -> Result<bool, IndexError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
@@ -74,7 +79,8 @@ impl Copying {
                 ControlFlow::Break(())
             };
             let rows = &original.rows;
-            rows.scan(table, &from, &keys::TABLE_END, visit)?;
+            rows.scan(table, &from, &keys::TABLE_END, visit)
+                .inspect_err(&unreadable)?;
             if bytes >= PIECE_BYTES {
                 break;
             }

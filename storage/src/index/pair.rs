@@ -208,8 +208,7 @@ impl Pair {
                 Copying::into_empty(indexes.open(&places.making)?)
             }
         };
-        let complete = copying.next_piece(&self.main);
-        if !complete.inspect_err(|error| self.note(Side::Main, error))? {
+        if !copying.next_piece(&self.main, |error| self.note(Side::Main, error))? {
             *making = Some(copying);
             return Ok(true);
         }

@@ -11,6 +11,7 @@ mod damage;
 mod model;
 mod real;
 mod rot;
+mod rot_index;
 mod sweep;
 mod time;
 

@@ -12,9 +12,7 @@ use super::compact::{compact, rules, seal};
 use super::crash::Chance;
 use super::model::split;
 use super::*;
-use crate::disk::{Disk, RealDisk};
-use crate::index::Check;
-use crate::{OpenError, SystemClock};
+use crate::disk::Disk;
 
 /// A batch as it was written, and where.
 struct Kept {
@@ -35,7 +33,7 @@ impl Kept {
 }
 
 /// A log as it was before.
-struct Known {
+pub(super) struct Known {
     start: i64,
     end: i64,
     batches: Vec<Kept>,
@@ -78,7 +76,7 @@ fn parts(entry: &Entry) -> (EntryId, Option<&Bytes>) {
 
 /// What one flip did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Outcome {
+pub(super) enum Outcome {
     /// Nothing that anyone could see.
     Unseen,
     /// All is served, and the damage is named.
@@ -220,6 +218,27 @@ impl Flip<'_> {
     }
 }
 
+/// Every log is what it was.
+pub(super) fn serves_all(known: &BTreeMap<u64, Known>, store: &Store) {
+    for (number, known) in known {
+        let log = store
+            .group(GroupId(*number))
+            .expect("no group is forgotten");
+        assert_eq!(
+            (log.start_offset(), log.end_offset()),
+            (known.start, known.end)
+        );
+        for kept in known
+            .batches
+            .iter()
+            .filter(|kept| kept.base_offset() >= known.start)
+        {
+            let read = log.read(kept.base_offset(), known.end, 1, true);
+            assert!(read.unwrap() == kept.bytes);
+        }
+    }
+}
+
 fn keyed(index: u64) -> Bytes {
     // Every other batch is of an idempotent producer, which has to keep its sequences.
     let mut builder = BatchBuilder::new();
@@ -239,7 +258,7 @@ fn keyed(index: u64) -> Bytes {
 
 /// Logs of every kind: plain with two epochs, compacted, bulk-written, and some since the last
 /// checkpoint.
-fn fill(store: &Store) {
+pub(super) fn fill(store: &Store) {
     let plain = group(store, 1);
     for index in 1..=40 {
         let size = 20 + index as usize * 7 % 160;
@@ -292,13 +311,13 @@ fn fill(store: &Store) {
     append(&plain, vec![batch_entry(id(4, 45), batch_of(1, 80, 1_000))]);
 }
 
-fn known(store: &Store, contents: &dyn Fn(&Path) -> Vec<u8>) -> BTreeMap<u64, Known> {
+pub(super) fn known(store: &Store, contents: &dyn Fn(&Path) -> Vec<u8>) -> BTreeMap<u64, Known> {
     let log = |number| Known::of(&store.group(GroupId(number)).unwrap(), contents);
     (1..=3).map(|number| (number, log(number))).collect()
 }
 
 /// Every file below `dir`.
-fn files(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in disk.list(dir).unwrap() {
         let path = dir.join(&entry.name);
@@ -338,7 +357,7 @@ fn places(path: &Path, content: &[u8], stride: usize) -> Vec<u64> {
     places
 }
 
-fn tell(outcomes: &BTreeMap<(String, Outcome), u32>) {
+pub(super) fn tell(outcomes: &BTreeMap<(String, Outcome), u32>) {
     for ((class, outcome), count) in outcomes {
         println!("{class:>8} {outcome:?}: {count}");
     }
@@ -393,7 +412,7 @@ fn sweep(stride: usize) -> u32 {
 }
 
 /// Says where a sweep failed.
-struct At<'a>(&'a Path, u64, u8);
+pub(super) struct At<'a>(pub(super) &'a Path, pub(super) u64, pub(super) u8);
 
 impl Drop for At<'_> {
     fn drop(&mut self) {
@@ -451,149 +470,4 @@ fn a_bit_that_flips_under_a_reader_is_found() {
         }
     }
     assert!(flips > 1_000, "{flips}");
-}
-
-fn open_real(dir: &Path) -> Result<(Store, RecoveryReport), OpenError> {
-    let options = StoreOptions {
-        reserve_bytes: 0,
-        bypass_bytes: 16 * 1024,
-        checkpoint_bytes: 1024 * 1024,
-        ..StoreOptions::new(dir)
-    };
-    Store::open(options, Arc::new(RealDisk), Arc::new(SystemClock::new()))
-}
-
-fn copy(from: &Path, to: &Path) {
-    for path in files(&RealDisk, from) {
-        let target = to.join(path.strip_prefix(from).unwrap());
-        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        std::fs::copy(&path, target).unwrap();
-    }
-}
-
-/// The same for the files of RocksDB, on a real disk.
-fn sweep_index(stride: usize, most: usize) -> u32 {
-    let origin = tempfile::tempdir().unwrap();
-    let base = tempfile::tempdir().unwrap();
-    // One path for all lives: errors name it.
-    let dir = base.path().join("data");
-    let (store, _) = open_real(&dir).unwrap();
-    fill(&store);
-    store.close().unwrap();
-    drop(store);
-    copy(&dir, origin.path());
-    let (store, _) = open_real(&dir).unwrap();
-    let known = known(&store, &|path| std::fs::read(path).unwrap());
-    drop(store);
-    let mut chance = Chance(7);
-    let mut outcomes = BTreeMap::new();
-    let mut count = 0_u32;
-    let sides = ["index", "index.copy"].map(|side| files(&RealDisk, &origin.path().join(side)));
-    for file in sides.into_iter().flatten() {
-        let below = file.strip_prefix(origin.path()).unwrap();
-        let name = below.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with("LOG") || name == "LOCK" || name == "IDENTITY" {
-            continue;
-        }
-        let content = std::fs::read(&file).unwrap();
-        let stride = stride.max(content.len() / most + 1);
-        for position in (0..content.len()).step_by(stride) {
-            std::fs::remove_dir_all(&dir).unwrap();
-            copy(origin.path(), &dir);
-            let (path, bit) = (dir.join(below), 1 << chance.below(8));
-            let mut rotten = content.clone();
-            rotten[position] ^= bit;
-            std::fs::write(&path, rotten).unwrap();
-            let _at = At(&path, position as u64, bit);
-            let flip = Flip {
-                path: &path,
-                position: position as u64,
-            };
-            let starts = if count.is_multiple_of(8) { 3 } else { 1 };
-            let outcome = judge_index(&known, &dir, &flip, starts);
-            let class = name.split_once(['-', '.']).map_or(&*name, |(a, b)| {
-                if a.starts_with(|c: char| c.is_ascii_digit()) {
-                    b
-                } else {
-                    a
-                }
-            });
-            *outcomes.entry((class.to_owned(), outcome)).or_default() += 1;
-            count += 1;
-        }
-    }
-    tell(&outcomes);
-    let seen = |class: &str| outcomes.contains_key(&(class.to_owned(), Outcome::Healed));
-    assert!(seen("sst") && seen("MANIFEST") && seen("CURRENT"));
-    count
-}
-
-/// All is served as it was, also at the `starts` that follow.
-fn judge_index(
-    known: &BTreeMap<u64, Known>,
-    dir: &Path,
-    flip: &Flip<'_>,
-    starts: usize,
-) -> Outcome {
-    let mut outcome = Outcome::Unseen;
-    for start in 1..=starts {
-        let (store, report) =
-            open_real(dir).unwrap_or_else(|error| panic!("start {start}: {error}"));
-        assert_eq!(report.torn_tail_bytes, 0, "{report:?}");
-        let any = store.group(GroupId(1)).unwrap();
-        let pair = &any.store.shared.pair;
-        serves_all(known, &store);
-        let mut check = Some(Check::new());
-        while let Some(left) = check {
-            check = pair.check(left);
-        }
-        let findings = pair.findings();
-        assert!(findings.starts_with(&report.corrupt), "{report:?}");
-        assert_eq!(store.stats().corruptions, findings.len() as u64);
-        let index = flip.path.parent().unwrap().to_string_lossy();
-        assert!(
-            findings.iter().all(|text| text.contains(&*index)),
-            "{findings:?}"
-        );
-        if !findings.is_empty() {
-            assert!(start < 3, "still at the third start: {findings:?}");
-            outcome = Outcome::Healed;
-        }
-        // Nobody starts over the last one.
-        if start < starts {
-            store.close().unwrap();
-        }
-    }
-    outcome
-}
-
-fn serves_all(known: &BTreeMap<u64, Known>, store: &Store) {
-    for (number, known) in known {
-        let log = store
-            .group(GroupId(*number))
-            .expect("no group is forgotten");
-        assert_eq!(
-            (log.start_offset(), log.end_offset()),
-            (known.start, known.end)
-        );
-        for kept in known
-            .batches
-            .iter()
-            .filter(|kept| kept.base_offset() >= known.start)
-        {
-            let read = log.read(kept.base_offset(), known.end, 1, true);
-            assert!(read.unwrap() == kept.bytes);
-        }
-    }
-}
-
-#[test]
-fn a_flipped_bit_in_the_index_costs_nothing() {
-    assert!(sweep_index(61, 2) > 20);
-}
-
-#[test]
-#[ignore = "takes minutes: thousands of places"]
-fn a_flipped_bit_in_the_index_costs_nothing_wherever_it_is() {
-    println!("{} flips", sweep_index(3, 150));
 }
