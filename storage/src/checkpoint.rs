@@ -22,7 +22,7 @@ use klamm_records::GroupId;
 use parking_lot::Mutex;
 
 use crate::error::StorageError;
-use crate::index::IndexBatch;
+use crate::index::{Check, IndexBatch};
 use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
 use crate::log::{Log, row};
@@ -31,6 +31,9 @@ use crate::store::{Shared, encode_producers};
 
 /// Written entries kept in memory of a log at a checkpoint: idle logs shall cost little.
 const KEEP_DESCRIPTORS: usize = 16;
+
+/// Between two pieces of the index that are checked: not to be in anyone's way.
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the checkpoint thread is asked for.
 pub(crate) enum Request {
@@ -45,6 +48,33 @@ pub(crate) enum Request {
     },
     /// End the thread.
     Stop,
+}
+
+/// Why the checkpoint thread goes on.
+enum Wake {
+    Asked(Request),
+    /// A checkpoint is due by time.
+    Due,
+    /// Nobody wants anything.
+    Idle,
+}
+
+/// What the checkpoint thread does while nobody asks for anything.
+enum Work {
+    /// The index has no copy: it is made.
+    Copy,
+    /// Both are read.
+    Check(Check),
+}
+
+impl Work {
+    /// How long nobody must have asked.
+    fn pause(&self) -> Duration {
+        match self {
+            Work::Copy => Duration::ZERO,
+            Work::Check(_) => CHECK_PAUSE,
+        }
+    }
 }
 
 /// The row that says where a start begins.
@@ -140,41 +170,64 @@ impl Checkpointer {
         Arc::clone(&self.shared)
     }
 
-    /// Serves requests until told to stop.
+    /// Serves requests until told to stop; between them copies the index if it has no copy, and goes
+    /// through it once.
     pub(crate) fn run(self) {
         let interval = self.shared.options.checkpoint_interval;
         let mut due: Option<Instant> = None;
+        let mut work = Some(match self.shared.pair.lacks_copy() {
+            true => Work::Copy,
+            false => Work::Check(Check::new()),
+        });
         loop {
-            match self.next_request(due) {
-                Some(Request::Within) => {
+            match self.wait(due, work.as_ref().map(Work::pause)) {
+                Wake::Asked(Request::Within) => {
                     due = due.or_else(|| Instant::now().checked_add(interval));
                 }
-                Some(Request::Due) | None => {
+                Wake::Asked(Request::Due) | Wake::Due => {
                     due = None;
                     // A failure has been reported by whoever met it.
                     let _ = self.checkpoint(false);
                 }
-                Some(Request::Now { last, answer }) => {
+                Wake::Asked(Request::Now { last, answer }) => {
                     due = None;
                     let _ = answer.send(self.checkpoint(last));
                 }
-                Some(Request::Stop) => return,
+                Wake::Asked(Request::Stop) => return,
+                Wake::Idle => work = work.take().and_then(|work| self.work(work)),
             }
         }
     }
 
-    /// The next request; `None` when a checkpoint is due by time.
-    fn next_request(&self, due: Option<Instant>) -> Option<Request> {
-        let Some(due) = due else {
-            return Some(self.requests.recv().unwrap_or(Request::Stop));
+    /// Does a piece of work that nobody waits for; what is left of it.
+    fn work(&self, work: Work) -> Option<Work> {
+        let pair = &self.shared.pair;
+        match work {
+            Work::Copy if self.shared.failure.accepts().is_err() => None,
+            Work::Copy => match pair.copy_piece() {
+                Ok(true) => Some(Work::Copy),
+                Ok(false) => Some(Work::Check(Check::new())),
+                Err(cause) => {
+                    // Without one the store is as good as stores of earlier versions.
+                    tracing::error!(%cause, "the index has no copy: making one failed");
+                    Some(Work::Check(Check::new()))
+                }
+            },
+            Work::Check(check) => pair.check(check).map(Work::Check),
+        }
+    }
+
+    /// What comes next; with `pause` so long without anything is something, too.
+    fn wait(&self, due: Option<Instant>, pause: Option<Duration>) -> Wake {
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let Some(timeout) = left.into_iter().chain(pause).min() else {
+            return Wake::Asked(self.requests.recv().unwrap_or(Request::Stop));
         };
-        let left = due
-            .checked_duration_since(Instant::now())
-            .unwrap_or(Duration::ZERO);
-        match self.requests.recv_timeout(left) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+        match self.requests.recv_timeout(timeout) {
+            Ok(request) => Wake::Asked(request),
+            Err(RecvTimeoutError::Timeout) if Some(timeout) == left => Wake::Due,
+            Err(RecvTimeoutError::Timeout) => Wake::Idle,
+            Err(RecvTimeoutError::Disconnected) => Wake::Asked(Request::Stop),
         }
     }
 

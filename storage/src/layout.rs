@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! <dir>/klamm.format        version and salt; written last when a store is founded
+//! <dir>/klamm.format.copy   the same once more
 //! <dir>/lock                held while a store is open; says by whom
 //! <dir>/journal/            see journal/
 //! <dir>/index/              RocksDB
+//! <dir>/index.copy/         the same rows once more; see index/pair.rs for other names
 //! <dir>/<group>/            segments of one log
 //! <dir>/<group>.deleted/    being removed
 //! ```
@@ -13,16 +15,18 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::Marker;
 use crate::disk::{Disk, DiskLock, LockError, OpenMode};
 use crate::error::OpenError;
-use crate::index::{Index, IndexBatch, IndexStore};
+use crate::index::{Index, IndexBatch, IndexStore, Pair};
 use crate::journal::{JournalPlace, list_journal, path_of};
 
 /// Version of the directory's layout.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "klamm.format";
+const FORMAT_COPY: &str = "klamm.format.copy";
 const LOCK_FILE: &str = "lock";
 const JOURNAL_DIR: &str = "journal";
 const INDEX_DIR: &str = "index";
@@ -33,8 +37,12 @@ pub(crate) const DELETED: &str = ".deleted";
 pub(crate) struct Opened {
     pub(crate) lock: DiskLock,
     pub(crate) index: Index,
+    /// What is beneath `index`.
+    pub(crate) pair: Arc<Pair>,
     /// The store's own number; see journal/format.rs.
     pub(crate) salt: u64,
+    /// What was found damaged and is whole again.
+    pub(crate) findings: Vec<String>,
 }
 
 /// Directory of the journal.
@@ -46,18 +54,22 @@ pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
 pub(crate) fn is_group_dir(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ours = [FORMAT_FILE, LOCK_FILE, JOURNAL_DIR, INDEX_DIR, "lost+found"];
+    let beside_index = name
+        .strip_prefix(INDEX_DIR)
+        .is_some_and(|rest| rest.starts_with('.'));
     !name.is_empty()
         && name.len() <= 200
         && name.chars().all(plain)
         && !name.starts_with('.')
         && !name.ends_with(DELETED)
         && !ours.contains(&name)
+        && !beside_index
 }
 
 /// Locks the directory, reads its format or founds it, opens the index.
 pub(crate) fn open(
     disk: &dyn Disk,
-    indexes: &dyn IndexStore,
+    indexes: Box<dyn IndexStore>,
     dir: &Path,
 ) -> Result<Opened, OpenError> {
     let failed = |e: io::Error| OpenError::failed(format!("opening {}", dir.display()), e);
@@ -72,31 +84,33 @@ pub(crate) fn open(
             LockError::Io(e) => failed(e),
         })?;
     let format = disk.exists(&dir.join(FORMAT_FILE)).map_err(failed)?;
+    let mut findings = Vec::new();
     let salt = if format {
-        Some(read_format(disk, dir)?)
+        Some(settle_format(disk, dir, &mut findings)?)
     } else {
         None
     };
-    let index_dir = dir.join(INDEX_DIR);
-    if salt.is_some() && !indexes.exists(&index_dir) {
-        return Err(missing_index(dir));
-    }
-    let index = indexes
-        .open(&index_dir)
-        .map_err(|e| OpenError::failed(format!("opening {}", index_dir.display()), e))?;
+    let pair = Arc::new(Pair::open(indexes, &dir.join(INDEX_DIR), salt.is_some())?);
+    let index = Index::of_pair(&pair);
     let salt = match salt {
         Some(salt) => salt,
         None => found(disk, &index, dir)?,
     };
-    Ok(Opened { lock, index, salt })
+    Ok(Opened {
+        lock,
+        index,
+        pair,
+        salt,
+        findings,
+    })
 }
 
 /// The index holds what no segment does (votes, which entries were records): a store that lost it
 /// must not pretend to know.
 pub(crate) fn missing_index(dir: &Path) -> OpenError {
     let what = format!("opening {}", dir.display());
-    let cause = "its index is missing or empty although it holds data; put the folder \"index\" \
-                 back, or empty the directory to let the replica be built anew";
+    let cause = "its index and the copy of it are missing or empty although it holds data; put the \
+                 folder \"index\" back, or empty the directory to let the replica be built anew";
     OpenError::failed(what, cause)
 }
 
@@ -105,10 +119,68 @@ fn owner() -> String {
     format!("process {} ({command})", std::process::id())
 }
 
-fn read_format(disk: &dyn Disk, dir: &Path) -> Result<u64, OpenError> {
-    let path = dir.join(FORMAT_FILE);
+/// What a format file says.
+enum Format {
+    Known {
+        salt: u64,
+    },
+    /// A later version, if it can be believed.
+    Newer(u32),
+    Unreadable,
+}
+
+/// The salt, from the format file or its copy; makes both whole.
+fn settle_format(
+    disk: &dyn Disk,
+    dir: &Path,
+    findings: &mut Vec<String>,
+) -> Result<u64, OpenError> {
+    let [path, copy] = [FORMAT_FILE, FORMAT_COPY].map(|name| dir.join(name));
+    let has_copy = disk
+        .exists(&copy)
+        .map_err(|e| OpenError::failed(format!("opening {}", dir.display()), e))?;
+    let second = match has_copy {
+        true => read_format(disk, &copy)?,
+        // As in stores of earlier versions.
+        false => Format::Unreadable,
+    };
+    let mut damaged = |path: &Path, instead: &str| {
+        let text = format!("{}: it is damaged; {instead}", path.display());
+        tracing::error!(damage = text, "the format file is damaged");
+        findings.push(text);
+    };
+    let (salt, name) = match (read_format(disk, &path)?, second) {
+        (Format::Known { salt }, Format::Known { salt: same }) if salt == same => return Ok(salt),
+        (Format::Known { salt }, _) => {
+            if has_copy {
+                damaged(&copy, "it is written anew");
+            }
+            (salt, FORMAT_COPY)
+        }
+        (_, Format::Known { salt }) => {
+            damaged(&path, "its copy is read");
+            (salt, FORMAT_FILE)
+        }
+        (Format::Newer(found), _) => {
+            return Err(OpenError::NewerFormat {
+                dir: dir.to_path_buf(),
+                found,
+                known: FORMAT,
+            });
+        }
+        (Format::Unreadable, _) => {
+            let what = format!("reading {}", path.display());
+            return Err(OpenError::failed(what, "it is damaged, and so is its copy"));
+        }
+    };
+    write_format(disk, dir, name, salt)
+        .map_err(|e| OpenError::failed(format!("writing {}", dir.join(name).display()), e))?;
+    Ok(salt)
+}
+
+fn read_format(disk: &dyn Disk, path: &Path) -> Result<Format, OpenError> {
     let read = || -> io::Result<String> {
-        let file = disk.open(&path, OpenMode::Read)?;
+        let file = disk.open(path, OpenMode::Read)?;
         let mut text = vec![0; usize::try_from(file.len()?.min(4096)).unwrap_or(0)];
         file.read_exact_at(&mut text, 0)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -120,24 +192,19 @@ fn read_format(disk: &dyn Disk, dir: &Path) -> Result<u64, OpenError> {
             .find(|(key, _)| *key == name)
             .map(|(_, value)| value.trim().to_owned())
     };
-    let unreadable = || OpenError::failed(format!("reading {}", path.display()), "it is damaged");
-    let version = field("version")
-        .and_then(|v| v.parse().ok())
-        .ok_or_else(unreadable)?;
+    let Some(version) = field("version").and_then(|v| v.parse().ok()) else {
+        return Ok(Format::Unreadable);
+    };
     if version > FORMAT {
-        return Err(OpenError::NewerFormat {
-            dir: dir.to_path_buf(),
-            found: version,
-            known: FORMAT,
-        });
+        return Ok(Format::Newer(version));
     }
     let salt = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok());
-    let salt = salt.ok_or_else(unreadable)?;
     // With another salt the journal would look empty. Stores of the first days have no checksum.
-    match field("crc") {
-        Some(crc) if crc != checksum(version, salt) => Err(unreadable()),
-        _ => Ok(salt),
-    }
+    Ok(match (salt, field("crc")) {
+        (Some(salt), None) => Format::Known { salt },
+        (Some(salt), Some(crc)) if crc == checksum(version, salt) => Format::Known { salt },
+        _ => Format::Unreadable,
+    })
 }
 
 /// Checksum of the format file, as it stands there.
@@ -184,12 +251,14 @@ fn found(disk: &dyn Disk, index: &Index, dir: &Path) -> Result<u64, OpenError> {
     batch.set_marker(marker.encode());
     index.commit(batch).map_err(failed_index)?;
     let salt = RandomState::new().build_hasher().finish();
-    write_format(disk, dir, salt).map_err(failed)?;
+    for name in [FORMAT_COPY, FORMAT_FILE] {
+        write_format(disk, dir, name, salt).map_err(failed)?;
+    }
     Ok(salt)
 }
 
-fn write_format(disk: &dyn Disk, dir: &Path, salt: u64) -> io::Result<()> {
-    let temporary = dir.join(format!("{FORMAT_FILE}.new"));
+fn write_format(disk: &dyn Disk, dir: &Path, name: &str, salt: u64) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.new"));
     let text = format!(
         "{}crc={}\n",
         format_text(FORMAT, salt),
@@ -199,7 +268,7 @@ fn write_format(disk: &dyn Disk, dir: &Path, salt: u64) -> io::Result<()> {
     file.set_len(0)?;
     file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
     file.sync_data()?;
-    disk.rename(&temporary, &dir.join(FORMAT_FILE))?;
+    disk.rename(&temporary, &dir.join(name))?;
     disk.sync_dir(dir)?;
     // The directory's own entry, where its parent is ours to sync.
     match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {

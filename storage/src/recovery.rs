@@ -20,7 +20,7 @@ use crate::checkpoint::Marker;
 use crate::error::OpenError;
 use crate::index::IndexBatch;
 use crate::journal::{
-    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, Spares, Visit, act,
+    BatchFrame, Damage, Frame, FrameBody, JournalFiles, JournalPlace, Loss, Spares, Visit, act,
     list_journal, scan,
 };
 use crate::layout::{DELETED, journal_dir, missing_index};
@@ -67,6 +67,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         references: BTreeMap::new(),
         touched: BTreeMap::new(),
         recreated: Vec::new(),
+        damage: Vec::new(),
         report: RecoveryReport::default(),
         orphans: 0,
     };
@@ -83,8 +84,9 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     if shared.options.sync {
         found.secure_last_block().map_err(failed)?;
     }
+    replay.damage.clone_from(&found.damage);
     read(&mut |frame| replay.frame(frame))?;
-    replay.judge_damage(&found.damage)?;
+    replay.judge_damage()?;
     replay.check_references();
     replay.rebuild_producers();
     if !marker.clean || replay.report.frames_replayed > 0 {
@@ -94,6 +96,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     let mut report = replay.report;
     report.bytes_replayed = found.bytes;
     report.torn_tail_bytes = found.torn_bytes;
+    report.corrupt.extend(shared.pair.findings());
     if marker.clean {
         // From now on files may hold more than the state says.
         let mut batch = IndexBatch::new();
@@ -123,7 +126,7 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
 
 /// Damage whose victim is not known might have hit any group: nothing is served then.
 fn refuse_unknown(damage: &[Damage]) -> Result<(), OpenError> {
-    match damage.iter().find(|damage| damage.group.is_none()) {
+    match damage.iter().find(|damage| damage.loss == Loss::Unknown) {
         None => Ok(()),
         Some(damage) => {
             let cause = format!(
@@ -241,6 +244,8 @@ struct Replay<'a> {
     touched: BTreeMap<GroupId, BTreeSet<i64>>,
     /// Segments written to in the middle that were not there.
     recreated: Vec<(GroupId, i64)>,
+    /// Of the journal.
+    damage: Vec<Damage>,
     report: RecoveryReport,
     /// Frames of groups that nothing is known of.
     orphans: u64,
@@ -273,6 +278,10 @@ impl Replay<'_> {
         let actions = match state.apply(&frame, self.shared.steady.now_ms()) {
             Ok(actions) => actions,
             Err(reason) => {
+                // A gap, more often than not: what made it says more.
+                let mut damage = self.damage.iter();
+                let cause = damage.find(|damage| damage.loss == Loss::Of(frame.group));
+                let reason = cause.map_or(reason, Damage::to_string);
                 self.quarantine(&log, &mut state, &reason);
                 return Ok(());
             }
@@ -305,19 +314,25 @@ impl Replay<'_> {
     }
 
     fn quarantine(&mut self, log: &Log, state: &mut LogState, reason: &str) {
-        let text = format!("{}: journal: {reason}", log.path.display());
+        let text = format!(
+            "{}: journal: {reason}; offsets from {} on are lost",
+            log.path.display(),
+            state.end_offset
+        );
         tracing::error!(
             group = log.group.0,
             reason,
             "operations are lost; the log is quarantined"
         );
-        self.shared
-            .counters
-            .corruptions
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.report.corrupt.push(text);
+        self.count_damage(text);
         state.quarantine = Some(format!("the journal lost operations: {reason}"));
         state.dirty = true;
+    }
+
+    fn count_damage(&mut self, text: String) {
+        let counter = &self.shared.counters.corruptions;
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.report.corrupt.push(text);
     }
 
     /// Brings the files to where the frame's operation left them.
@@ -398,11 +413,18 @@ impl Replay<'_> {
     }
 
     /// Quarantines the groups whose operations are damaged.
-    fn judge_damage(&mut self, damage: &[Damage]) -> Result<(), OpenError> {
-        for damage in damage {
-            let Some(group) = &damage.group else { continue };
+    fn judge_damage(&mut self) -> Result<(), OpenError> {
+        for damage in std::mem::take(&mut self.damage) {
             let text = damage.to_string();
-            let log = self.shared.groups.read().get(group).cloned();
+            let Loss::Of(group) = damage.loss else {
+                tracing::error!(
+                    damage = text,
+                    "the journal is damaged; nothing is lost by it"
+                );
+                self.count_damage(text);
+                continue;
+            };
+            let log = self.shared.groups.read().get(&group).cloned();
             if let Some(log) = log {
                 let mut state = log.state.lock();
                 if state.quarantine.is_none() {

@@ -18,7 +18,7 @@ use crate::clock::{Clock, Steady};
 use crate::disk::{Disk, DiskLock, FileCache};
 use crate::error::{Completion, OpenError, StorageError};
 use crate::health::{Failure, Gate, Space};
-use crate::index::{Index, IndexStore, RocksIndexStore};
+use crate::index::{Index, IndexStore, Pair, RocksIndexStore};
 use crate::journal::{Done, Frame, FrameBody, Message, Op, QUEUE_LEN, Rounds, RoundsContext};
 use crate::layout;
 use crate::log::{GroupLog, Log, LogState};
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     /// For producers: a wall clock that jumps must not make them forgotten.
     pub(crate) steady: Steady,
     pub(crate) index: Index,
+    /// What is beneath `index`.
+    pub(crate) pair: Arc<Pair>,
     pub(crate) files: FileCache,
     pub(crate) groups: RwLock<BTreeMap<GroupId, Arc<Log>>>,
     pub(crate) failure: Failure,
@@ -161,11 +163,16 @@ impl Store {
     pub fn open_with(
         options: StoreOptions,
         disk: Arc<dyn Disk>,
-        indexes: &dyn IndexStore,
+        indexes: &(impl IndexStore + Clone + 'static),
         clock: Arc<dyn Clock>,
     ) -> Result<(Store, RecoveryReport), OpenError> {
-        let layout::Opened { lock, index, salt } =
-            layout::open(disk.as_ref(), indexes, &options.dir)?;
+        let layout::Opened {
+            lock,
+            index,
+            pair,
+            salt,
+            findings,
+        } = layout::open(disk.as_ref(), Box::new(indexes.clone()), &options.dir)?;
         let space = Space::new(Arc::clone(&disk), Arc::clone(&clock), &options);
         let shared = Arc::new(Shared {
             files: FileCache::new(Arc::clone(&disk), options.max_open_files),
@@ -174,6 +181,7 @@ impl Store {
             steady: Steady::new(Arc::clone(&clock)),
             clock,
             index,
+            pair,
             groups: RwLock::default(),
             failure: Failure::default(),
             gate: Gate::default(),
@@ -189,11 +197,15 @@ impl Store {
         });
         let recovered = recover(&shared, salt)?;
         let Recovered {
-            report,
+            mut report,
             files,
             spares,
             dirty,
         } = recovered;
+        let damages = findings.len() as u64;
+        let counter = &shared.counters.corruptions;
+        counter.fetch_add(damages, Ordering::Relaxed);
+        report.corrupt.extend(findings);
         let (journal, queue) = bounded(QUEUE_LEN);
         let (checkpoints, requests) = bounded(REQUESTS);
         let context = RoundsContext {
@@ -380,6 +392,7 @@ impl Store {
             stats.segments += state.segments.len() as u64;
             stats.segment_bytes += state.size_bytes();
         }
+        stats.corruptions += shared.pair.damages();
         stats.open_files = shared.files.len() as u64;
         (stats.free_bytes, stats.total_bytes) = shared.space.seen();
         stats

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// File descriptors for everything that is neither a client nor a segment: RocksDB, the journal,
 /// HTTP, the listeners themselves.
-const OTHER_FILES: usize = 96;
+const OTHER_FILES: usize = 128;
 /// Descriptors that no client gets: a store that cannot open its next file stops.
 const SPARE_FILES: usize = 16;
 

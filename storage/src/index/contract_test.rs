@@ -473,6 +473,32 @@ fn a_destroyed_index_is_empty() {
 }
 
 #[test]
+fn an_index_can_be_renamed_and_condemned() {
+    on_both(|it| {
+        it.commit(|batch| batch.set_marker(b"x".to_vec()));
+        assert_eq!(it.store.condemned(&it.dir), None);
+        it.store.condemn(&it.dir, "rotten").unwrap();
+        it.reopen();
+        assert_eq!(it.index().marker().unwrap().unwrap(), "x");
+        it.index = None;
+        let to = it.dir.with_extension("aside");
+        it.store.rename(&it.dir, &to).unwrap();
+        assert_eq!(it.store.condemned(&it.dir), None);
+        assert!(!it.store.exists(&it.dir) && it.store.exists(&to));
+        assert_eq!(it.store.condemned(&to).unwrap(), "rotten");
+        it.store
+            .rename(&it.dir, &to.with_extension("none"))
+            .unwrap();
+        it.dir = to;
+        it.reopen();
+        assert_eq!(it.index().marker().unwrap().unwrap(), "x");
+        it.index = None;
+        it.store.destroy(&it.dir).unwrap();
+        assert_eq!(it.store.condemned(&it.dir), None);
+    });
+}
+
+#[test]
 fn a_row_that_is_not_ours_is_corrupt_not_a_panic() {
     on_both(|it| {
         let put = |table, key: &[u8], value: &[u8]| {
@@ -481,7 +507,7 @@ fn a_row_that_is_not_ours_is_corrupt_not_a_panic() {
                 key: key.to_vec(),
                 value: value.to_vec(),
             };
-            it.index().rows.commit(vec![change]).unwrap();
+            it.index().rows.commit(&[change]).unwrap();
         };
         put(Table::Groups, b"short", b"");
         put(Table::Segments, &[&[0; 7][..], &[7, 1]].concat(), b"");

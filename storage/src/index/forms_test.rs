@@ -17,7 +17,7 @@ fn rocks_refuses_a_newer_format() {
         key: keys::format_key(),
         value: newer,
     };
-    index.rows.commit(vec![change]).unwrap();
+    index.rows.commit(&[change]).unwrap();
     drop(index);
     match RocksIndexStore.open(temp.path()) {
         Err(IndexError::NewerFormat { found: 2, known: 1 }) => {}
@@ -36,7 +36,7 @@ fn rocks_says_why_it_does_not_open() {
         panic!("opened without manifest")
     };
     assert!(
-        error.to_string().starts_with("index open failed: "),
+        error.to_string().starts_with("index open found damage: "),
         "{error}"
     );
 }

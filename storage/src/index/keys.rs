@@ -3,7 +3,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | text: `format`, `marker` | format: u32; marker: caller's |
+//! | `meta` | text: `format`, `marker`, `commits` | format: u32; marker: caller's; commits: u64, see `pair.rs` |
 //! | `groups` | group | caller's |
 //! | `segments` | group, base offset | caller's |
 //! | `offsets` | group, segment base, batch base offset | sparse entry |
@@ -72,6 +72,10 @@ pub(super) fn format_key() -> Vec<u8> {
 
 pub(super) fn marker_key() -> Vec<u8> {
     b"marker".to_vec()
+}
+
+pub(super) fn commits_key() -> Vec<u8> {
+    b"commits".to_vec()
 }
 
 /// An offset as a key's number.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,25 +15,32 @@ use crate::disk::FaultDisk;
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Bytes>>;
 
+/// One index, whatever its name is now.
+#[derive(Clone, Default)]
+struct Kept {
+    committed: Arc<RwLock<Tables>>,
+    condemned: Option<String>,
+}
+
 /// Committed rows that outlive the [`Index`] handles opened on them, as a disk outlives a process.
 #[derive(Clone, Default)]
 pub struct MemoryIndexStore {
-    committed: Arc<RwLock<Tables>>,
-    /// The machine it belongs to: a commit fails when a sync of this disk would.
+    kept: Arc<RwLock<BTreeMap<PathBuf, Kept>>>,
+    /// The machine it belongs to: what changes an index fails when a sync of this disk would.
     disk: Option<FaultDisk>,
 }
 
 impl MemoryIndexStore {
-    /// An empty index that never fails.
+    /// No index yet, and none that ever fails.
     pub fn new() -> MemoryIndexStore {
         MemoryIndexStore::default()
     }
 
-    /// An empty index on the machine of `disk`: each commit counts as one sync of a file named
-    /// `index` there, so that it fails or finds the power cut like any other.
+    /// No index yet, on the machine of `disk`: each commit, renaming and removal counts as one sync
+    /// of the index's directory there, so that it fails or finds the power cut like any other.
     pub fn on(disk: FaultDisk) -> MemoryIndexStore {
         MemoryIndexStore {
-            committed: Arc::default(),
+            kept: Arc::default(),
             disk: Some(disk),
         }
     }
@@ -41,18 +48,65 @@ impl MemoryIndexStore {
     /// What is found after the crash that turned the machine into `disk`: every finished commit.
     /// The former handles do not reach it any more.
     pub fn after_crash(&self, disk: FaultDisk) -> MemoryIndexStore {
-        let committed = self.committed.read().clone();
+        let copied = |(dir, kept): (&PathBuf, &Kept)| {
+            let committed = Arc::new(RwLock::new(kept.committed.read().clone()));
+            let condemned = kept.condemned.clone();
+            (
+                dir.clone(),
+                Kept {
+                    committed,
+                    condemned,
+                },
+            )
+        };
+        let kept = self.kept.read().iter().map(copied).collect();
         MemoryIndexStore {
-            committed: Arc::new(RwLock::new(committed)),
+            kept: Arc::new(RwLock::new(kept)),
             disk: Some(disk),
         }
     }
+
+    fn change(
+        &self,
+        operation: &'static str,
+        dir: &Path,
+        change: impl FnOnce(&mut BTreeMap<PathBuf, Kept>),
+    ) -> Result<(), IndexError> {
+        on_disk(self.disk.as_ref(), operation, dir, || {
+            change(&mut self.kept.write());
+        })
+    }
+}
+
+/// Makes a change that is durable when it is made, unless the disk fails it.
+fn on_disk(
+    disk: Option<&FaultDisk>,
+    operation: &'static str,
+    dir: &Path,
+    change: impl FnOnce(),
+) -> Result<(), IndexError> {
+    let Some(disk) = disk else {
+        change();
+        return Ok(());
+    };
+    disk.sync_elsewhere(dir, change)
+        .map_err(|e| IndexError::Failed {
+            operation,
+            cause: e.to_string().into(),
+        })
 }
 
 impl IndexStore for MemoryIndexStore {
-    fn open(&self, _dir: &Path) -> Result<Index, IndexError> {
+    fn open(&self, dir: &Path) -> Result<Index, IndexError> {
+        let kept = self
+            .kept
+            .write()
+            .entry(dir.to_path_buf())
+            .or_default()
+            .clone();
         let rows = MemoryRows {
-            committed: Arc::clone(&self.committed),
+            dir: dir.to_path_buf(),
+            committed: kept.committed,
             disk: self.disk.clone(),
         };
         Ok(Index {
@@ -60,17 +114,45 @@ impl IndexStore for MemoryIndexStore {
         })
     }
 
-    fn exists(&self, _dir: &Path) -> bool {
-        !self.committed.read().is_empty()
+    fn exists(&self, dir: &Path) -> bool {
+        let kept = self.kept.read();
+        kept.get(dir)
+            .is_some_and(|kept| !kept.committed.read().is_empty())
     }
 
-    fn destroy(&self, _dir: &Path) -> Result<(), IndexError> {
-        self.committed.write().clear();
-        Ok(())
+    fn destroy(&self, dir: &Path) -> Result<(), IndexError> {
+        if !self.kept.read().contains_key(dir) {
+            return Ok(());
+        }
+        self.change("destroy", dir, |kept| {
+            kept.remove(dir);
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), IndexError> {
+        if !self.kept.read().contains_key(from) {
+            return Ok(());
+        }
+        self.change("rename", from, |kept| {
+            if let Some(index) = kept.remove(from) {
+                kept.insert(to.to_path_buf(), index);
+            }
+        })
+    }
+
+    fn condemn(&self, dir: &Path, why: &str) -> Result<(), IndexError> {
+        self.change("condemn", dir, |kept| {
+            kept.entry(dir.to_path_buf()).or_default().condemned = Some(why.to_owned());
+        })
+    }
+
+    fn condemned(&self, dir: &Path) -> Option<String> {
+        self.kept.read().get(dir)?.condemned.clone()
     }
 }
 
 struct MemoryRows {
+    dir: PathBuf,
     committed: Arc<RwLock<Tables>>,
     disk: Option<FaultDisk>,
 }
@@ -121,33 +203,26 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError> {
-        let mut tables = self.committed.write();
-        let Some(disk) = &self.disk else {
-            apply(&mut tables, changes);
-            return Ok(());
-        };
-        let committed = disk.sync_elsewhere(Path::new("index"), || apply(&mut tables, changes));
-        committed.map_err(|e| IndexError::Failed {
-            operation: "commit",
-            cause: e.to_string().into(),
+    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
+        on_disk(self.disk.as_ref(), "commit", &self.dir, || {
+            apply(&mut self.committed.write(), changes);
         })
     }
 }
 
-fn apply(tables: &mut Tables, changes: Vec<Change>) {
+fn apply(tables: &mut Tables, changes: &[Change]) {
     for change in changes {
         match change {
             Change::Put { table, key, value } => {
-                let rows = tables.entry(table).or_default();
-                rows.insert(key, Bytes::from(value));
+                let rows = tables.entry(*table).or_default();
+                rows.insert(key.clone(), Bytes::copy_from_slice(value));
             }
             Change::Delete { table, key } => {
-                tables.entry(table).or_default().remove(&key);
+                tables.entry(*table).or_default().remove(key);
             }
             Change::DeleteRange { table, from, below } => {
-                let rows = tables.entry(table).or_default();
-                let gone: Vec<Vec<u8>> = range(rows, &from, &below)
+                let rows = tables.entry(*table).or_default();
+                let gone: Vec<Vec<u8>> = range(rows, from, below)
                     .map(|(key, _)| key.clone())
                     .collect();
                 for key in gone {

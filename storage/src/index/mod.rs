@@ -11,8 +11,10 @@
 //! so far never falls, so a lookup by time bisects the rows by offset, and every indexed position
 //! costs two rows instead of three.
 
+mod copying;
 mod keys;
 mod memory;
+mod pair;
 mod rocks;
 
 use std::ops::ControlFlow;
@@ -24,6 +26,7 @@ use klamm_records::GroupId;
 
 use keys::{Table, group_end, group_key, marker_key, numbered_key, offset_key, segment_end};
 pub use memory::MemoryIndexStore;
+pub(crate) use pair::{Check, Pair};
 pub use rocks::RocksIndexStore;
 
 /// A batch whose place is indexed: one per `index_interval_bytes` of segment.
@@ -48,6 +51,14 @@ pub enum IndexError {
     /// may be relied on.
     #[error("index {operation} failed: {cause}")]
     Failed {
+        /// What was tried.
+        operation: &'static str,
+        /// What the store said.
+        cause: Arc<str>,
+    },
+    /// What the store beneath finds is not what it wrote; the cause names the file.
+    #[error("index {operation} found damage: {cause}")]
+    Damaged {
         /// What was tried.
         operation: &'static str,
         /// What the store said.
@@ -80,6 +91,14 @@ pub trait IndexStore: Send + Sync {
     fn exists(&self, dir: &Path) -> bool;
     /// Removes the index, which must not be open, so that it can be rebuilt.
     fn destroy(&self, dir: &Path) -> Result<(), IndexError>;
+    /// Gives an index, which must not be open, another name that is free; durable and atomic. One
+    /// that is not there stays so.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), IndexError>;
+    /// Notes durably, with the index itself, that it is not to be relied on any more, and why. It
+    /// may be open.
+    fn condemn(&self, dir: &Path, why: &str) -> Result<(), IndexError>;
+    /// What [`IndexStore::condemn`] noted.
+    fn condemned(&self, dir: &Path) -> Option<String>;
 }
 
 /// One change to the rows.
@@ -122,7 +141,7 @@ trait Rows: Send + Sync {
         visit: &mut Visit<'_>,
     ) -> Result<(), IndexError>;
     /// Makes the changes, which take effect in their order, durable: all or none.
-    fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError>;
+    fn commit(&self, changes: &[Change]) -> Result<(), IndexError>;
 }
 
 /// Changes that become durable together. They take effect in the order of the calls: a delete
@@ -426,7 +445,7 @@ impl Index {
         if batch.is_empty() {
             Ok(())
         } else {
-            self.rows.commit(batch.changes)
+            self.rows.commit(&batch.changes)
         }
     }
 
@@ -469,3 +488,6 @@ mod contract_tests;
 #[cfg(test)]
 #[path = "forms_test.rs"]
 mod forms_tests;
+#[cfg(test)]
+#[path = "pair_test.rs"]
+mod pair_tests;

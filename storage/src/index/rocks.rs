@@ -6,14 +6,16 @@
 //! nothing. RocksDB syncs its files and its directory; the entry of the directory itself is for
 //! whoever creates the store.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DBRawIterator, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use super::keys::{self, FORMAT, Table};
@@ -23,19 +25,42 @@ use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 const WRITE_BUFFER_BYTES: usize = 2 << 20;
 /// Cache of blocks, table indexes and filters for the whole store.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
-/// Table files that RocksDB keeps open.
-const MAX_OPEN_FILES: i32 = 64;
+/// Table files that RocksDB keeps open, in each of two databases.
+const MAX_OPEN_FILES: i32 = 48;
 /// Up to so many rows a range is deleted row by row: a range tombstone slows every later read.
 const MAX_SINGLE_DELETES: usize = 32;
+
+/// Name of the file that says why a database is not to be relied on. RocksDB leaves names alone that
+/// are not its own.
+const CONDEMNED: &str = "DAMAGED";
 
 /// Opens the index as a RocksDB database.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RocksIndexStore;
 
 fn failed(operation: &'static str) -> impl Fn(rocksdb::Error) -> IndexError {
-    move |error| IndexError::Failed {
-        operation,
-        cause: error.into_string().into(),
+    move |error| {
+        let damaged = is_damage(operation, &error);
+        let cause = error.into_string().into();
+        match damaged {
+            true => IndexError::Damaged { operation, cause },
+            false => IndexError::Failed { operation, cause },
+        }
+    }
+}
+
+/// Whether an error tells of bytes that are not what was written. A file's number, read from
+/// damaged bytes, leads to a file that is not there; a rotten sector cannot be read at all.
+fn is_damage(operation: &'static str, error: &rocksdb::Error) -> bool {
+    let of_the_disk = ["No such file", "Input/output error"];
+    match error.kind() {
+        ErrorKind::Corruption => true,
+        // After a failed write the disk is not asked what it holds.
+        ErrorKind::IOError if matches!(operation, "open" | "read") => of_the_disk
+            .iter()
+            .any(|text| error.to_string().contains(text)),
+        ErrorKind::IOError | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => false,
+        _ => operation == "open",
     }
 }
 
@@ -85,7 +110,7 @@ impl IndexStore for RocksIndexStore {
         let rows = RocksRows { database };
         match rows.get(Table::Meta, &keys::format_key())? {
             Some(format) => keys::check_format(&format)?,
-            None => rows.commit(vec![Change::Put {
+            None => rows.commit(&[Change::Put {
                 table: Table::Meta,
                 key: keys::format_key(),
                 value: FORMAT.to_le_bytes().to_vec(),
@@ -107,6 +132,34 @@ impl IndexStore for RocksIndexStore {
             _ => Ok(()),
         }
     }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), IndexError> {
+        match std::fs::rename(from, to) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed
+                .and_then(|()| sync_dir(to.parent()))
+                .map_err(failed_io("rename")),
+        }
+    }
+
+    fn condemn(&self, dir: &Path, why: &str) -> Result<(), IndexError> {
+        let write = || {
+            let mut file = File::create(dir.join(CONDEMNED))?;
+            file.write_all(why.as_bytes())?;
+            file.sync_all()?;
+            sync_dir(Some(dir))
+        };
+        write().map_err(failed_io("condemn"))
+    }
+
+    fn condemned(&self, dir: &Path) -> Option<String> {
+        let why = std::fs::read(dir.join(CONDEMNED)).ok()?;
+        Some(String::from_utf8_lossy(&why).into_owned())
+    }
+}
+
+fn sync_dir(dir: Option<&Path>) -> io::Result<()> {
+    dir.map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 struct RocksRows {
@@ -156,7 +209,7 @@ impl RocksRows {
         Ok((keys.len() <= MAX_SINGLE_DELETES).then_some(keys))
     }
 
-    fn write_batch(&self, changes: Vec<Change>) -> Result<WriteBatch, IndexError> {
+    fn write_batch(&self, changes: &[Change]) -> Result<WriteBatch, IndexError> {
         let mut batch = WriteBatch::default();
         // Rows that this batch put are not committed yet: a delete that follows them has to be a
         // range, which covers them as well.
@@ -164,19 +217,19 @@ impl RocksRows {
         for change in changes {
             match change {
                 Change::Put { table, key, value } => {
-                    batch.put_cf(self.family(table), key, value);
-                    if !put_into.contains(&table) {
-                        put_into.push(table);
+                    batch.put_cf(self.family(*table), key, value);
+                    if !put_into.contains(table) {
+                        put_into.push(*table);
                     }
                 }
-                Change::Delete { table, key } => batch.delete_cf(self.family(table), key),
+                Change::Delete { table, key } => batch.delete_cf(self.family(*table), key),
                 Change::DeleteRange { from, below, .. } if from >= below => {}
                 Change::DeleteRange { table, from, below } => {
-                    let family = self.family(table);
-                    let few = if put_into.contains(&table) {
+                    let family = self.family(*table);
+                    let few = if put_into.contains(table) {
                         None
                     } else {
-                        self.few_keys(table, &from, &below)?
+                        self.few_keys(*table, from, below)?
                     };
                     match few {
                         Some(keys) => keys.iter().for_each(|key| batch.delete_cf(family, key)),
@@ -228,7 +281,7 @@ impl Rows for RocksRows {
         iterator.status().map_err(failed("read"))
     }
 
-    fn commit(&self, changes: Vec<Change>) -> Result<(), IndexError> {
+    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
         let batch = self.write_batch(changes)?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);

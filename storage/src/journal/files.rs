@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::format::{BLOCK_ALIGN, BlockBuilder};
+use super::block::BLOCK_ALIGN;
+use super::format::BlockBuilder;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::options::StoreOptions;
 

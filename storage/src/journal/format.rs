@@ -2,95 +2,45 @@
 //!
 //! ```text
 //! file   = block*                       every block begins at a multiple of BLOCK_ALIGN
-//! block  = header(48) frame*            magic, version, salt, file and block sequence, length, count, CRC
+//! block  = header(48) frame* repeat* padding table trailer(48)
+//! header = trailer                      magic, version, salt, file and block sequence, lengths, count, CRC
 //! frame  = header(48) payload           kind, version, group, operation, index, term, two CRCs
+//! repeat = frame                        some of the block's frames once more
+//! table  = (group, operation, length)*  of all its frames, as varints, and a CRC
 //! ```
 //!
 //! The frame header has a CRC of its own, so that a flipped bit in a payload still tells whose
 //! frame it was. Group, index and term are under it: data in the wrong place are noticed (R7). The
 //! salt is drawn once per store: no client can send a batch that, cut off by a crash at the right
 //! place, looks like a block.
+//!
+//! No single damaged place leaves open whose frames were lost: for the block's header there is the
+//! trailer, at the end of its last page; for a frame's header the table. Most frames are not even
+//! lost: what room the last page has left is filled with repeats. Two kinds are always repeated,
+//! those that create a log, for without its folder's name a log cannot be found, and those of the
+//! cluster's metadata, for without that nothing is served.
+//!
+//! Version 1 of a block was header and frames only.
+
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId, STAMP_LEN};
 
+use super::block::{
+    BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader, MAGIC, TRAILER_MAGIC, TableEntry,
+};
 use crate::entry::Vote;
 use crate::options::LogSettings;
 
-/// Blocks begin at multiples of this, so that no write touches a page that is already durable.
-pub(crate) const BLOCK_ALIGN: u64 = 4096;
-pub(crate) const BLOCK_HEADER_LEN: usize = 48;
 pub(crate) const FRAME_HEADER_LEN: usize = 48;
-/// Version of blocks and frames written by this program.
-pub(crate) const VERSION: u16 = 1;
-const MAGIC: u32 = u32::from_le_bytes(*b"KLMJ");
+/// Version of frames written by this program.
+pub(crate) const FRAME_VERSION: u8 = 1;
+/// The group of the cluster's metadata.
+const METADATA: GroupId = GroupId(0);
 /// Batches up to this size are copied next to their frame headers; larger ones are written from
 /// where they are. A copy of this size costs less than one more slice in the system call.
 const COPY_BELOW: usize = 8 * 1024;
-
-/// Header of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockHeader {
-    /// Version of the block.
-    pub(crate) version: u16,
-    /// The store's own number.
-    pub(crate) salt: u64,
-    /// Sequence number of the file it was written to; a recycled file holds blocks of others.
-    pub(crate) file_seq: u64,
-    /// Counts all blocks of the journal.
-    pub(crate) block_seq: u64,
-    /// Bytes of frames behind the header.
-    pub(crate) payload_len: u32,
-    /// Number of frames in them.
-    pub(crate) frame_count: u32,
-}
-
-impl BlockHeader {
-    /// Reads a header whose magic and CRC are right.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<BlockHeader> {
-        let bytes = bytes.get(..BLOCK_HEADER_LEN)?;
-        let (covered, mut crc) = bytes.split_at_checked(BLOCK_HEADER_LEN - 4)?;
-        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
-            return None;
-        }
-        let mut b = covered;
-        if b.try_get_u32_le().ok()? != MAGIC {
-            return None;
-        }
-        let version = b.try_get_u16_le().ok()?;
-        b.try_get_u16_le().ok()?;
-        Some(BlockHeader {
-            version,
-            salt: b.try_get_u64_le().ok()?,
-            file_seq: b.try_get_u64_le().ok()?,
-            block_seq: b.try_get_u64_le().ok()?,
-            payload_len: b.try_get_u32_le().ok()?,
-            frame_count: b.try_get_u32_le().ok()?,
-        })
-    }
-
-    fn encode(&self) -> [u8; BLOCK_HEADER_LEN] {
-        let mut out = Vec::with_capacity(BLOCK_HEADER_LEN);
-        out.put_u32_le(MAGIC);
-        out.put_u16_le(self.version);
-        out.put_u16_le(0);
-        out.put_u64_le(self.salt);
-        out.put_u64_le(self.file_seq);
-        out.put_u64_le(self.block_seq);
-        out.put_u32_le(self.payload_len);
-        out.put_u32_le(self.frame_count);
-        out.put_u32_le(0);
-        out.put_u32_le(crc32c::crc32c(&out));
-        let mut header = [0; BLOCK_HEADER_LEN];
-        header.copy_from_slice(&out);
-        header
-    }
-
-    /// Bytes the block takes in the file, padding included.
-    pub(crate) fn disk_len(&self) -> u64 {
-        (BLOCK_HEADER_LEN as u64 + u64::from(self.payload_len)).next_multiple_of(BLOCK_ALIGN)
-    }
-}
 
 /// One durable step of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,6 +283,12 @@ pub(crate) struct BlockBuilder {
     shared: Vec<(usize, Bytes)>,
     frames: u32,
     payload: u64,
+    table: Vec<u8>,
+    /// Where in `scratch` the frames lie that can be repeated.
+    whole: Vec<Range<usize>>,
+    /// ... and those that have to be.
+    vital: Vec<Range<usize>>,
+    vital_len: u64,
 }
 
 impl BlockBuilder {
@@ -366,7 +322,7 @@ impl BlockBuilder {
         }
         let start = self.scratch.len();
         self.scratch.put_u8(encoded.kind);
-        self.scratch.put_u8(VERSION as u8);
+        self.scratch.put_u8(FRAME_VERSION);
         self.scratch.put_u16_le(0);
         self.scratch
             .put_u32_le(u32::try_from(payload_len).expect("a batch is below 2 GiB"));
@@ -378,37 +334,87 @@ impl BlockBuilder {
         let header_crc = crc32c::crc32c(&self.scratch[start..]);
         self.scratch.put_u32_le(header_crc);
         self.scratch.put_slice(&encoded.copied);
+        let mut in_scratch = true;
         match shared {
             Some(bytes) if bytes.len() > COPY_BELOW => {
                 self.shared.push((self.scratch.len(), bytes));
+                in_scratch = false;
             }
             Some(bytes) => self.scratch.put_slice(&bytes),
             None => {}
         }
+        let place = start..self.scratch.len();
+        if in_scratch && (encoded.kind == kind::CREATE_GROUP || frame.group == METADATA) {
+            self.vital_len += place.len() as u64;
+            self.vital.push(place);
+        } else if in_scratch {
+            self.whole.push(place);
+        }
+        let entry = TableEntry {
+            group: frame.group,
+            op: frame.op,
+            payload_len: payload_len as u64,
+        };
+        entry.encode(&mut self.table);
         self.frames += 1;
         self.payload += (FRAME_HEADER_LEN + payload_len) as u64;
     }
 
-    /// Bytes the block will take in the file.
-    pub(crate) fn disk_len(&self) -> u64 {
-        (BLOCK_HEADER_LEN as u64 + self.payload).next_multiple_of(BLOCK_ALIGN)
+    /// Bytes of all that has to be in the block.
+    fn needed_len(&self) -> u64 {
+        let ends = 2 * BLOCK_HEADER_LEN + self.table.len() + 4;
+        ends as u64 + self.payload + self.vital_len
     }
 
-    /// Writes the header and the padding; returns the block's length in the file.
+    /// Bytes the block will take in the file.
+    pub(crate) fn disk_len(&self) -> u64 {
+        self.needed_len().next_multiple_of(BLOCK_ALIGN)
+    }
+
+    /// Puts the frames that have to be repeated behind all frames, and others as long as there is
+    /// room in the last page.
+    fn repeat_frames(&mut self) {
+        let mut room = self.disk_len() - self.needed_len();
+        for place in std::mem::take(&mut self.vital) {
+            self.scratch.extend_from_within(place);
+        }
+        self.payload += std::mem::take(&mut self.vital_len);
+        for place in std::mem::take(&mut self.whole) {
+            if room < FRAME_HEADER_LEN as u64 {
+                break;
+            }
+            let len = place.len() as u64;
+            if len <= room {
+                self.scratch.extend_from_within(place);
+                self.payload += len;
+                room -= len;
+            }
+        }
+    }
+
+    /// Writes header, repeats, padding, table and trailer; returns the block's length in the file.
     pub(crate) fn finish(&mut self, salt: u64, file_seq: u64, block_seq: u64) -> u64 {
+        self.repeat_frames();
+        let crc = crc32c::crc32c(&self.table);
+        self.table.put_u32_le(crc);
         let header = BlockHeader {
-            version: VERSION,
+            version: BLOCK_VERSION,
             salt,
             file_seq,
             block_seq,
             payload_len: u32::try_from(self.payload).expect("a round is bounded below 4 GiB"),
             frame_count: self.frames,
+            table_len: u32::try_from(self.table.len()).expect("shorter than its frames"),
         };
-        self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode());
-        let len = BLOCK_HEADER_LEN as u64 + self.payload;
-        let padding = header.disk_len() - len;
+        self.scratch[..BLOCK_HEADER_LEN].copy_from_slice(&header.encode(MAGIC));
+        let end = self.table.len() + BLOCK_HEADER_LEN;
+        let used = BLOCK_HEADER_LEN as u64 + self.payload + end as u64;
+        let padding = header.disk_len() - used;
         self.scratch
             .resize(self.scratch.len() + padding as usize, 0);
+        self.scratch.extend_from_slice(&self.table);
+        self.scratch
+            .extend_from_slice(&header.encode(TRAILER_MAGIC));
         header.disk_len()
     }
 

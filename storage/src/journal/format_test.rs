@@ -6,6 +6,7 @@ use bytes::Bytes;
 use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
 use proptest::prelude::*;
 
+use super::block::*;
 use super::format::*;
 use super::frames::*;
 use crate::entry::Vote;
@@ -123,17 +124,44 @@ fn written(frames: &[Frame], by_reference: bool) -> Vec<u8> {
     bytes
 }
 
-fn read(bytes: &[u8]) -> Vec<Result<Frame, FrameError>> {
+fn read(bytes: &[u8]) -> Vec<Found> {
     let header = BlockHeader::parse(bytes).unwrap();
     assert_eq!(
         (header.salt, header.file_seq, header.block_seq),
         (11, 22, 33)
     );
-    let end = BLOCK_HEADER_LEN + header.payload_len as usize;
-    let mut reader = FrameReader::new(Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..end]));
-    let frames: Vec<_> = std::iter::from_fn(|| reader.next_frame()).collect();
+    assert_eq!(header.disk_len(), bytes.len() as u64);
+    let rest = Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..]);
+    let frames = read_frames(&header, rest);
     assert_eq!(frames.len(), header.frame_count as usize);
     frames
+}
+
+fn whole(found: Found) -> Frame {
+    match found {
+        Found::Whole(frame) => frame,
+        damaged => panic!("{damaged:?}"),
+    }
+}
+
+/// The same frames in a block of version 1: no repeats, no table, no trailer.
+fn as_version_1(bytes: &[u8]) -> Vec<u8> {
+    let header = BlockHeader::parse(bytes).unwrap();
+    let mut end = BLOCK_HEADER_LEN;
+    for _ in 0..header.frame_count {
+        let len = u32::from_le_bytes(bytes[end + 4..end + 8].try_into().unwrap());
+        end += FRAME_HEADER_LEN + len as usize;
+    }
+    let header = BlockHeader {
+        version: 1,
+        payload_len: (end - BLOCK_HEADER_LEN) as u32,
+        table_len: 0,
+        ..header
+    };
+    let mut old = header.encode(MAGIC).to_vec();
+    old.extend_from_slice(&bytes[BLOCK_HEADER_LEN..end]);
+    old.resize(header.disk_len() as usize, 0);
+    old
 }
 
 proptest! {
@@ -141,8 +169,13 @@ proptest! {
 
     #[test]
     fn blocks_round_trip(frames in prop::collection::vec(any_frame(), 0..12)) {
-        let back: Vec<Frame> = read(&written(&frames, false)).into_iter().map(Result::unwrap).collect();
-        prop_assert_eq!(back, frames);
+        let bytes = written(&frames, false);
+        for bytes in [&as_version_1(&bytes), &bytes] {
+            let back: Vec<Frame> = read(bytes).into_iter().map(whole).collect();
+            prop_assert_eq!(&back, &frames);
+        }
+        let page = &bytes[bytes.len() - BLOCK_ALIGN as usize..];
+        prop_assert_eq!(BlockHeader::parse_trailer(page), BlockHeader::parse(&bytes));
     }
 
     #[test]
@@ -150,7 +183,7 @@ proptest! {
         let frame = Frame { group: GroupId(1), op: 2, body: FrameBody::Batch(batch.clone()) };
         let back = read(&written(&[frame], true));
         let expected = FrameBody::Batch(BatchFrame { bytes: None, ..batch });
-        prop_assert_eq!(&back[0].as_ref().unwrap().body, &expected);
+        prop_assert_eq!(whole(back[0].clone()).body, expected);
     }
 
     #[test]
@@ -158,33 +191,106 @@ proptest! {
         frames in prop::collection::vec(any_frame(), 1..6),
         at in any::<prop::sample::Index>(),
         bit in 0..8,
+        old in any::<bool>(),
     ) {
+        let mut frames = frames;
+        frames.iter_mut().zip(1..).for_each(|(frame, op)| frame.op = op);
         let mut bytes = written(&frames, false);
-        let payload = BlockHeader::parse(&bytes).unwrap().payload_len as usize;
-        let at = at.index(BLOCK_HEADER_LEN + payload);
+        if old {
+            bytes = as_version_1(&bytes);
+        }
+        let all: usize = as_version_1(&bytes).len();
+        let frames_len = BlockHeader::parse(&as_version_1(&bytes)).unwrap().payload_len as usize;
+        prop_assert!(all >= BLOCK_HEADER_LEN + frames_len);
+        let at = at.index(BLOCK_HEADER_LEN + frames_len);
         bytes[at] ^= 1_u8 << bit;
-        let Some(header) = BlockHeader::parse(&bytes) else { return Ok(()) };
-        let end = BLOCK_HEADER_LEN + header.payload_len as usize;
-        let mut reader = FrameReader::new(Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..end]));
-        let back: Vec<_> = std::iter::from_fn(|| reader.next_frame()).collect();
-        prop_assert!(back.iter().any(Result::is_err));
-        for (number, frame) in back.iter().enumerate() {
-            match frame {
-                Ok(frame) => prop_assert!(frames.contains(frame)),
-                // A payload's damage names its group.
-                Err(FrameError::Payload { group, op }) => {
+        let Some(header) = BlockHeader::parse(&bytes) else {
+            let trailer = BlockHeader::parse_trailer(&bytes[bytes.len() - BLOCK_ALIGN as usize..]);
+            prop_assert!(trailer.is_some() != old);
+            return Ok(());
+        };
+        let back = read_frames(&header, Bytes::copy_from_slice(&bytes[BLOCK_HEADER_LEN..]));
+        prop_assert_eq!(back.iter().filter(|found| !matches!(found, Found::Whole(_))).count(), 1);
+        for (number, found) in back.iter().enumerate() {
+            match found {
+                Found::Whole(frame) | Found::Repeated(frame, _) => {
+                    prop_assert_eq!(frame, &frames[number]);
+                }
+                // Damage names its group.
+                Found::Lost(FrameError::Payload { group, op } | FrameError::Named { group, op }) => {
                     prop_assert_eq!((*group, *op), (frames[number].group, frames[number].op));
                 }
-                Err(error) => prop_assert_eq!(error, &FrameError::Header),
+                Found::Lost(error) => prop_assert!(old && error == &FrameError::Header),
             }
         }
     }
 
     #[test]
-    fn reading_anything_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn reading_anything_does_not_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        (version, payload_len, frame_count, table_len) in (0..3_u16, 0..250_u32, 0..9_u32, 0..250_u32),
+    ) {
         let _ = BlockHeader::parse(&bytes);
-        let mut reader = FrameReader::new(Bytes::from(bytes));
-        while reader.next_frame().is_some() {}
+        let _ = BlockHeader::parse_trailer(&bytes);
+        let _ = read_table(&bytes);
+        let header = BlockHeader {
+            version, payload_len, frame_count, table_len, salt: 1, file_seq: 2, block_seq: 3,
+        };
+        let _ = read_frames(&header, Bytes::from(bytes));
+    }
+}
+
+/// What the last page has room for is there twice, and what a log cannot do without always is.
+#[test]
+fn frames_are_repeated() {
+    let frame = |group, op, size: usize| Frame {
+        group: GroupId(group),
+        op,
+        body: FrameBody::Command(EntryId { term: 1, index: op }, vec![7; size].into()),
+    };
+    let creation = Frame {
+        group: GroupId(5),
+        op: 1,
+        body: FrameBody::CreateGroup {
+            dir: "topic-0".to_owned(),
+            settings: LogSettings::default(),
+        },
+    };
+    let cases = [
+        // Small ones cost nothing, and one that is too large does not keep others from it.
+        (
+            vec![frame(1, 1, 900), frame(2, 1, 100), frame(3, 1, 300)],
+            1,
+            3,
+        ),
+        (vec![frame(1, 1, 2_500), frame(2, 1, 100)], 1, 1),
+        // The metadata's, and creations, may take a page more.
+        (vec![frame(0, 1, 2_500), frame(1, 1, 100)], 2, 2),
+        (vec![frame(1, 1, 3_800), creation], 2, 1),
+    ];
+    for (number, (frames, pages, repeated)) in cases.into_iter().enumerate() {
+        let bytes = written(&frames, false);
+        assert_eq!(bytes.len(), pages * BLOCK_ALIGN as usize, "{number}");
+        let mut at = BLOCK_HEADER_LEN;
+        let mut found = 0;
+        for frame in &frames {
+            for damaged in [at + 9, at + FRAME_HEADER_LEN] {
+                let mut rotten = bytes.clone();
+                rotten[damaged] ^= 1;
+                let back = read(&rotten);
+                found += back
+                    .iter()
+                    .filter(
+                        |found| matches!(found, Found::Repeated(repeated, _) if repeated == frame),
+                    )
+                    .count();
+            }
+            at += FRAME_HEADER_LEN
+                + u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap()) as usize;
+        }
+        // In the last case the page that the creation needs has room for the other one as well.
+        let all = if number == 3 { 2 } else { repeated };
+        assert_eq!(found, 2 * all, "{number}");
     }
 }
 
@@ -201,7 +307,8 @@ fn version_1_is_fixed() {
         op: 4,
         body: FrameBody::Vote(vote),
     };
-    let bytes = written(std::slice::from_ref(&frame), false);
+    let bytes = as_version_1(&written(std::slice::from_ref(&frame), false));
+    assert_eq!(whole(read(&bytes)[0].clone()), frame);
     let head = [
         b"KLMJ".as_slice(),
         &[1, 0, 0, 0],
@@ -219,6 +326,37 @@ fn version_1_is_fixed() {
     assert_eq!(crc32c::crc32c(&bytes), 4_191_255_484);
 }
 
+/// What version 2 puts around the same frame.
+#[test]
+fn version_2_is_fixed() {
+    let frame = Frame {
+        group: GroupId(300),
+        op: 4,
+        body: FrameBody::DeleteGroup,
+    };
+    let bytes = written(std::slice::from_ref(&frame), false);
+    let ends = |magic: &[u8]| {
+        [
+            magic,
+            &[2, 0, 0, 0],
+            &11_u64.to_le_bytes(),
+            &22_u64.to_le_bytes(),
+            &33_u64.to_le_bytes(),
+            &96_u32.to_le_bytes(),
+            &1_u32.to_le_bytes(),
+            &8_u32.to_le_bytes(),
+        ]
+        .concat()
+    };
+    assert_eq!(&bytes[..44], &ends(b"KLMJ")[..]);
+    assert_eq!(&bytes[4048..4092], &ends(b"KLMT")[..]);
+    assert_eq!(&bytes[48..96], &bytes[96..144]);
+    assert_eq!(&bytes[4040..4044], &[0xac, 2, 4, 0]);
+    let crc = crc32c::crc32c(&[0xac, 2, 4, 0]);
+    assert_eq!(&bytes[4044..4048], &crc.to_le_bytes());
+    assert!(bytes[144..4040].iter().all(|byte| *byte == 0));
+}
+
 #[test]
 fn a_later_kind_or_version_is_not_taken_for_damage() {
     for (at, value) in [(48, 77), (49, 2)] {
@@ -233,7 +371,7 @@ fn a_later_kind_or_version_is_not_taken_for_damage() {
         bytes[92..96].copy_from_slice(&crc.to_le_bytes());
         let back = read(&bytes);
         assert!(
-            matches!(back[0], Err(FrameError::Unknown { .. })),
+            matches!(back[0], Found::Lost(FrameError::Unknown { .. })),
             "{back:?}"
         );
     }

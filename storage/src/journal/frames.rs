@@ -3,8 +3,9 @@
 use bytes::{Buf, Bytes, TryGetError};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId};
 
+use super::block::{BlockHeader, read_table};
 use super::format::{
-    Anchor, BatchFrame, Cut, FRAME_HEADER_LEN, Frame, FrameBody, Replacement, VERSION, kind,
+    Anchor, BatchFrame, Cut, FRAME_HEADER_LEN, FRAME_VERSION, Frame, FrameBody, Replacement, kind,
 };
 use crate::entry::Vote;
 use crate::options::LogSettings;
@@ -12,9 +13,13 @@ use crate::options::LogSettings;
 /// Why a frame could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// Its header is damaged, so what follows in the block is lost with it.
+    /// Its header is damaged and nothing else names it, so what follows in the block is lost with
+    /// it.
     #[error("frame header is damaged")]
     Header,
+    /// Its header is damaged; the block's table names the group.
+    #[error("header of operation {op} of group {group} is damaged")]
+    Named { group: GroupId, op: u64 },
     /// The payload is damaged; the header names the group.
     #[error("payload of operation {op} of group {group} is damaged")]
     Payload { group: GroupId, op: u64 },
@@ -23,33 +28,84 @@ pub(crate) enum FrameError {
     Unknown { kind: u8, version: u8 },
 }
 
-/// Reads the frames of a block's payload one after the other.
-pub(crate) struct FrameReader {
-    rest: Bytes,
+/// What was found in the place of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Whole(Frame),
+    /// It is damaged, and was repeated in the block.
+    Repeated(Frame, FrameError),
+    Lost(FrameError),
 }
 
-impl FrameReader {
-    pub(crate) fn new(payload: Bytes) -> FrameReader {
-        FrameReader { rest: payload }
-    }
-
-    /// The next frame; `None` at the end. After [`FrameError::Header`] there are no more.
-    pub(crate) fn next_frame(&mut self) -> Option<Result<Frame, FrameError>> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let Some(header) = FrameHeader::parse(&self.rest) else {
-            self.rest.clear();
-            return Some(Err(FrameError::Header));
+/// Reads the frames of a block. `rest` is all of it behind its header.
+pub(crate) fn read_frames(header: &BlockHeader, rest: Bytes) -> Vec<Found> {
+    let table = header.table(&rest).map(<[u8]>::to_vec);
+    let mut payload = rest;
+    payload.truncate(header.payload_len as usize);
+    let mut found = Vec::new();
+    let mut known = None;
+    for number in 0..header.frame_count as usize {
+        let (mut parsed, frame_header) = (None, FrameHeader::parse(&payload));
+        let len = match &frame_header {
+            Some(frame_header) => u64::from(frame_header.payload_len),
+            None => {
+                let known = known.get_or_insert_with(|| table.as_deref().and_then(read_table));
+                let entry = known.as_ref().and_then(|table| table.get(number)).copied();
+                parsed = entry.map(|entry| FrameError::Named {
+                    group: entry.group,
+                    op: entry.op,
+                });
+                entry.map_or(u64::MAX, |entry| entry.payload_len)
+            }
         };
-        let end = FRAME_HEADER_LEN.saturating_add(header.payload_len as usize);
-        if end > self.rest.len() {
-            self.rest.clear();
-            return Some(Err(FrameError::Header));
+        let end = (FRAME_HEADER_LEN as u64).saturating_add(len);
+        if end > payload.len() as u64 {
+            found.push(Found::Lost(FrameError::Header));
+            return found;
         }
-        let mut payload = self.rest.split_to(end);
-        payload.advance(FRAME_HEADER_LEN);
-        Some(header.decode(payload))
+        let mut body = payload.split_to(end as usize);
+        body.advance(FRAME_HEADER_LEN);
+        found.push(match (frame_header, parsed) {
+            (Some(frame_header), _) => match frame_header.decode(body) {
+                Ok(frame) => Found::Whole(frame),
+                Err(error) => Found::Lost(error),
+            },
+            (None, named) => Found::Lost(named.unwrap_or(FrameError::Header)),
+        });
+    }
+    if header.version == 1 && !payload.is_empty() {
+        found.push(Found::Lost(FrameError::Header));
+    }
+    put_repeats(&mut found, payload);
+    found
+}
+
+/// Puts frames that were repeated in the place of damaged ones.
+fn put_repeats(found: &mut [Found], mut repeats: Bytes) {
+    let lost = |found: &Found| match found {
+        Found::Lost(FrameError::Named { group, op } | FrameError::Payload { group, op }) => {
+            Some((*group, *op))
+        }
+        _ => None,
+    };
+    if !found.iter().any(|found| lost(found).is_some()) {
+        return;
+    }
+    while let Some(header) = FrameHeader::parse(&repeats) {
+        let end = FRAME_HEADER_LEN.saturating_add(header.payload_len as usize);
+        if end > repeats.len() {
+            return;
+        }
+        let mut body = repeats.split_to(end);
+        body.advance(FRAME_HEADER_LEN);
+        let place = found
+            .iter_mut()
+            .find(|found| lost(found) == Some((header.group, header.op)));
+        if let (Some(place), Ok(frame)) = (place, header.decode(body))
+            && let Found::Lost(error) = place
+        {
+            *place = Found::Repeated(frame, error.clone());
+        }
     }
 }
 
@@ -99,7 +155,7 @@ impl FrameHeader {
         if crc32c::crc32c(&payload) != self.payload_crc {
             return Err(damaged);
         }
-        if u16::from(self.version) > VERSION {
+        if self.version > FRAME_VERSION {
             return Err(FrameError::Unknown {
                 kind: self.kind,
                 version: self.version,

@@ -5,11 +5,12 @@
 //! is durable; hence a valid block proves that all before it were durable, and an invalid one
 //! with a valid one behind it is damage, not the torn end of a crash (R8).
 //!
-//! - `format.rs`: bytes of blocks and frames; `frames.rs`: frames out of them;
+//! - `format.rs`, `block.rs`: bytes of blocks and frames; `frames.rs`: frames out of them;
 //! - `files.rs`: the current file, its successor, recycling;
 //! - `thread.rs`: rounds; `segments.rs`: what they do to segment files;
 //! - `reader.rs`: replay, and telling a torn tail from rot.
 
+mod block;
 mod files;
 mod format;
 mod frames;
@@ -29,7 +30,7 @@ use crate::log::{FileAction, Log};
 
 pub(crate) use files::{JournalFiles, JournalPlace, Spares, list_journal, path_of, recycle};
 pub(crate) use format::{Anchor, BatchFrame, CompactedEntry, Cut, Frame, FrameBody, Replacement};
-pub(crate) use reader::{Damage, Visit, scan};
+pub(crate) use reader::{Damage, Loss, Visit, scan};
 pub(crate) use segments::act;
 pub(crate) use thread::{Rounds, RoundsContext};
 

@@ -11,13 +11,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use klamm_records::GroupId;
 
+use super::block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader};
 use super::files::{JournalPlace, list_journal, path_of};
-use super::format::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BlockHeader, Frame, VERSION};
-use super::frames::{FrameError, FrameReader};
+use super::format::Frame;
+use super::frames::{Found, FrameError, read_frames};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::OpenError;
 
 const CHUNK: u64 = 1024 * 1024;
+/// Why a file may be missing. RocksDB takes a damaged end of its MANIFEST for one that was never
+/// written, and goes back to an earlier checkpoint.
+const MISSING: &str = "it was removed, or the folder \"index\" lost its newest state";
 
 /// A damaged place of the journal.
 #[derive(Clone, Debug)]
@@ -25,8 +29,18 @@ pub(crate) struct Damage {
     pub(crate) file: PathBuf,
     pub(crate) position: u64,
     pub(crate) what: String,
-    /// Whose operation was lost, if that can be told.
-    pub(crate) group: Option<GroupId>,
+    pub(crate) loss: Loss,
+}
+
+/// What is lost with a damaged place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing: it was there a second time.
+    Nothing,
+    /// An operation of this group.
+    Of(GroupId),
+    /// That cannot be told.
+    Unknown,
 }
 
 impl std::fmt::Display for Damage {
@@ -87,7 +101,10 @@ pub(crate) fn scan(
         if *file_seq != expected {
             return Err(OpenError::failed(
                 "reading the journal",
-                format!("file {} is missing", path_of(dir, expected).display()),
+                format!(
+                    "file {} is missing: {MISSING}",
+                    path_of(dir, expected).display()
+                ),
             ));
         }
         let path = path_of(dir, *file_seq);
@@ -103,7 +120,7 @@ pub(crate) fn scan(
     }
     if files.is_empty() {
         let missing = path_of(dir, place.file_seq);
-        let cause = format!("file {} is missing", missing.display());
+        let cause = format!("file {} is missing: {MISSING}", missing.display());
         return Err(OpenError::failed("reading the journal", cause));
     }
     for (number, file) in files.iter().enumerate() {
@@ -163,8 +180,9 @@ impl JournalFile {
         Ok(self.own_header(&bytes))
     }
 
-    /// The first valid header at or behind `position` whose block is `block_seq` or later.
-    fn next_header(&self, position: u64, block_seq: u64) -> io::Result<Option<(u64, BlockHeader)>> {
+    /// The first block at or behind `position` that is `block_seq` or later, by its header or, where
+    /// that is damaged, by its trailer.
+    fn next_block(&self, position: u64, block_seq: u64) -> io::Result<Option<(u64, BlockHeader)>> {
         let mut chunk_at = position;
         let mut chunk = Vec::new();
         while chunk_at < self.len {
@@ -174,8 +192,21 @@ impl JournalFile {
                 .chunks(BLOCK_ALIGN as usize)
                 .zip((chunk_at..).step_by(4096))
             {
-                if let Some(header) = self.own_header(page).filter(|h| h.block_seq >= block_seq) {
+                let own = |header: Option<BlockHeader>| {
+                    header.filter(|h| {
+                        h.salt == self.salt
+                            && h.file_seq == self.file_seq
+                            && h.block_seq >= block_seq
+                    })
+                };
+                if let Some(header) = own(BlockHeader::parse(page)) {
                     return Ok(Some((at, header)));
+                }
+                if let Some(header) = own(BlockHeader::parse_trailer(page))
+                    && let Some(begin) = (at + BLOCK_ALIGN).checked_sub(header.disk_len())
+                    && begin >= position
+                {
+                    return Ok(Some((begin, header)));
                 }
             }
             chunk_at += CHUNK;
@@ -183,23 +214,17 @@ impl JournalFile {
         Ok(None)
     }
 
-    fn frames(
-        &self,
-        position: u64,
-        header: &BlockHeader,
-    ) -> io::Result<Vec<Result<Frame, FrameError>>> {
+    fn frames(&self, position: u64, header: &BlockHeader) -> io::Result<Vec<Found>> {
         let start = position + BLOCK_HEADER_LEN as u64;
-        if start + u64::from(header.payload_len) > self.len {
-            return Ok(vec![Err(FrameError::Header)]);
+        let payload_end = start + u64::from(header.payload_len);
+        // The file may end with the last block's payload, if an earlier version wrote it.
+        let end = (position + header.disk_len()).min(self.len);
+        if payload_end > end {
+            return Ok(vec![Found::Lost(FrameError::Header)]);
         }
-        let mut payload = vec![0; header.payload_len as usize];
-        self.file.read_exact_at(&mut payload, start)?;
-        let mut reader = FrameReader::new(Bytes::from(payload));
-        let mut frames: Vec<_> = std::iter::from_fn(|| reader.next_frame()).collect();
-        if frames.len() != header.frame_count as usize {
-            frames.push(Err(FrameError::Header));
-        }
-        Ok(frames)
+        let mut rest = vec![0; (end - start) as usize];
+        self.file.read_exact_at(&mut rest, start)?;
+        Ok(read_frames(header, Bytes::from(rest)))
     }
 }
 
@@ -210,11 +235,11 @@ fn was_durable(
     later: &[JournalFile],
     block_seq: u64,
 ) -> io::Result<bool> {
-    if file.next_header(behind, block_seq + 1)?.is_some() {
+    if file.next_block(behind, block_seq + 1)?.is_some() {
         return Ok(true);
     }
     for file in later {
-        if let Some((_, header)) = file.next_header(0, block_seq)? {
+        if let Some((_, header)) = file.next_block(0, block_seq)? {
             // A start cuts a torn block and gives its number to the first block of a new file.
             return Ok(header.block_seq > block_seq);
         }
@@ -223,12 +248,12 @@ fn was_durable(
 }
 
 impl Scan {
-    fn damaged(&mut self, file: &JournalFile, position: u64, group: Option<GroupId>, what: String) {
+    fn damaged(&mut self, file: &JournalFile, position: u64, loss: Loss, what: String) {
         self.damage.push(Damage {
             file: file.path.clone(),
             position,
             what,
-            group,
+            loss,
         });
     }
 
@@ -241,62 +266,85 @@ impl Scan {
         let mut position = 0;
         self.last_file_blocks = 0;
         loop {
+            let expected = self.next_block_seq;
             let header = file
                 .header_at(position)?
-                .filter(|h| h.block_seq >= self.next_block_seq);
-            let Some(header) = header else {
-                let expected = self.next_block_seq;
-                let Some((at, header)) = file.next_header(position, expected)? else {
-                    return Ok(self.count_torn(file, position)?);
-                };
-                self.damaged(file, position, None, format!("{} bytes", at - position));
+                .filter(|h| h.block_seq >= expected);
+            let has_header = header.is_some();
+            let found = match header {
+                Some(header) => Some((position, header)),
+                None => file.next_block(position, expected)?,
+            };
+            let Some((at, header)) = found else {
+                return Ok(self.count_torn(file, position)?);
+            };
+            if at > position {
+                let what = format!("{} bytes", at - position);
+                self.damaged(file, position, Loss::Unknown, what);
                 (position, self.next_block_seq) = (at, header.block_seq);
                 continue;
-            };
-            if header.version > VERSION {
+            }
+            if header.version > BLOCK_VERSION {
                 let cause = format!(
                     "block version {} is newer than this program",
                     header.version
                 );
                 return Err(OpenError::failed("reading the journal", cause).into());
             }
-            if header.block_seq > self.next_block_seq {
-                let missing = header.block_seq - self.next_block_seq;
-                self.damaged(
-                    file,
-                    position,
-                    None,
-                    format!("{missing} blocks before it are gone"),
-                );
+            if header.block_seq > expected {
+                let what = format!("{} blocks before it are gone", header.block_seq - expected);
+                self.damaged(file, position, Loss::Unknown, what);
                 self.next_block_seq = header.block_seq;
             }
             let behind = position + header.disk_len();
             let frames = file.frames(position, &header)?;
-            let whole = frames.iter().all(Result::is_ok);
+            let frames_whole = frames.iter().all(|found| matches!(found, Found::Whole(_)));
+            let whole = has_header && frames_whole;
             if !whole && !was_durable(file, behind, later, header.block_seq)? {
                 self.torn_bytes += header.disk_len();
                 return Ok(());
             }
+            if !has_header {
+                let what = "block header is damaged; its second copy was read".to_owned();
+                self.damaged(file, position, Loss::Nothing, what);
+            }
             self.bytes += header.disk_len();
             self.last_file_blocks += 1;
             self.last_block = Some((Arc::clone(&file.file), position, header.disk_len()));
-            for frame in frames {
-                match frame {
-                    Ok(frame) => visit(frame)?,
-                    Err(error @ FrameError::Unknown { .. }) => {
-                        return Err(OpenError::failed("reading the journal", error).into());
-                    }
-                    Err(error @ FrameError::Payload { group, .. }) => {
-                        self.damaged(file, position, Some(group), error.to_string());
-                    }
-                    Err(error @ FrameError::Header) => {
-                        self.damaged(file, position, None, error.to_string());
-                    }
-                }
+            for found in frames {
+                self.take(file, position, found, visit)?;
             }
             self.next_block_seq += 1;
             position = behind;
         }
+    }
+
+    /// Hands a frame on, or notes why not.
+    fn take(
+        &mut self,
+        file: &JournalFile,
+        position: u64,
+        found: Found,
+        visit: Visit<'_>,
+    ) -> Result<(), OpenError> {
+        let error = match found {
+            Found::Whole(frame) => return visit(frame),
+            Found::Repeated(frame, error) => {
+                let what = format!("{error}; its second copy was read");
+                self.damaged(file, position, Loss::Nothing, what);
+                return visit(frame);
+            }
+            Found::Lost(error) => error,
+        };
+        let loss = match error {
+            FrameError::Unknown { .. } => {
+                return Err(OpenError::failed("reading the journal", error));
+            }
+            FrameError::Payload { group, .. } | FrameError::Named { group, .. } => Loss::Of(group),
+            FrameError::Header => Loss::Unknown,
+        };
+        self.damaged(file, position, loss, error.to_string());
+        Ok(())
     }
 
     /// Makes the last block durable before anything follows it. All others are: something follows

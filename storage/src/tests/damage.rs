@@ -51,7 +51,14 @@ fn a_torn_last_block_is_cut_and_said() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_frame_quarantines_its_group_and_no_other() {
+fn a_frame_that_is_damaged_twice_quarantines_its_group_and_no_other() {
+    // In the payload, and in the header, where only the block's table knows whose it was.
+    for within in [48 + 90, 9] {
+        frame_damaged_twice(within);
+    }
+}
+
+fn frame_damaged_twice(within: usize) {
     let machine = Machine::new();
     let (store, _) = machine.open();
     let (a, b) = (group(&store, 1), group(&store, 2));
@@ -62,18 +69,19 @@ fn a_flipped_bit_in_a_frame_quarantines_its_group_and_no_other() {
     let expected = read_all(&b);
     drop((store, a, b));
     let machine = machine.killed();
-    // The sixth block or so holds the third batch of the first group; its payload is flipped.
+    // The sixth block or so holds the third batch of the first group, twice. A bit flips in each.
     let contents = machine.disk.contents(&journal(&machine)).unwrap();
     let blocks = contents.len() / 4096;
     let holds = |block: &usize| {
         let frame = &contents[block * 4096 + 48..][..48];
         frame[0] == 1 && frame[8] == 1 && frame[24] == 3
     };
-    let block = (0..blocks).find(holds).unwrap();
-    machine
-        .disk
-        .rot(&journal(&machine), (block * 4096 + 48 + 48 + 90) as u64, 4)
-        .unwrap();
+    let first = (0..blocks).find(holds).unwrap() * 4096 + 48;
+    let len = u32::from_le_bytes(contents[first + 4..first + 8].try_into().unwrap());
+    let second = first + 48 + len as usize;
+    for at in [first + within, second + within] {
+        machine.disk.rot(&journal(&machine), at as u64, 4).unwrap();
+    }
     for _ in 0..2 {
         let (store, report) = machine.open();
         let log = store.group(GroupId(1)).unwrap();
@@ -98,10 +106,10 @@ fn a_flipped_bit_in_a_frame_quarantines_its_group_and_no_other() {
 #[test]
 fn damage_that_could_have_hit_anyone_keeps_the_store_shut() {
     let (machine, _) = machine_with_blocks();
-    machine
-        .disk
-        .rot(&journal(&machine), 7 * 4096 + 3, 1)
-        .unwrap();
+    // The header of a block, and the trailer that has the same.
+    let places = [7 * 4096 + 3, 8 * 4096 - 48 + 3];
+    let flip = |at| machine.disk.rot(&journal(&machine), at, 1).unwrap();
+    places.into_iter().for_each(flip);
     let Err(OpenError::Failed { what, cause }) = machine.try_open() else {
         panic!("opened")
     };
@@ -109,15 +117,32 @@ fn damage_that_could_have_hit_anyone_keeps_the_store_shut() {
         what.contains("damaged") && cause.contains("28672"),
         "{what}: {cause}"
     );
-    machine
-        .disk
-        .rot(&journal(&machine), 7 * 4096 + 3, 1)
-        .unwrap();
+    places.into_iter().for_each(flip);
     assert_eq!(
         machine.open().0.group(GroupId(1)).unwrap().end_offset(),
         20,
         "nothing was cut"
     );
+}
+
+#[test]
+fn a_flipped_bit_in_a_block_with_room_costs_nothing() {
+    let (machine, expected) = machine_with_blocks();
+    let block = 7 * 4096;
+    for at in [3, 40, 48 + 3, 48 + 9, 96 + 20, 96 + 80] {
+        let machine = machine.killed();
+        machine.disk.rot(&journal(&machine), block + at, 1).unwrap();
+        let (store, report) = machine.open();
+        assert_eq!(
+            (report.corrupt.len(), report.torn_tail_bytes),
+            (1, 0),
+            "{report:?}"
+        );
+        let text = &report.corrupt[0];
+        assert!(text.contains("1.wal") && text.contains("28672"), "{text}");
+        assert_eq!(store.stats().corruptions, 1);
+        assert!(read_all(&store.group(GroupId(1)).unwrap()) == expected);
+    }
 }
 
 #[test]
@@ -144,7 +169,11 @@ fn a_newer_format_is_left_alone() {
     let path = machine.path("klamm.format");
     let text = machine.disk.contents(&path).unwrap();
     assert!(text.starts_with(b"version=1\n"));
-    machine.disk.rot(&path, 8, b'1' ^ b'7').unwrap();
+    let copy = machine.path("klamm.format.copy");
+    assert_eq!(machine.disk.contents(&copy).unwrap(), text);
+    for path in [&path, &copy] {
+        machine.disk.rot(path, 8, b'1' ^ b'7').unwrap();
+    }
     let Err(error) = machine.try_open() else {
         panic!("opened")
     };

@@ -11,6 +11,7 @@ mod damage;
 mod model;
 mod real;
 mod rot;
+mod rot_index;
 mod sweep;
 mod time;
 
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use klamm_records::{BATCH_HEADER_LEN, BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
 
 use crate::disk::FaultDisk;
-use crate::index::MemoryIndexStore;
+use crate::index::{IndexStore, MemoryIndexStore};
 use crate::{
     Batch, Completion, Entry, GroupLog, LogSettings, ManualClock, Payload, RecoveryReport,
     StorageError, Store, StoreOptions,
@@ -91,6 +92,15 @@ impl Machine {
             clock: Arc::clone(&self.clock),
             options: self.options.clone(),
         }
+    }
+
+    /// The index rots as a whole, or its copy does. `false`: there is no other one.
+    pub(super) fn lose_index(&self, name: &str) -> bool {
+        let both = ["index", "index.copy"];
+        let there = both
+            .iter()
+            .all(|name| self.indexes.exists(&self.path(name)));
+        there && self.indexes.destroy(&self.path(name)).is_ok()
     }
 
     pub(super) fn path(&self, below: &str) -> PathBuf {

@@ -3,7 +3,8 @@
 //!
 //! One flip is found wherever it is, but for two: in the journal's last block it looks like a write
 //! that was under way when the machine stopped, and is cut and reported as such; and bytes that
-//! mean nothing (padding, old blocks of a recycled journal file) are not looked at.
+//! mean nothing (padding, old blocks of a recycled journal file) or that only repeat what is whole
+//! are not looked at. None keeps the store shut.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,7 @@ use super::compact::{compact, rules, seal};
 use super::crash::Chance;
 use super::model::split;
 use super::*;
-use crate::disk::{Disk, RealDisk};
-use crate::{OpenError, SystemClock};
+use crate::disk::Disk;
 
 /// A batch as it was written, and where.
 struct Kept {
@@ -33,7 +33,7 @@ impl Kept {
 }
 
 /// A log as it was before.
-struct Known {
+pub(super) struct Known {
     start: i64,
     end: i64,
     batches: Vec<Kept>,
@@ -76,15 +76,15 @@ fn parts(entry: &Entry) -> (EntryId, Option<&Bytes>) {
 
 /// What one flip did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Outcome {
+pub(super) enum Outcome {
     /// Nothing that anyone could see.
     Unseen,
+    /// All is served, and the damage is named.
+    Healed,
     /// One batch is not served; the rest is.
     BatchNamed,
     /// One group is not served; the others are.
     GroupNamed,
-    /// The store does not open, and says why.
-    Refused,
     /// The last block of the journal counts as torn, and the report says so.
     Torn,
 }
@@ -116,6 +116,14 @@ impl Flip<'_> {
             outcome = outcome.max(found);
         }
         let named = matches!(outcome, Outcome::BatchNamed | Outcome::GroupNamed);
+        if outcome == Outcome::Unseen && store.stats().corruptions > 0 {
+            let file = self.path.to_string_lossy();
+            assert!(
+                report.corrupt.iter().any(|text| text.contains(&*file)),
+                "{report:?}"
+            );
+            return Outcome::Healed;
+        }
         assert_eq!(
             named,
             store.stats().corruptions > 0,
@@ -210,18 +218,25 @@ impl Flip<'_> {
     }
 }
 
-/// A refusal says what is damaged.
-fn refused(error: &OpenError, flip: &Flip<'_>) -> Outcome {
-    let text = error.to_string();
-    let parent = flip
-        .path
-        .parent()
-        .and_then(Path::file_name)
-        .unwrap_or_default();
-    let named = text.contains(&*flip.path.file_name().unwrap().to_string_lossy())
-        || text.contains(&*parent.to_string_lossy());
-    assert!(named, "{text} does not name {}", flip.path.display());
-    Outcome::Refused
+/// Every log is what it was.
+pub(super) fn serves_all(known: &BTreeMap<u64, Known>, store: &Store) {
+    for (number, known) in known {
+        let log = store
+            .group(GroupId(*number))
+            .expect("no group is forgotten");
+        assert_eq!(
+            (log.start_offset(), log.end_offset()),
+            (known.start, known.end)
+        );
+        for kept in known
+            .batches
+            .iter()
+            .filter(|kept| kept.base_offset() >= known.start)
+        {
+            let read = log.read(kept.base_offset(), known.end, 1, true);
+            assert!(read.unwrap() == kept.bytes);
+        }
+    }
 }
 
 fn keyed(index: u64) -> Bytes {
@@ -243,7 +258,7 @@ fn keyed(index: u64) -> Bytes {
 
 /// Logs of every kind: plain with two epochs, compacted, bulk-written, and some since the last
 /// checkpoint.
-fn fill(store: &Store) {
+pub(super) fn fill(store: &Store) {
     let plain = group(store, 1);
     for index in 1..=40 {
         let size = 20 + index as usize * 7 % 160;
@@ -288,16 +303,21 @@ fn fill(store: &Store) {
         &bulk,
         vec![batch_entry(id(1, 6), batch_of(3, 8_000, 1_000))],
     );
-    append(&plain, vec![batch_entry(id(4, 44), batch_of(1, 80, 1_000))]);
+    // Too large to be in its block twice, unlike most.
+    append(
+        &plain,
+        vec![batch_entry(id(4, 44), batch_of(2, 1_300, 1_000))],
+    );
+    append(&plain, vec![batch_entry(id(4, 45), batch_of(1, 80, 1_000))]);
 }
 
-fn known(store: &Store, contents: &dyn Fn(&Path) -> Vec<u8>) -> BTreeMap<u64, Known> {
+pub(super) fn known(store: &Store, contents: &dyn Fn(&Path) -> Vec<u8>) -> BTreeMap<u64, Known> {
     let log = |number| Known::of(&store.group(GroupId(number)).unwrap(), contents);
     (1..=3).map(|number| (number, log(number))).collect()
 }
 
 /// Every file below `dir`.
-fn files(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in disk.list(dir).unwrap() {
         let path = dir.join(&entry.name);
@@ -337,7 +357,7 @@ fn places(path: &Path, content: &[u8], stride: usize) -> Vec<u64> {
     places
 }
 
-fn tell(outcomes: &BTreeMap<(String, Outcome), u32>) {
+pub(super) fn tell(outcomes: &BTreeMap<(String, Outcome), u32>) {
     for ((class, outcome), count) in outcomes {
         println!("{class:>8} {outcome:?}: {count}");
     }
@@ -374,7 +394,7 @@ fn sweep(stride: usize) -> u32 {
             let _at = At(&path, position, bit);
             let outcome = match machine.try_open() {
                 Ok((store, report)) => flip.judge(&known, &store, &report),
-                Err(error) => refused(&error, &flip),
+                Err(error) => panic!("{error}"),
             };
             let class = path
                 .extension()
@@ -385,12 +405,14 @@ fn sweep(stride: usize) -> u32 {
     }
     tell(&outcomes);
     let seen = |class: &str, outcome| outcomes.contains_key(&(class.to_owned(), outcome));
-    assert!(seen("log", Outcome::BatchNamed) && seen("wal", Outcome::Refused));
+    assert!(seen("log", Outcome::BatchNamed) && seen("wal", Outcome::Healed));
+    assert!(seen("copy", Outcome::Healed) && seen("format", Outcome::Healed));
+    assert!(stride > 1 || seen("wal", Outcome::GroupNamed));
     count
 }
 
 /// Says where a sweep failed.
-struct At<'a>(&'a Path, u64, u8);
+pub(super) struct At<'a>(pub(super) &'a Path, pub(super) u64, pub(super) u8);
 
 impl Drop for At<'_> {
     fn drop(&mut self) {
@@ -448,121 +470,4 @@ fn a_bit_that_flips_under_a_reader_is_found() {
         }
     }
     assert!(flips > 1_000, "{flips}");
-}
-
-fn open_real(dir: &Path) -> Result<(Store, RecoveryReport), OpenError> {
-    let options = StoreOptions {
-        reserve_bytes: 0,
-        bypass_bytes: 16 * 1024,
-        checkpoint_bytes: 1024 * 1024,
-        ..StoreOptions::new(dir)
-    };
-    Store::open(options, Arc::new(RealDisk), Arc::new(SystemClock::new()))
-}
-
-fn copy(from: &Path, to: &Path) {
-    for path in files(&RealDisk, from) {
-        let target = to.join(path.strip_prefix(from).unwrap());
-        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        std::fs::copy(&path, target).unwrap();
-    }
-}
-
-/// The same for the files of RocksDB, on a real disk.
-fn sweep_index(stride: usize, most: usize) -> u32 {
-    let origin = tempfile::tempdir().unwrap();
-    let base = tempfile::tempdir().unwrap();
-    // One path for all lives: errors name it.
-    let dir = base.path().join("data");
-    let (store, _) = open_real(&dir).unwrap();
-    fill(&store);
-    store.close().unwrap();
-    drop(store);
-    copy(&dir, origin.path());
-    let (store, _) = open_real(&dir).unwrap();
-    let known = known(&store, &|path| std::fs::read(path).unwrap());
-    drop(store);
-    let mut chance = Chance(7);
-    let mut outcomes = BTreeMap::new();
-    let mut count = 0;
-    for file in files(&RealDisk, &origin.path().join("index")) {
-        let below = file.strip_prefix(origin.path()).unwrap();
-        let name = below.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with("LOG") || name == "LOCK" || name == "IDENTITY" {
-            continue;
-        }
-        let content = std::fs::read(&file).unwrap();
-        let stride = stride.max(content.len() / most + 1);
-        for position in (0..content.len()).step_by(stride) {
-            std::fs::remove_dir_all(&dir).unwrap();
-            copy(origin.path(), &dir);
-            let (path, bit) = (dir.join(below), 1 << chance.below(8));
-            let mut rotten = content.clone();
-            rotten[position] ^= bit;
-            std::fs::write(&path, rotten).unwrap();
-            let _at = At(&path, position as u64, bit);
-            let flip = Flip {
-                path: &path,
-                position: position as u64,
-            };
-            let outcome = match open_real(&dir) {
-                Ok((store, report)) => judge_index(&known, &store, &report),
-                Err(error) => refused(&error, &flip),
-            };
-            let class = name.split_once(['-', '.']).map_or(&*name, |(a, b)| {
-                if a.starts_with(|c: char| c.is_ascii_digit()) {
-                    b
-                } else {
-                    a
-                }
-            });
-            *outcomes.entry((class.to_owned(), outcome)).or_default() += 1;
-            count += 1;
-        }
-    }
-    tell(&outcomes);
-    count
-}
-
-/// All is read as it was, or a read fails because a row cannot be read.
-fn judge_index(known: &BTreeMap<u64, Known>, store: &Store, report: &RecoveryReport) -> Outcome {
-    assert!(
-        report.corrupt.is_empty() && report.torn_tail_bytes == 0,
-        "{report:?}"
-    );
-    let mut outcome = Outcome::Unseen;
-    for (number, known) in known {
-        let log = store
-            .group(GroupId(*number))
-            .expect("no group is forgotten");
-        assert_eq!(
-            (log.start_offset(), log.end_offset()),
-            (known.start, known.end)
-        );
-        for kept in known
-            .batches
-            .iter()
-            .filter(|kept| kept.base_offset() >= known.start)
-        {
-            match log.read(kept.base_offset(), known.end, 1, true) {
-                Ok(read) => assert!(read == kept.bytes),
-                Err(error) => {
-                    assert!(error.to_string().contains("orrupt"), "{error}");
-                    outcome = Outcome::GroupNamed;
-                }
-            }
-        }
-    }
-    outcome
-}
-
-#[test]
-fn a_flipped_bit_in_the_index_is_found_or_harmless() {
-    assert!(sweep_index(61, 2) > 20);
-}
-
-#[test]
-#[ignore = "takes a minute: a thousand places"]
-fn a_flipped_bit_in_the_index_is_found_or_harmless_wherever_it_is() {
-    println!("{} flips", sweep_index(3, 400));
 }

@@ -244,11 +244,14 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// A closed store is opened again.
+    /// A closed store is opened again, and makes the copy of its index anew.
     fn reopen(&mut self) -> Result<(), Ended> {
         self.settle()?;
         self.store()?.close().map_err(|_| Ended("close"))?;
         self.store = None;
+        if !self.machine.lose_index("index.copy") {
+            return Err(Ended("removal"));
+        }
         let opened = self.machine.try_open().map_err(|_| Ended("open"))?;
         self.store = Some(opened.0);
         Ok(())

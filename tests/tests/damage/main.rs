@@ -1,6 +1,8 @@
 //! A disk that lies and a disk that fails: damage in the middle of a log costs what it hit and
 //! nothing else, and a failed write ends the process before it can acknowledge what is not there.
 
+mod start;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
