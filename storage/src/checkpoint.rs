@@ -269,7 +269,6 @@ impl Checkpointer {
             .commit(batch)
             .map_err(|e| failed("index", &e))?;
         copied.iter().for_each(release);
-        self.release_ids(&just_deleted);
         let dir = journal_dir(&shared.options.dir);
         recycle(shared.disk.as_ref(), &dir, place.file_seq, &self.spares)
             .map_err(|e| failed("journal", &e))?;
@@ -280,6 +279,7 @@ impl Checkpointer {
                 other => other.map_err(|e| failed("removal", &e))?,
             }
         }
+        self.release_ids(&just_deleted);
         shared.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -43,6 +43,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     dir: TempDir,
     settings: Vec<String>,
+    /// So many of them found the cluster; the others join it.
+    founders: usize,
 }
 
 fn free(host: &str) -> Result<String> {
@@ -53,22 +55,11 @@ impl Cluster {
     /// A cluster of `size` nodes at 127.0.7.1 and on, with more settings for each, none of them running.
     pub fn new(size: i32, settings: &[&str]) -> Result<Cluster> {
         let dir = tempfile::tempdir()?;
-        let mut nodes = Vec::new();
-        for id in 1..=size {
-            let host = format!("127.0.7.{id}");
-            let node = Node {
-                id,
-                kafka: free(&host)?,
-                controller: free(&host)?,
-                http: free(&host)?,
-                dir: dir.path().join(format!("node-{id}")),
-                process: None,
-            };
-            std::fs::create_dir_all(&node.dir)?;
-            nodes.push(node);
-        }
+        let nodes = (1..=size).map(|id| Node::new(dir.path(), id));
+        let nodes = nodes.collect::<Result<Vec<Node>>>()?;
         let settings = settings.iter().map(|line| (*line).to_owned()).collect();
         let cluster = Cluster {
+            founders: nodes.len(),
             nodes,
             dir,
             settings,
@@ -89,10 +80,19 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// One more node, to join the others; it does not run yet. Its id.
+    pub fn add(&mut self) -> Result<i32> {
+        let id = i32::try_from(self.nodes.len())? + 1;
+        self.nodes.push(Node::new(self.dir.path(), id)?);
+        self.configure(id, id)?;
+        Ok(id)
+    }
+
     /// Writes the configuration of the node at place `id`, as node `as_id`.
     pub fn configure(&self, id: i32, as_id: i32) -> Result<()> {
         let voter = |node: &Node| format!("{}@{}", node.id, node.controller);
-        let voters: Vec<String> = self.nodes.iter().map(voter).collect();
+        let founders = self.nodes.iter().take(self.founders);
+        let voters: Vec<String> = founders.map(voter).collect();
         let node = self.node(id);
         let mut lines = vec![
             "process.roles=broker,controller".to_owned(),
@@ -223,6 +223,20 @@ impl Cluster {
 }
 
 impl Node {
+    fn new(dir: &Path, id: i32) -> Result<Node> {
+        let host = format!("127.0.7.{id}");
+        let node = Node {
+            id,
+            kafka: free(&host)?,
+            controller: free(&host)?,
+            http: free(&host)?,
+            dir: dir.join(format!("node-{id}")),
+            process: None,
+        };
+        std::fs::create_dir_all(&node.dir)?;
+        Ok(node)
+    }
+
     fn wait_ready(&mut self, until: Instant) -> Result<()> {
         let process = self.process.as_mut().context("it does not run")?;
         loop {

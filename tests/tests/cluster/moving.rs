@@ -17,7 +17,7 @@ use klamm_protocol::messages::{
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, PARTITIONS, TOPIC};
 
-use crate::rig::{client, eventually, topic_is};
+use crate::rig::{client, client_of, eventually, topic_is};
 
 /// Longest wait for more acknowledgements.
 const SOON: Duration = Duration::from_secs(30);
@@ -198,6 +198,44 @@ async fn moves_go_on_when_nodes_are_killed_in_the_middle() -> Result<()> {
         settled(&admin, TOPIC, &wanted).await?;
         load.more(200, SOON).await?;
     }
+    let history = load.finish().await?;
+    load::check_all(&bootstrap, &history).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fourth_node_joins_and_takes_over() -> Result<()> {
+    let mut cluster = Cluster::start(3, &[])?;
+    let bootstrap = cluster.bootstrap();
+    load::create_replicated_topic(&bootstrap, 3).await?;
+    let admin = client(&cluster).await?;
+    let mut load = Load::start(&bootstrap, 2);
+    load.more(300, SOON).await?;
+    let fourth = cluster.add()?;
+    cluster.boot(fourth)?;
+    for id in 1..=4 {
+        let client = client_of(&cluster, id).await?;
+        eventually(async || {
+            let nodes = client.describe_cluster().await?.nodes;
+            ensure!(nodes.len() == 4, "node {id}: {nodes:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    admin.refresh_all_topics().await?;
+    // It takes the place of 1, and leads.
+    let wanted: [&[i32]; PARTITIONS as usize] = [&[4, 2, 3], &[2, 4, 3], &[3, 2, 4], &[4, 3, 2]];
+    reassign(&admin, 4, TOPIC, &wanted.map(Some)).await?;
+    settled(&admin, TOPIC, &wanted).await?;
+    cluster.stop(1)?;
+    load.more(300, SOON).await?;
+    // It comes back by itself after a crash, and without the first that it met.
+    cluster.kill(fourth)?;
+    load.more(300, SOON).await?;
+    cluster.boot(fourth)?;
+    topic_is(&admin, TOPIC, |partition| partition.in_sync.len() == 3).await?;
+    cluster.kill(2)?;
+    load.more(300, SOON).await?;
     let history = load.finish().await?;
     load::check_all(&bootstrap, &history).await?;
     Ok(())
