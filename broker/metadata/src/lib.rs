@@ -12,7 +12,7 @@ mod stored;
 mod testing;
 
 pub use command::{BrokerRegistration, Command, DecodeError};
-pub use image::{Broker, Endpoint, Image, Load, Outcome, Partition, Topic};
+pub use image::{Broker, DRAINING, Endpoint, Image, Load, Outcome, Partition, Topic};
 pub use problem::{ErrorCode, Problem};
 pub use resource::ConfigResource;
 pub use settings::{Settings, TopicSettings};

@@ -4,6 +4,7 @@ mod cluster;
 mod config;
 mod consume;
 mod dev;
+mod drain;
 mod error;
 mod group;
 mod node;
@@ -44,6 +45,9 @@ enum Command {
     /// Set up a cluster; show how it stands.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Empty a node of a cluster; let it have replicas again.
+    #[command(subcommand)]
+    Node(drain::NodeCommand),
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Start(args) => start::run(args),
         Command::Cluster(command) => cluster::run(command),
+        Command::Node(command) => client_command(drain::run(command)),
         Command::Topic(command) => client_command(topic::run(command)),
         Command::Group(command) => client_command(group::run(command)),
         Command::Produce(args) => client_command(produce::run(args)),

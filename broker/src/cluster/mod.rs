@@ -6,6 +6,7 @@
 //! - `announce.rs`, `board.rs`: who leads what, told among the nodes;
 //! - `sessions.rs`: brokers that are gone are taken off the list that clients get;
 //! - `mover.rs`: partitions move to other replicas;
+//! - `drainer.rs`: partitions move off nodes that are to be drained;
 //! - `balance.rs`: leadership goes back to preferred leaders.
 //!
 //! A node on its own has none of this: every question about others has an answer without asking. Connections, proofs and
@@ -14,6 +15,7 @@
 mod announce;
 mod balance;
 mod board;
+mod drainer;
 mod meeting;
 mod messages;
 mod mover;
@@ -176,6 +178,7 @@ impl Cluster {
             tokio::spawn(announce::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(sessions::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(mover::run(shared.clone(), stopping.subscribe())),
+            tokio::spawn(drainer::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(balance::run(shared.clone(), stopping.subscribe())),
         ]
     }

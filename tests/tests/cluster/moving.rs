@@ -1,4 +1,5 @@
-//! Partitions move: while clients write, from and to any node, with more or fewer replicas, and back.
+//! Partitions move: while clients write, from and to any node, with more or fewer replicas, and back; to nodes that come
+//! later, and off nodes that are drained.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use klamm_protocol::messages::{
     AlterPartitionReassignmentsResponse, BrokerId, ListPartitionReassignmentsRequest,
     ListPartitionReassignmentsResponse, TopicName,
 };
+use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, PARTITIONS, TOPIC};
 
-use crate::rig::{client, client_of, eventually, topic_is};
+use crate::rig::{client, client_of, create, eventually, topic, topic_is};
 
 /// Longest wait for more acknowledgements.
 const SOON: Duration = Duration::from_secs(30);
@@ -236,6 +238,51 @@ async fn a_fourth_node_joins_and_takes_over() -> Result<()> {
     topic_is(&admin, TOPIC, |partition| partition.in_sync.len() == 3).await?;
     cluster.kill(2)?;
     load.more(300, SOON).await?;
+    let history = load.finish().await?;
+    load::check_all(&bootstrap, &history).await?;
+    Ok(())
+}
+
+/// Runs `klamm node` with these arguments: whether it succeeded, and what it said.
+fn node_command(cluster: &Cluster, args: &[&str]) -> Result<(bool, String)> {
+    let output = std::process::Command::new(binary()?)
+        .arg("node")
+        .args(args)
+        .args(["--bootstrap", &cluster.bootstrap()])
+        .output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8(said)?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_drained_and_gets_nothing_new() -> Result<()> {
+    let mut cluster = Cluster::start(3, &["min.insync.replicas=1"])?;
+    let bootstrap = cluster.bootstrap();
+    load::create_replicated_topic(&bootstrap, 2).await?;
+    let admin = client(&cluster).await?;
+    let mut load = Load::start(&bootstrap, 2);
+    load.more(200, SOON).await?;
+    // One that is away can be drained, too.
+    cluster.kill(3)?;
+    let (drained, said) = node_command(&cluster, &["drain", "3"])?;
+    ensure!(drained && said.contains("0 of"), "{said}");
+    let none = |partition: &klamm_client::Partition| !partition.replicas.contains(&3);
+    topic_is(&admin, TOPIC, none).await?;
+    load.more(200, SOON).await?;
+    create(&admin, topic("elsewhere", 6, 2)).await?;
+    topic_is(&admin, "elsewhere", none).await?;
+    // With two nodes left there is nowhere to go.
+    let (drained, said) = node_command(&cluster, &["drain", "2"])?;
+    ensure!(!drained && said.contains("replicas stay"), "{said}");
+    for id in ["2", "3"] {
+        let (undrained, said) = node_command(&cluster, &["undrain", id])?;
+        ensure!(undrained, "{said}");
+    }
+    let (known, said) = node_command(&cluster, &["drain", "9"])?;
+    ensure!(!known && said.contains("nodes 1, 2, 3"), "{said}");
+    cluster.boot(3)?;
+    create(&admin, topic("again", 6, 3)).await?;
+    topic_is(&admin, "again", |partition| partition.in_sync.len() == 3).await?;
     let history = load.finish().await?;
     load::check_all(&bootstrap, &history).await?;
     Ok(())

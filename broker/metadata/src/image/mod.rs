@@ -29,6 +29,9 @@ pub use apply::Outcome;
 use crate::names;
 use crate::resource::ConfigResource;
 
+/// The setting of a broker that is to be drained.
+pub const DRAINING: &str = "klamm.node.draining";
+
 /// Cluster state as a value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
@@ -305,6 +308,13 @@ impl Image {
     /// Whether clients may be sent to a broker.
     pub fn is_live(&self, id: i32) -> bool {
         self.broker(id).is_some_and(|broker| !broker.fenced)
+    }
+
+    /// Whether a broker is to give its replicas to others, and to get no new ones ([`DRAINING`]).
+    pub fn is_draining(&self, id: i32) -> bool {
+        let configs = self.configs.get(&ConfigResource::Broker(Some(id)));
+        let set = configs.and_then(|configs| configs.get(DRAINING));
+        set.is_some_and(|value| value == "true")
     }
 
     /// What a broker carries by assignment.

@@ -11,6 +11,7 @@ mod create_partitions;
 mod create_topics;
 mod delete_topics;
 mod describe_configs;
+mod drain;
 mod features;
 mod placement;
 mod producer_ids;
@@ -30,12 +31,15 @@ pub use delete_topics::{DeletedTopic, TopicRef, delete_topics};
 pub use describe_configs::{
     ConfigEntry, DescribeConfigs, describe_configs, list_config_resources, topic_entries,
 };
+pub use drain::drain_brokers;
 pub use features::{
     FEATURES, Feature, FeatureUpdate, GROUP_VERSION, UpgradeType, initial_features, update_features,
 };
 pub use placement::{Candidate, place};
 pub use producer_ids::{PRODUCER_ID_BLOCK, allocate_producer_ids};
-pub use reassignments::{Reassignment, alter_partition_reassignments, finish_reassignments};
+pub use reassignments::{
+    GroupMove, Reassignment, alter_partition_reassignments, finish_reassignments,
+};
 pub use topic_configs::check_topic_configs;
 
 use crate::command::Command;

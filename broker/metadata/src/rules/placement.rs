@@ -22,15 +22,17 @@ pub struct Candidate {
     pub load: Load,
 }
 
-/// The live brokers of an image.
+/// The brokers of an image that get new replicas: those that are live and not draining.
 pub(super) fn candidates(image: &Image) -> Vec<Candidate> {
     let live = image.live_brokers();
-    live.map(|broker| Candidate {
-        id: broker.id,
-        rack: broker.rack.clone(),
-        load: image.load(broker.id),
-    })
-    .collect()
+    let taking = live.filter(|broker| !image.is_draining(broker.id));
+    taking
+        .map(|broker| Candidate {
+            id: broker.id,
+            rack: broker.rack.clone(),
+            load: image.load(broker.id),
+        })
+        .collect()
 }
 
 /// Places `partitions` partitions with `replication_factor` replicas each, preferred leader first.
@@ -92,6 +94,32 @@ pub fn place(
         replicas.iter().map(|replica| replica.id).collect()
     });
     Ok(rows.collect())
+}
+
+/// Who takes over a replica from a broker that is to give it up: not one of those that `stay`, in a rack of its own
+/// where there is one, and with as little as possible by `load`, which counts what was decided just before.
+pub(super) fn replacement(
+    candidates: &[Candidate],
+    stay: &[i32],
+    load: impl Fn(&Candidate) -> u32,
+    seed: u64,
+) -> Option<i32> {
+    let rack_of = |id: &i32| {
+        let found = candidates.iter().find(|candidate| candidate.id == *id);
+        found.map(|candidate| &candidate.rack)
+    };
+    let free = candidates
+        .iter()
+        .filter(|candidate| !stay.contains(&candidate.id));
+    let best = free.min_by_key(|candidate| {
+        let in_rack = stay
+            .iter()
+            .filter(|id| rack_of(id) == Some(&candidate.rack))
+            .count();
+        let mixed = mix(seed ^ mix(u64::from(candidate.id.unsigned_abs())));
+        (in_rack, load(candidate), mixed, candidate.id)
+    });
+    best.map(|candidate| candidate.id)
 }
 
 /// Checks replicas that a client chose for one partition.

@@ -25,6 +25,9 @@ pub struct Reassignment {
     pub replicas: Option<Vec<i32>>,
 }
 
+/// A partition's group, and since when it is moved.
+pub type GroupMove = (GroupId, i64);
+
 /// Checks the partitions of a request: what to propose, and an answer per partition, in order. `may_resize`:
 /// the number of replicas may change, too (KIP-860). Of a partition that is named twice the last counts.
 ///
@@ -75,9 +78,8 @@ fn check(
     Ok((topic.id, is_new.then_some(replicas)))
 }
 
-/// Which of these moves of partitions, each with the time since which it is under way, are still to be
-/// finished.
-pub fn finish_reassignments(image: &Image, finished: &[(GroupId, i64)]) -> Vec<Command> {
+/// Which of these moves are still to be finished.
+pub fn finish_reassignments(image: &Image, finished: &[GroupMove]) -> Vec<Command> {
     let mut partitions: BTreeMap<TopicId, BTreeMap<i32, i64>> = BTreeMap::new();
     for (group, since) in finished {
         let Some((topic, index)) = image.partition_of_group(*group) else {

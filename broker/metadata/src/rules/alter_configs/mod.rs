@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::command::Command;
+use crate::image::DRAINING;
 use crate::problem::Problem;
 use crate::resource::ConfigResource;
 use crate::rules::topic_configs::{check_group_bounds, check_together, check_values};
@@ -99,7 +100,10 @@ pub fn incremental_alter_configs(
     let verdicts = resources.iter().map(|item| {
         check_once(&counts, item.resource_type, &item.resource_name)?;
         check_keys(item.configs.iter().map(|change| change.name.as_str()))?;
-        let resource = resource(context, item.resource_type, &item.resource_name)?;
+        let mut names = item.configs.iter().map(|change| change.name.as_str());
+        // That a node is to be drained is for all nodes to know, and it may be away.
+        let by_any = !item.configs.is_empty() && names.all(|name| name == DRAINING);
+        let resource = resource(context, item.resource_type, &item.resource_name, by_any)?;
         let current = context
             .image
             .configs(&resource)
@@ -129,7 +133,7 @@ pub fn alter_configs(
     let verdicts = resources.iter().map(|item| {
         check_once(&counts, item.resource_type, &item.resource_name)?;
         check_keys(item.configs.iter().map(|(name, _)| name.as_str()))?;
-        let resource = resource(context, item.resource_type, &item.resource_name)?;
+        let resource = resource(context, item.resource_type, &item.resource_name, false)?;
         let current = context
             .image
             .configs(&resource)
@@ -176,6 +180,7 @@ fn resource(
     context: Context<'_>,
     resource_type: i8,
     name: &str,
+    by_any: bool,
 ) -> Result<ConfigResource, Problem> {
     let resource = ConfigResource::parse(resource_type, name)?;
     match &resource {
@@ -186,6 +191,7 @@ fn resource(
                 .topic(topic)
                 .ok_or_else(Problem::unknown_topic)?;
         }
+        ConfigResource::Broker(Some(id)) if by_any && context.image.broker(*id).is_some() => {}
         ConfigResource::Broker(Some(id)) if *id != context.node_id => {
             return Err(Problem::invalid_request(format!(
                 "Unexpected broker id, expected {}, but received {name}",

@@ -44,6 +44,9 @@ pub(super) const KEYS: &[Key] = &[
         .at_least(1)
         .cluster()
         .doc("Topics per second that clients may create, by request or by first use; ten seconds' worth at once. Above it, THROTTLING_QUOTA_EXCEEDED."),
+    broker(Boolean, "klamm.node.draining", "false")
+        .per_broker()
+        .doc("Whether the node gives its replicas to others and gets no new ones. Set and taken back by klamm node drain and undrain."),
     broker(Boolean, "klamm.metrics.partitions", "false")
         .doc("Whether /metrics also has a series for each partition. With many partitions that is much to scrape."),
     broker(Int, "klamm.metrics.group.partitions", "1000")
