@@ -310,7 +310,7 @@ impl Life<'_> {
 }
 
 /// Batches of few keys, so that a pass finds something to leave out.
-fn keyed(index: u64, size: usize) -> Bytes {
+pub(super) fn keyed(index: u64, size: usize) -> Bytes {
     let mut builder = BatchBuilder::new();
     for n in 0..1 + index % 2 {
         let key = [b'k', (index * 7 + n) as u8 % 11];
