@@ -22,18 +22,21 @@ impl Pace {
 
     /// Waits until `bytes` may go.
     pub(super) async fn take(&self, bytes: usize) {
+        if let Some(at) = self.place(Instant::now(), bytes) {
+            tokio::time::sleep_until(at).await;
+        }
+    }
+
+    /// When `bytes` may go that want to now; the next ones go behind them.
+    fn place(&self, now: Instant, bytes: usize) -> Option<Instant> {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 {
-            return;
+            return None;
         }
-        let at = {
-            let mut free_at = self.free_at.lock();
-            let now = Instant::now();
-            let at = free_at.map_or(now, |at| at.max(now));
-            *free_at = Some(at + Duration::from_secs_f64(bytes as f64 / rate as f64));
-            at
-        };
-        tokio::time::sleep_until(at).await;
+        let mut free_at = self.free_at.lock();
+        let at = free_at.map_or(now, |at| at.max(now));
+        *free_at = Some(at + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        Some(at)
     }
 }
 
@@ -41,20 +44,19 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn several_senders_share_the_rate() {
-        let pace = Pace::default();
-        let start = Instant::now();
-        pace.take(1 << 30).await;
-        assert_eq!(start.elapsed(), Duration::ZERO, "no rate is no limit");
+    #[test]
+    fn all_bytes_share_the_rate_and_rest_is_not_saved_up() {
+        let (pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.place(now, 1 << 30), None, "no rate is no limit");
         pace.set(1000);
-        let send = || async {
-            for _ in 0..10 {
-                pace.take(100).await;
-            }
-        };
-        tokio::join!(send(), send());
-        // The last hundred bytes go at once.
-        assert!((1.8..2.1).contains(&start.elapsed().as_secs_f64()));
+        let after = |at: Option<Instant>| at.map(|at| (at - now).as_millis());
+        assert_eq!(after(pace.place(now, 100)), Some(0));
+        assert_eq!(after(pace.place(now, 300)), Some(100));
+        assert_eq!(after(pace.place(now, 100)), Some(400));
+        let later = now + Duration::from_secs(9);
+        assert_eq!(after(pace.place(later, 100)), Some(9000));
+        assert_eq!(after(pace.place(later, 100)), Some(9100));
+        pace.set(0);
+        assert_eq!(pace.place(later, 100), None);
     }
 }

@@ -1,11 +1,13 @@
 //! The follower's end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use klamm_storage::{Fill, FillError, FillPlace, GroupLog, Manifest, StorageError};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use super::{FillAnswer, FillProgress, FillRequest};
 use crate::NodeId;
@@ -13,7 +15,12 @@ use crate::group::Group;
 use crate::machine::Brought;
 use crate::membership;
 use crate::proposal::ProposeError;
+use crate::shared::Shared;
 use crate::types::{RaftVote, TypeConfig, log_id, raft_vote};
+
+/// What there is of a fill is kept for so long for its leader to come back. Then it is given up: perhaps another
+/// leader still has the entries.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// What there is of a fill.
 #[derive(Default)]
@@ -21,6 +28,8 @@ pub(crate) struct Incoming {
     /// Of the last try. Of an earlier one there may still be calls under way.
     number: u64,
     fill: Option<Fill>,
+    /// When the last call of it came.
+    heard: Option<Instant>,
 }
 
 impl Incoming {
@@ -64,8 +73,14 @@ pub(crate) async fn answer(
 ) -> Result<FillAnswer, ProposeError> {
     let shared = &group.shared;
     let mut incoming = Arc::clone(&shared.fills.incoming).lock_owned().await;
+    incoming.heard = Some(Instant::now());
     match request {
-        FillRequest::Begin { vote, manifest } => begin(group, from, vote, manifest, incoming).await,
+        FillRequest::Begin { vote, manifest } => {
+            if incoming.fill.is_none() {
+                shared.runtime.spawn(expire(Arc::downgrade(shared)));
+            }
+            begin(group, from, vote, manifest, incoming).await
+        }
         FillRequest::Data { number, at, bytes } => {
             let progress = Arc::clone(&shared.fills.progress);
             blocking(move || {
@@ -91,6 +106,30 @@ pub(crate) async fn answer(
                 installed
             });
             installing.await.map_err(|_| ProposeError::Stopped)?
+        }
+    }
+}
+
+/// Gives up what nobody brings the rest of.
+async fn expire(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(KEPT / 10).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let is_forgotten = {
+            let incoming = shared.fills.incoming.lock().await;
+            if incoming.fill.is_none() {
+                return;
+            }
+            incoming.heard.is_none_or(|heard| heard.elapsed() > KEPT)
+        };
+        if is_forgotten {
+            tracing::info!(
+                group = shared.group.0,
+                "a fill is given up, its leader does not come back"
+            );
+            return shared.fills.give_up().await;
         }
     }
 }
