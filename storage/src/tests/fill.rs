@@ -330,6 +330,7 @@ fn a_log_that_holds_more_is_left_as_it_is() {
     assert_eq!(Model::of(&log), live);
     settle(&log);
     check_files(&machine, &log);
+    wait(|done| log.purge(id(3, 21), done)).unwrap();
     let late = log.begin_fill(SOURCE, source.manifest().clone(), None);
     assert!(matches!(late, Err(FillError::Refused(_))));
 }

@@ -125,7 +125,7 @@ impl GroupLog {
     /// did not come to its end already has. Blocks.
     ///
     /// # Errors
-    /// The log holds more than the manifest says, no space is left, or the store failed.
+    /// The log is purged as far already, no space is left, or the store failed.
     pub fn begin_fill(
         &self,
         source: u64,
@@ -137,7 +137,8 @@ impl GroupLog {
         let generation = {
             let mut state = log.state.lock();
             log.check(&state)?;
-            if state.refuses(&manifest).is_some() {
+            let purged = state.purged.map(|purged| purged.index);
+            if purged >= Some(manifest.purged.index) {
                 return Err(FillError::Refused("less than the log holds"));
             }
             state.next_generation()
@@ -174,7 +175,8 @@ impl GroupLog {
 
     /// Makes the files of a complete fill the log, and nothing else of what it held but its vote;
     /// `done` when durable. Blocks: their directory is synced first. Does nothing to a log that is
-    /// purged as far already.
+    /// purged as far already. A log with entries behind the manifest's purged one is left as it is,
+    /// and `done` hears of that: they are to be truncated first, or tell that nothing is missing.
     pub fn install(&self, mut fill: Fill, done: Completion) {
         if let Err(error) = fill.seal() {
             done(Err(error));
