@@ -330,9 +330,21 @@ fn a_log_that_holds_more_is_left_as_it_is() {
     assert_eq!(Model::of(&log), live);
     settle(&log);
     check_files(&machine, &log);
-    wait(|done| log.purge(id(3, 21), done)).unwrap();
+    // Entries that contradict the source's are truncated, and then it is filled.
+    let mut fill = log
+        .begin_fill(SOURCE, source.manifest().clone(), None)
+        .unwrap();
+    bring(&source, &mut fill, usize::MAX).unwrap();
+    wait(|done| log.truncate_after(None, done)).unwrap();
+    wait(|done| log.install(fill, done)).unwrap();
+    assert_eq!(Model::of(&log), filled(&live, &Model::of(&from)));
     let late = log.begin_fill(SOURCE, source.manifest().clone(), None);
     assert!(matches!(late, Err(FillError::Refused(_))));
+    let expected = filled(&live, &Model::of(&from));
+    let next = machine.crashed(8);
+    let (store, report) = next.open();
+    assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
+    assert_eq!(Model::of(&store.group(GroupId(2)).unwrap()), expected);
 }
 
 #[test]
