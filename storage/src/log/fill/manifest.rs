@@ -197,6 +197,9 @@ impl Manifest {
     /// What is wrong with it: the segments follow each other up to the end, hold the log start,
     /// and nothing lies behind the purged entry.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if self.purged.index == u64::MAX {
+            return Err("an entry that nothing follows");
+        }
         let mut reached = self.segments.first().map(|first| first.base_offset);
         for segment in &self.segments {
             if Some(segment.base_offset) != reached || segment.next_offset <= segment.base_offset {
@@ -354,7 +357,8 @@ pub(crate) mod tests {
     fn a_manifest_that_contradicts_itself_is_refused() {
         let good = sound();
         assert_eq!(Manifest::decode(&good.encode()), Ok(good.clone()));
-        let faults: [fn(&mut Manifest); 9] = [
+        let faults: [fn(&mut Manifest); 10] = [
+            |m| m.purged.index = u64::MAX,
             |m| m.purged_end = 31,
             |m| m.start_offset = 9,
             |m| m.start_offset = 31,
