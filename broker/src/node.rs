@@ -186,9 +186,10 @@ impl Shared {
 
     /// Puts the image's dynamic settings in force.
     pub fn refresh_settings(&self, image: &Image) {
-        self.settings.store(Arc::new(
-            self.settings.load().with_dynamic(image, self.node_id),
-        ));
+        let settings = self.settings.load().with_dynamic(image, self.node_id);
+        let rate = settings.long("klamm.replica.fill.bytes.per.second");
+        self.groups.set_fill_rate(u64::try_from(rate).unwrap_or(0));
+        self.settings.store(Arc::new(settings));
     }
 
     /// Settings of a topic in force.

@@ -12,6 +12,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::VoteResponse;
 
 use crate::NodeId;
+use crate::fill::{self, FillProgress};
 use crate::leadership::Leadership;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
@@ -82,7 +83,7 @@ impl Group {
     }
 
     /// Purges entries up to index `upto` on this replica, but none that is not applied yet, nor on a leader
-    /// one that a member still lacks (it could not be filled, see the README). Their records
+    /// one that a member still lacks for which it is to be kept ([`Group::held_by_all`]). Their records
     /// stay in the log; whole segments go once the log start has passed them too. Returns when the
     /// entries are gone. On a leader that waits for a follower
     /// which still reads them; giving up the wait does not take the purge back.
@@ -127,16 +128,37 @@ impl Group {
         }
     }
 
-    /// Index below which every member has the log, as this leader knows: 0 when one has nothing yet.
-    /// `None` on a node that does not lead. A follower that purges on its own asks the leader first: should it lead one day, it
-    /// could not fill a member that lacks what it purged.
+    /// Index below which no entry is kept for any member's sake, as this leader knows. `None` on a node that does
+    /// not lead; a follower that purges on its own asks the leader first: it may lead one day.
+    ///
+    /// What a voter lacks is kept, and what a learner lacks that is there and has a beginning. A learner without a
+    /// log, or on a node that is gone, is filled from the segments instead; what follows those is kept meanwhile.
     pub fn held_by_all(&self) -> Option<u64> {
+        let voters: BTreeSet<u64> = {
+            let metrics = self.raft.server_metrics();
+            let stored = Arc::clone(&metrics.borrow_watched().membership_config);
+            stored.membership().voter_ids().collect()
+        };
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
+        let is_there = |node: u64| {
+            let hearing = self.shared.transport.hears(NodeId(node));
+            hearing.is_none_or(|hearing| hearing.alive)
+        };
         let matched = metrics.replication.as_ref()?.iter();
-        let others = matched.filter(|(node, _)| **node != self.shared.node.0);
-        let held = others.map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
-        Some(held.min().unwrap_or(u64::MAX))
+        let held = matched
+            .filter(|(node, id)| {
+                **node != self.shared.node.0
+                    && (voters.contains(*node) || (id.is_some() && is_there(**node)))
+            })
+            .map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
+        let held = held.chain(self.shared.fills.held()).min();
+        Some(held.unwrap_or(u64::MAX))
+    }
+
+    /// Replicas of the group that are being filled, here and from here.
+    pub fn fills(&self) -> Vec<FillProgress> {
+        self.shared.fills.progress()
     }
 
     /// Whether anything was ever written to the group's log here, a vote included.
@@ -195,6 +217,10 @@ impl Group {
                 Ok(self.refusal())
             }
             Request::PreVote(request) => raft.pre_vote(request).await.map(Response::Vote),
+            Request::Fill(request) => {
+                let answer = fill::answer(self, from, request).await?;
+                return Ok(PeerResponse(Response::Fill(answer)));
+            }
             Request::TransferLeader(request) => {
                 let accepted = raft.handle_transfer_leader(request).await;
                 accepted.map(Response::TransferLeader).map_err(Into::into)

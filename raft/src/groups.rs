@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::NodeId;
 use crate::driver::drive;
+use crate::fill::{FillProgress, Fills};
 use crate::group::Group;
 use crate::leadership::{self, OnFatal};
 use crate::log_store::LogStore;
@@ -94,6 +95,7 @@ impl Groups {
         let config = config(&options);
         let lease = Duration::from_millis(config.election_timeout_max);
         let timing = Timing {
+            fills: Arc::new(Fills::new()),
             heartbeat_interval: options.heartbeat_interval,
             lease,
         };
@@ -155,6 +157,27 @@ impl Groups {
         self.inner.groups.read().get(&group).cloned()
     }
 
+    /// The rate in bytes per second that all fills from this node share; 0, as at first, for as fast as it goes.
+    pub fn set_fill_rate(&self, bytes_per_second: u64) {
+        self.inner.timing.fills.pace.set(bytes_per_second);
+    }
+
+    /// Replicas that are being filled, here and from here.
+    pub fn fills(&self) -> Vec<(GroupId, FillProgress)> {
+        let groups = self.inner.groups.read();
+        let of = |group: &Group| {
+            group
+                .fills()
+                .into_iter()
+                .map(|fill| (group.id(), fill))
+                .collect()
+        };
+        groups
+            .values()
+            .flat_map(|group| -> Vec<_> { of(group) })
+            .collect()
+    }
+
     /// Stops a group's tasks (before its log is deleted). What was under way is answered with
     /// [`crate::ProposeError::Stopped`].
     pub async fn close(&self, group: GroupId) {
@@ -207,6 +230,7 @@ impl Drop for Inner {
 async fn stop(group: &Group) {
     group.shared.closing.store(true, Ordering::Release);
     group.shared.lane.close();
+    group.shared.fills.give_up().await;
     if let Err(error) = group.raft.shutdown().await {
         tracing::warn!(group = group.id().0, %error, "raft group did not stop cleanly");
     }
@@ -229,12 +253,12 @@ async fn start(
         &inner.timing,
     ));
     let network = Network {
-        transport: Arc::clone(&inner.transport),
-        group: shared.group,
+        shared: Arc::clone(&shared),
         // Metadata and coordinators are read on followers, too: there every commit counts.
         lazy_commit: !shared.wants_data,
     };
     let store = LogStore::new(Arc::clone(&shared));
+    restore(&shared).await?;
     let machine = Machine::resume(Arc::clone(&shared)).map_err(|error| error.to_string())?;
     let raft = Raft::new(node.0, Arc::clone(&inner.config), network, store, machine)
         .await
@@ -253,6 +277,15 @@ async fn start(
         return Err(cause);
     }
     Ok(group)
+}
+
+/// Has a machine that keeps data read what comes as no entry any more.
+async fn restore(shared: &Arc<Shared>) -> Result<(), String> {
+    if !shared.wants_data || shared.log.raft_state().purged.is_none() {
+        return Ok(());
+    }
+    let restored = crate::machine::restore(shared).await;
+    restored.map_err(|error| error.to_string())
 }
 
 /// Writes the first entry, the membership; openraft then calls the first election.

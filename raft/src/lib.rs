@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod driver;
+mod fill;
 mod group;
 mod groups;
 mod lane;
@@ -15,6 +16,7 @@ mod responder;
 mod shared;
 mod types;
 
+pub use fill::FillProgress;
 pub use group::{Group, MembershipError, Progress};
 pub use groups::{Groups, GroupsOptions, OpenGroupError};
 pub use leadership::Leadership;

@@ -177,7 +177,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 /// Starts an operation of the store and waits for its completion.
-async fn durable(start: impl FnOnce(Completion)) -> io::Result<()> {
+pub(crate) async fn durable(start: impl FnOnce(Completion)) -> io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     start(Box::new(move |result| {
         // The receiver is gone only if the group was stopped meanwhile.

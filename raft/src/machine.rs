@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use klamm_records::EntryId;
-use klamm_storage::{Batch, GroupLog, StorageError};
+use klamm_storage::{Batch, Fill, GroupLog, StorageError};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
 use crate::leadership::Leadership;
+use crate::log_store::durable;
 use crate::membership;
 use crate::shared::Shared;
 use crate::types::{LogId, Payload, TypeConfig, entry_id, io_error, log_id};
@@ -22,14 +23,25 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Whether `apply` wants the bytes of batches (metadata, coordinators) or only their headers.
     /// Also decides what comes again after a restart: with data, all that is left in the log and
     /// committed; without, what was committed after the last checkpoint. Records whose entries were
-    /// purged (compaction does that) do not come: such a machine reads them from the log, from its
-    /// start to `GroupLog::entries_start_offset`, before it opens its group.
+    /// purged (compaction does that) do not come: see [`StateMachine::restore`].
     fn wants_data(&self) -> bool;
     /// Everything below Kafka offset `end_offset` is committed. On the leader this comes at
     /// commit, before apply; on followers with apply; and once at open. Never goes back.
     fn committed(&self, end_offset: i64);
     /// A committed entry, in order.
     fn apply(&self, entry: Applied);
+    /// What lies below `GroupLog::entries_start_offset` is committed and comes as no entry: a machine that keeps what
+    /// records say reads them here, from the log start on, and has nothing else then. Called before the first
+    /// entry when the group opens and entries are purged, if it wants data; and, whatever it wants, when the
+    /// replica was filled with another one's log because its own ended before what that one still had as
+    /// entries: then in the middle of its life. The log start may have moved, too. On a thread that may block.
+    ///
+    /// # Errors
+    /// When the log cannot be read. The group then does not open, or fails.
+    fn restore(&self, log: &GroupLog) -> Result<(), StorageError> {
+        let _ = log;
+        Ok(())
+    }
     /// Leadership of the group changed (called in order, from one task).
     fn leadership(&self, now: Leadership);
 }
@@ -58,6 +70,9 @@ pub enum Applied {
         id: EntryId,
     },
 }
+
+/// The files of a fill that is complete.
+pub(crate) type Brought = Option<Box<Fill>>;
 
 type StoredMembership = StoredMembershipOf<TypeConfig>;
 
@@ -95,6 +110,21 @@ impl Machine {
         })
     }
 
+    async fn install(&self, fill: Fill) -> io::Result<()> {
+        let log = self.shared.log.clone();
+        durable(move |done| {
+            // Waits for the disk.
+            tokio::task::spawn_blocking(move || log.install(fill, done));
+        })
+        .await
+    }
+
+    async fn move_start(&self, offset: i64) -> io::Result<()> {
+        let log = &self.shared.log;
+        let offset = offset.min(log.end_offset());
+        durable(|done| log.set_start_offset(offset, done)).await
+    }
+
     fn apply_one(&mut self, id: LogId, payload: Payload) -> io::Result<()> {
         let machine = &self.shared.machine;
         match payload {
@@ -124,6 +154,13 @@ impl Machine {
         self.shared.applied(id.leader_id.term);
         Ok(())
     }
+}
+
+/// Has the machine read what comes as no entry.
+pub(crate) async fn restore(shared: &Arc<Shared>) -> Result<(), StorageError> {
+    let work = Arc::clone(shared);
+    let restored = tokio::task::spawn_blocking(move || work.machine.restore(&work.log)).await;
+    restored.map_err(|error| StorageError::Io(error.to_string().into()))?
 }
 
 /// Comparison of optional entry ids by index; `None` is before everything.
@@ -197,8 +234,8 @@ pub(crate) fn end_offset_at(log: &GroupLog, index: Option<u64>) -> Result<i64, S
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    /// A snapshot is a place in the log and carries nothing.
-    type SnapshotData = ();
+    /// A snapshot is a place in the log; the one that fills a replica has the files, already beside its log.
+    type SnapshotData = Brought;
     type SnapshotBuilder = LogStart;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -239,29 +276,42 @@ impl RaftStateMachine<TypeConfig> for Machine {
         unreachable!("openraft asks only for try_create_snapshot_builder")
     }
 
-    /// Takes a log start over that is already the log's own. A follower behind its leader's log
-    /// start needs the leader's segments first; no transport brings them yet, so nothing asks.
+    /// Makes what a fill brought the log. openraft has truncated what contradicts it, appends nothing until this
+    /// returns, and then begins behind it.
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMetaOf<TypeConfig>,
-        (): (),
+        brought: Brought,
     ) -> io::Result<()> {
-        let purged = self.shared.log.raft_state().purged.map(log_id);
-        if meta.last_log_id > purged {
-            let cause = format!(
-                "group {}: no segments for log start {meta}",
-                self.shared.group
-            );
-            return Err(io::Error::new(io::ErrorKind::Unsupported, cause));
+        let Some(upto) = meta.last_log_id else {
+            return Ok(());
+        };
+        let held = self.shared.log.entry_id(upto.index).map_err(io_error)?;
+        match brought {
+            Some(fill) if held != Some(entry_id(upto)) => self.install(*fill).await?,
+            // The entries came in another way meanwhile; they are not applied one by one any more.
+            Some(fill) => self.move_start(fill.manifest().start_offset()).await?,
+            None if held == Some(entry_id(upto)) => {}
+            None => {
+                let cause = format!("group {}: no segments for {meta}", self.shared.group);
+                return Err(io::Error::new(io::ErrorKind::Unsupported, cause));
+            }
         }
-        if meta.last_log_id > self.applied {
-            self.applied = meta.last_log_id;
+        if self.applied < Some(upto) {
+            restore(&self.shared).await.map_err(io_error)?;
+            self.applied = Some(upto);
             self.membership = meta.last_membership.clone();
+            let end = committed_end(&self.shared.log, Some(entry_id(upto)))?;
+            self.shared.committed(end);
+            self.shared.applied(upto.leader_id.term);
         }
+        self.shared.purged.notify_waiters();
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, ()>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, Brought>>> {
         let Some(purged) = self.shared.log.raft_state().purged else {
             return Ok(None);
         };
@@ -270,7 +320,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
             last_log_id: Some(log_id(purged)),
             last_membership,
         };
-        Ok(Some(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () }))
+        Ok(Some(SnapshotOf::<TypeConfig, Brought> {
+            meta,
+            snapshot: None,
+        }))
     }
 }
 
@@ -281,9 +334,9 @@ pub(crate) struct LogStart {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for LogStart {
-    type SnapshotData = ();
+    type SnapshotData = Brought;
 
-    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, ()>> {
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Brought>> {
         let last_membership = self
             .membership
             .take()
@@ -292,7 +345,10 @@ impl RaftSnapshotBuilder<TypeConfig> for LogStart {
             last_log_id: Some(self.at),
             last_membership,
         };
-        Ok(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () })
+        Ok(SnapshotOf::<TypeConfig, Brought> {
+            meta,
+            snapshot: None,
+        })
     }
 }
 

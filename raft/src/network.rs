@@ -27,7 +27,10 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::NodeId;
+use crate::fill::{self, FillAnswer, FillRequest};
+use crate::machine::Brought;
 use crate::peers::{Lane, entry_bytes};
+use crate::shared::Shared;
 use crate::types::{LogId, RaftVote, TypeConfig};
 
 /// Requests with entries under way from one group to one peer.
@@ -68,6 +71,7 @@ pub(crate) enum Request {
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     TransferLeader(TransferLeaderRequest<TypeConfig>),
+    Fill(FillRequest),
 }
 
 /// Bears the name of its request; both votes are answered alike.
@@ -76,6 +80,7 @@ pub(crate) enum Response {
     Append(AppendEntriesResponse<TypeConfig>),
     Vote(VoteResponse<TypeConfig>),
     TransferLeader(TransferLeaderResponse<TypeConfig>),
+    Fill(FillAnswer),
 }
 
 /// A share of what may be under way to a node; given back when the last clone is dropped.
@@ -152,8 +157,7 @@ impl PeerTransport for NoPeers {
 
 /// Makes the clients of one group.
 pub(crate) struct Network {
-    pub(crate) transport: Arc<dyn PeerTransport>,
-    pub(crate) group: GroupId,
+    pub(crate) shared: Arc<Shared>,
     /// Followers hear of a commit with the next entries or heartbeat, not at once.
     pub(crate) lazy_commit: bool,
 }
@@ -161,8 +165,7 @@ pub(crate) struct Network {
 impl Network {
     fn client(&self, target: u64, lane: Lane) -> Peer {
         Peer {
-            transport: Arc::clone(&self.transport),
-            group: self.group,
+            shared: Arc::clone(&self.shared),
             node: NodeId(target),
             lane,
             lazy_commit: self.lazy_commit,
@@ -184,8 +187,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 /// One group's client of one peer.
 pub(crate) struct Peer {
-    transport: Arc<dyn PeerTransport>,
-    group: GroupId,
+    shared: Arc<Shared>,
     node: NodeId,
     /// Of its appends; all other calls are for the control lane.
     lane: Lane,
@@ -206,7 +208,8 @@ impl Peer {
             request,
             room,
         };
-        self.transport.call(self.node, self.group, request)
+        let shared = &self.shared;
+        shared.transport.call(self.node, shared.group, request)
     }
 
     async fn call(&self, lane: Lane, request: Request) -> Result<Response, CallError> {
@@ -294,7 +297,11 @@ where
         }
         let bytes = request.entries.iter().map(entry_bytes).sum();
         let room = if bytes > 0 {
-            self.peer.transport.room(self.peer.node, bytes).await?
+            self.peer
+                .shared
+                .transport
+                .room(self.peer.node, bytes)
+                .await?
         } else {
             Room::default()
         };
@@ -346,7 +353,7 @@ where
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
-    type SnapshotData = ();
+    type SnapshotData = Brought;
 
     async fn append_entries(
         &mut self,
@@ -399,16 +406,20 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _: RaftVote,
-        snapshot: SnapshotOf<TypeConfig, ()>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        _: SnapshotOf<TypeConfig, Brought>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let cause = format!(
-            "node {} needs segments before it can start at {}",
-            self.node, snapshot.meta
-        );
-        Err(StreamingError::Unreachable(Unreachable::from_string(cause)))
+        let sent = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            sent = fill::send(&self.shared, self.node, vote) => sent,
+        };
+        sent.map(SnapshotResponse::new).map_err(|error| {
+            let (group, node) = (self.shared.group, self.node);
+            tracing::info!(%group, %node, %error, "a replica was not filled; it will be tried again");
+            StreamingError::Unreachable(Unreachable::new(&error))
+        })
     }
 
     async fn transfer_leader(

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::NodeId;
+use crate::fill::{Fills, GroupFills};
 use crate::lane::Lane;
 use crate::leadership::Leadership;
 use crate::machine::StateMachine;
@@ -29,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) wants_data: bool,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) transport: Arc<dyn PeerTransport>,
+    /// What the fills of all groups share.
+    pub(crate) node_fills: Arc<Fills>,
+    pub(crate) fills: GroupFills,
     pub(crate) heartbeat_interval: Duration,
     /// How long after a quorum's acknowledgement a leader may still take writes.
     pub(crate) lease: Duration,
@@ -62,6 +66,7 @@ pub(crate) struct Shared {
 
 /// The settings of a node that its groups need.
 pub(crate) struct Timing {
+    pub(crate) fills: Arc<Fills>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) lease: Duration,
 }
@@ -83,6 +88,8 @@ impl Shared {
             machine,
             runtime,
             transport,
+            node_fills: Arc::clone(&timing.fills),
+            fills: GroupFills::default(),
             heartbeat_interval: timing.heartbeat_interval,
             lease: timing.lease,
             lane: Lane::new(),

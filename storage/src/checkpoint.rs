@@ -25,6 +25,7 @@ use crate::error::StorageError;
 use crate::index::{Check, IndexBatch};
 use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
+use crate::log::fill::InstalledProducers;
 use crate::log::{Log, row};
 use crate::segment::SegmentFile;
 use crate::store::{Shared, encode_producers};
@@ -250,7 +251,8 @@ impl Checkpointer {
         let just_deleted: BTreeSet<GroupId> = deleted.iter().map(|(group, _)| *group).collect();
         let marker = Marker {
             place,
-            clean: last,
+            // Files that a fill leaves behind are for the next start to remove.
+            clean: last && shared.fills.load(Ordering::SeqCst) == 0,
             deleted,
         };
         batch.set_marker(marker.encode());
@@ -388,6 +390,8 @@ fn release(copied: &Copied) {
             .for_each(|s| s.dirty = true);
     }
     state.tail.keep_written(KEEP_DESCRIPTORS);
+    let covered = |installed: &mut InstalledProducers| installed.op <= copied.op;
+    state.installed_producers.take_if(covered);
     log.checkpointed_op.store(copied.op, Ordering::SeqCst);
 }
 

@@ -23,7 +23,10 @@ pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
 pub use entry::{Batch, Entry, Payload, RaftState, Vote};
 pub use error::{Completion, OpenError, StorageError};
 pub use index::{Index, IndexBatch, IndexStore, MemoryIndexStore, RocksIndexStore};
-pub use log::{Compaction, CompactionError, CompactionRules, GroupLog, Pace, TimestampOffset};
+pub use log::{
+    Chunk, Compaction, CompactionError, CompactionRules, Fill, FillError, FillPlace, FillSource,
+    GroupLog, Manifest, ManifestError, Pace, TimestampOffset,
+};
 pub use options::{LogSettings, StoreOptions};
 pub use producers::{ProducerStates, SequenceCheck};
 pub use recovery::RecoveryReport;

@@ -155,6 +155,18 @@ impl ProducerState {
         self.len += 1;
     }
 
+    /// Forgets the batches that end behind `end`. False if nothing is left of what there was.
+    fn keep_before(&mut self, end: i64) -> bool {
+        let had = self.len;
+        self.len = self
+            .batches()
+            .partition_point(|batch| batch.last_offset < end);
+        for batch in self.batches.iter_mut().skip(self.len) {
+            *batch = SequencedBatch::default();
+        }
+        had == 0 || self.len > 0
+    }
+
     fn enter_epoch(&mut self, epoch: i16) {
         if self.epoch != epoch {
             self.epoch = epoch;
@@ -274,6 +286,16 @@ impl ProducerStates {
             let last = producer.batches().iter().rfind(below);
             (producer_id, last.map(|batch| batch.last_offset))
         })
+    }
+
+    /// The state at log end offset `end`, as far as it is remembered: a producer all of whose batches
+    /// lie behind is not known then, and comes back when those are appended.
+    pub(crate) fn before(&self, end: i64) -> ProducerStates {
+        let mut before = self.clone();
+        before
+            .producers
+            .retain(|_, producer| producer.keep_before(end));
+        before
     }
 
     /// Makes room: an eighth of the producers, those that were silent longest, are forgotten as if

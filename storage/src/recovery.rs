@@ -365,11 +365,21 @@ impl Replay<'_> {
                     base_offset: replacement.first_base,
                     generation: replacement.generation,
                 };
-                doubtful = match log.file(self.shared, file) {
-                    Ok(file) => file.len()? < replacement.size,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => true,
-                    Err(e) => return Err(e),
-                };
+                doubtful = self.is_short(log, file, replacement.size)?;
+            }
+            FrameBody::Install(install) => {
+                log.note_truncation(frame.op);
+                // As with compacted ones.
+                let segments = &install.manifest.segments;
+                let bases = segments.iter().map(|segment| segment.base_offset);
+                self.touched.entry(group).or_default().extend(bases);
+                for (segment, file) in segments.iter().zip(&install.files) {
+                    let file = SegmentFile {
+                        base_offset: segment.base_offset,
+                        generation: file.generation,
+                    };
+                    doubtful |= self.is_short(log, file, segment.size)?;
+                }
             }
             FrameBody::DeleteGroup => {
                 self.references.remove(&group);
@@ -396,6 +406,15 @@ impl Replay<'_> {
         }
         let mut actions = actions.into_iter().filter(|_| !doubtful);
         actions.try_for_each(|action| act(self.shared, log, action))
+    }
+
+    /// Whether a file that was durable before its frame is not there as a whole.
+    fn is_short(&self, log: &Log, file: SegmentFile, size: u64) -> io::Result<bool> {
+        match log.file(self.shared, file) {
+            Ok(file) => Ok(file.len()? < size),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     fn write(&mut self, log: &Log, batch: &BatchFrame, bytes: &[u8]) -> io::Result<()> {

@@ -5,6 +5,7 @@ use klamm_records::BatchHeader;
 
 use crate::index::SparseEntry;
 use crate::journal::{CompactedEntry, Replacement};
+use crate::log::fill::{InstalledFile, ManifestSegment};
 
 /// Timestamp of a batch or segment that has none.
 pub const NO_TIMESTAMP: i64 = -1;
@@ -85,7 +86,7 @@ impl SegmentFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) base_offset: i64,
-    /// How often it was compacted.
+    /// How often it was compacted, or which fill brought it.
     pub(crate) generation: u32,
     /// Each batch begins where the one before it ends. Not so in what earlier versions compacted.
     pub(crate) contiguous: bool,
@@ -102,7 +103,7 @@ pub(crate) struct Segment {
     unindexed_bytes: u64,
     /// Index entries since the last checkpoint.
     pub(crate) fresh: Vec<SparseEntry>,
-    /// The index still has rows of what was here before compaction: only `fresh` counts.
+    /// The index still has rows of what was here before compaction or a fill: only `fresh` counts.
     pub(crate) rows_stale: bool,
     /// Changed since the last checkpoint.
     pub(crate) dirty: bool,
@@ -162,6 +163,33 @@ impl Segment {
             rows_stale: true,
             dirty: true,
         })
+    }
+
+    /// What another replica's segment is here.
+    pub(crate) fn installed(from: &ManifestSegment, file: &InstalledFile) -> Segment {
+        let entry = |e: &CompactedEntry| SparseEntry {
+            segment_base: from.base_offset,
+            base_offset: e.base_offset,
+            position: e.position,
+            // As after compaction: its indexes are purged, and not known.
+            raft_index: from.first_index,
+            max_timestamp: e.max_timestamp,
+        };
+        Segment {
+            base_offset: from.base_offset,
+            generation: file.generation,
+            contiguous: from.contiguous,
+            first_index: from.first_index,
+            last_index: from.last_index,
+            size: from.size,
+            next_offset: from.next_offset,
+            max_timestamp: file.max_timestamp,
+            first_timestamp: file.first_timestamp,
+            unindexed_bytes: 0,
+            fresh: file.entries.iter().map(entry).collect(),
+            rows_stale: true,
+            dirty: true,
+        }
     }
 
     /// A batch of `len` bytes was placed at the end.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::{Buf, BufMut};
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     /// What segments are read into.
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
+    /// Fills under way: files that no log has yet.
+    pub(crate) fills: AtomicUsize,
     /// Groups deleted since the last checkpoint, with their last operation.
     pub(crate) deleted: Mutex<Vec<(GroupId, u64)>>,
     /// Ids of deleted groups that the journal may still have frames of: not to be used again before the
@@ -188,6 +190,7 @@ impl Store {
             space,
             buffers: Buffers::default(),
             counters: Counters::new(),
+            fills: AtomicUsize::new(0),
             deleted: Mutex::default(),
             retired: Mutex::default(),
             graves: Mutex::default(),

@@ -21,6 +21,8 @@ use super::output::{self, Cluster, Format};
 const LOOK: Duration = Duration::from_millis(300);
 /// Nothing is being moved for so long: what is left stays.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// Something is, and does not arrive: it is left to itself.
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What to do with a node of the cluster.
 #[derive(Subcommand)]
@@ -94,31 +96,51 @@ async fn drain(args: DrainArgs) -> Result<(), UserError> {
         return print(&drained, args.output);
     }
     let mut progress = Progress::new(args.node);
-    let mut moved_at = Instant::now();
+    let (mut moved_at, mut moving_at) = (Instant::now(), Instant::now());
     while drained.left > 0 {
         progress.show(&drained);
         tokio::time::sleep(LOOK).await;
         let left = self::replicas(&client, args.node).await.map_err(failed)?;
-        if left != drained.left || is_moving(&client).await.map_err(failed)? {
+        if left != drained.left {
             moved_at = Instant::now();
         }
+        if left != drained.left || is_moving(&client).await.map_err(failed)? {
+            moving_at = Instant::now();
+        }
         drained.left = left;
-        if moved_at.elapsed() >= PATIENCE {
+        if moving_at.elapsed() >= PATIENCE || moved_at.elapsed() >= LONG_PATIENCE {
             progress.end();
-            return Err(UserError::failed(
-                what,
-                format!(
-                    "{left} of {replicas} replicas stay: every other node that is up has a replica of their partitions already"
-                ),
-                format!(
-                    "add a node; or klamm node undrain {}, to let it have new replicas again",
-                    args.node
-                ),
-            ));
+            return Err(stays(what, &drained, moving_at.elapsed() >= PATIENCE));
         }
     }
     progress.end();
     print(&drained, args.output)
+}
+
+/// Why not all replicas have moved.
+fn stays(what: String, drained: &DrainJson, nothing_moves: bool) -> UserError {
+    let DrainJson {
+        node,
+        replicas,
+        left,
+    } = drained;
+    match nothing_moves {
+        true => UserError::failed(
+            what,
+            format!(
+                "{left} of {replicas} replicas stay: every other node that is up has a replica of their partitions already"
+            ),
+            format!("add a node; or klamm node undrain {node}, to let it have new replicas again"),
+        ),
+        false => UserError::failed(
+            what,
+            format!(
+                "{left} of {replicas} replicas have not arrived elsewhere for {} minutes; a partition moves only while a majority of its replicas is up",
+                LONG_PATIENCE.as_secs() / 60
+            ),
+            "klamm cluster status, for partitions without a leader; the moves go on meanwhile",
+        ),
+    }
 }
 
 async fn undrain(args: UndrainArgs) -> Result<(), UserError> {

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use klamm_metadata::{Command, Image, Outcome};
 use klamm_raft::{Applied, Leadership, StateMachine};
-use klamm_records::RecordSet;
-use klamm_storage::Batch;
+use klamm_records::{BatchHeader, RecordSet};
+use klamm_storage::{Batch, GroupLog, StorageError};
 use tokio::sync::watch;
 use tracing::warn;
 
 /// Records of one batch of commands are far smaller.
 const MAX_BATCH_BYTES: usize = 64 << 20;
+
+/// Bytes read at once from a log that another replica's was copied to.
+const RESTORE_SLICE: usize = 4 << 20;
 
 /// Holds the image and tells who waits for it how far it has come.
 pub struct MetadataMachine {
@@ -103,6 +106,28 @@ impl StateMachine for MetadataMachine {
         if let Applied::Batch { batch, .. } = entry {
             self.apply_batch(&batch);
         }
+    }
+
+    fn restore(&self, log: &GroupLog) -> Result<(), StorageError> {
+        let end = log.entries_start_offset();
+        let mut from = self.image().last_offset() + 1;
+        while from < end {
+            // Commands that the log does not hold any more would make it `OutOfRange`.
+            let mut rest = log.read(from, end, RESTORE_SLICE, true)?;
+            let before = from;
+            while let Some((header, len)) =
+                BatchHeader::parse(&rest).and_then(|header| Some((header, header.total_len()?)))
+            {
+                let bytes = rest.split_to(len.min(rest.len()));
+                from = header.next_offset();
+                self.apply_batch(&Batch { header, bytes });
+            }
+            if from == before {
+                let what = format!("the metadata log has no whole batch at offset {from}");
+                return Err(StorageError::Io(what.into()));
+            }
+        }
+        Ok(())
     }
 
     fn leadership(&self, now: Leadership) {

@@ -61,6 +61,8 @@ pub enum Lane {
     Control,
     /// Entries.
     Data,
+    /// Segments for replicas that are filled: bulk that nobody waits for.
+    Fill,
     /// One question from a node that may not be known yet, then it is closed.
     Question,
 }
@@ -71,11 +73,12 @@ impl Lane {
             Lane::Control => 1,
             Lane::Data => 2,
             Lane::Question => 3,
+            Lane::Fill => 4,
         }
     }
 
     fn from_code(code: u8) -> Option<Lane> {
-        [Lane::Control, Lane::Data, Lane::Question]
+        [Lane::Control, Lane::Data, Lane::Question, Lane::Fill]
             .into_iter()
             .find(|lane| lane.code() == code)
     }

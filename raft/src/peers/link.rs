@@ -339,7 +339,7 @@ async fn watch(
     let silence = context.options.silence;
     let interval = match lane {
         Lane::Control => context.options.ping_interval,
-        Lane::Data | Lane::Question => silence,
+        Lane::Data | Lane::Fill | Lane::Question => silence,
     };
     let since = Instant::now();
     let mut tick = tokio::time::interval(interval);

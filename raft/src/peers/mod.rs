@@ -1,9 +1,11 @@
-//! The nodes of a cluster among themselves: one listener, two connections from each node to each other node, all groups on them.
+//! The nodes of a cluster among themselves: one listener, three connections from each node to each other node, all groups on them.
 //!
 //! ```text
 //!  group --+                  control lane: pings, votes, heartbeats, service
 //!  group --+--> Link (per     ============================================>  accept --> group
 //!  group --+    peer, lane)   data lane: entries                                   --> PeerService
+//!                             ============================================>
+//!                             fill lane: segments of replicas that are filled
 //!                             ============================================>
 //!                             <------ answers come back on the same connection
 //! ```
@@ -11,7 +13,7 @@
 //! dials meet, and each end knows from its own pings whether the way there *and* back works. That is what liveness means here:
 //! a node that hears but is not heard counts as gone, on both sides of the cut.
 //!
-//! - `handshake.rs`: proof before parsing; `frame.rs`: what travels then; `wire.rs`: Raft's calls in it;
+//! - `handshake.rs`: proof before parsing; `frame.rs`: what travels then; `wire.rs`: Raft's calls in it, `wire_fill.rs`: a fill's;
 //! - `link.rs`: a connection that is dialled, and dialled again; `liveness.rs`: who is there;
 //! - `accept.rs`: the other end.
 //!
@@ -26,6 +28,7 @@ mod handshake;
 mod link;
 mod liveness;
 mod wire;
+mod wire_fill;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -166,6 +169,7 @@ struct Peer {
     liveness: Liveness,
     control: Arc<Link>,
     data: Arc<Link>,
+    fill: Arc<Link>,
     room: Arc<Semaphore>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -175,6 +179,7 @@ impl Peer {
         match lane {
             Lane::Control | Lane::Question => &self.control,
             Lane::Data => &self.data,
+            Lane::Fill => &self.fill,
         }
     }
 }
@@ -270,10 +275,11 @@ impl Peers {
             liveness: Liveness::new(context.options.silence),
             control: Arc::new(Link::new(node)),
             data: Arc::new(Link::new(node)),
+            fill: Arc::new(Link::new(node)),
             room: Arc::new(Semaphore::new(units)),
             tasks: Mutex::default(),
         });
-        for lane in [Lane::Control, Lane::Data] {
+        for lane in [Lane::Control, Lane::Data, Lane::Fill] {
             let run = link::run(Arc::clone(context), Arc::clone(&peer), lane);
             let task = self.inner.runtime.spawn(run);
             peer.tasks.lock().push(task.abort_handle());

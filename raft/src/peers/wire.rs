@@ -5,9 +5,11 @@
 //!   1 append    vote | prev: id? | commit: id? | u64 first index | u32 entries | per entry: u64 term, u8 kind, u32 length in tail
 //!   2 vote, 3 pre-vote    vote | last: id? | u8 transfer of leadership
 //!   4 transfer  vote | u64 to | last: id?
+//!   5 fill      see wire_fill.rs
 //! answer   u8 type | by type:
 //!   1 append    u8 0 success | 1 partial, id? | 2 conflict | 3 higher vote, vote
 //!   2 vote      vote | u8 granted | last: id?
+//!   4 fill      see wire_fill.rs
 //!   3 transfer  u8 0 accepted | 1 vote changed, expected vote, actual vote | 2 not flushed, expected id?, actual id?
 //! vote = u64 term, u64 node, u8 committed; id? = u8 0, or u8 1, u64 term, u64 index
 //! ```
@@ -24,6 +26,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
+use super::wire_fill;
 use crate::membership;
 use crate::network::{Request, Response};
 use crate::types::{
@@ -35,12 +38,14 @@ mod request {
     pub(super) const VOTE: u8 = 2;
     pub(super) const PRE_VOTE: u8 = 3;
     pub(super) const TRANSFER: u8 = 4;
+    pub(super) const FILL: u8 = 5;
 }
 
 mod response {
     pub(super) const APPEND: u8 = 1;
     pub(super) const VOTE: u8 = 2;
     pub(super) const TRANSFER: u8 = 3;
+    pub(super) const FILL: u8 = 4;
 }
 
 mod payload {
@@ -50,7 +55,7 @@ mod payload {
     pub(super) const BATCH: u8 = 4;
 }
 
-fn invalid(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+pub(super) fn invalid(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
@@ -89,6 +94,10 @@ pub(super) fn encode_request(
             put_vote(&mut head, transfer.from_leader());
             head.put_u64(*transfer.to_node_id());
             put_id(&mut head, transfer.last_log_id().copied());
+        }
+        Request::Fill(fill) => {
+            head.put_u8(request::FILL);
+            tail.push(wire_fill::put_request(&mut head, fill));
         }
     }
     Ok((head, tail))
@@ -167,6 +176,7 @@ pub(super) fn decode_request(mut head: Bytes, tail: Bytes) -> io::Result<(GroupI
             let to = input.try_get_u64().map_err(invalid)?;
             Request::TransferLeader(TransferLeaderRequest::new(from, to, get_id(input)?))
         }
+        request::FILL => Request::Fill(wire_fill::get_request(input, tail)?),
         other => return Err(invalid(format!("request of type {other}"))),
     };
     at_end(input)?;
@@ -267,6 +277,10 @@ pub(super) fn encode_response(answer: &Response) -> BytesMut {
             head.put_u8(u8::from(vote.vote_granted));
             put_id(&mut head, vote.last_log_id);
         }
+        Response::Fill(fill) => {
+            head.put_u8(response::FILL);
+            wire_fill::put_answer(&mut head, fill);
+        }
         Response::TransferLeader(transfer) => {
             head.put_u8(response::TRANSFER);
             match transfer {
@@ -320,20 +334,21 @@ pub(super) fn decode_response(mut head: Bytes) -> io::Result<Response> {
                 other => return Err(invalid(format!("transfer result {other}"))),
             })
         }
+        response::FILL => Response::Fill(wire_fill::get_answer(input)?),
         other => return Err(invalid(format!("answer of type {other}"))),
     };
     at_end(input)?;
     Ok(answer)
 }
 
-fn put_vote(out: &mut BytesMut, vote: &RaftVote) {
+pub(super) fn put_vote(out: &mut BytesMut, vote: &RaftVote) {
     let vote = stored_vote(vote);
     out.put_u64(vote.term);
     out.put_u64(vote.node);
     out.put_u8(u8::from(vote.committed));
 }
 
-fn get_vote(input: &mut Bytes) -> io::Result<RaftVote> {
+pub(super) fn get_vote(input: &mut Bytes) -> io::Result<RaftVote> {
     Ok(raft_vote(Vote {
         term: input.try_get_u64().map_err(invalid)?,
         node: input.try_get_u64().map_err(invalid)?,
@@ -358,7 +373,7 @@ fn get_id(input: &mut Bytes) -> io::Result<Option<LogId>> {
     Ok(Some(log_id(klamm_records::EntryId { term, index })))
 }
 
-fn get_flag(input: &mut Bytes) -> io::Result<bool> {
+pub(super) fn get_flag(input: &mut Bytes) -> io::Result<bool> {
     match input.try_get_u8().map_err(invalid)? {
         0 => Ok(false),
         1 => Ok(true),

@@ -10,7 +10,7 @@ use klamm_raft::{
     Applied, Group, Groups, GroupsOptions, Leadership, NodeId, Proposal, ProposeError, StateMachine,
 };
 use klamm_records::{BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord};
-use klamm_storage::Batch;
+use klamm_storage::{Batch, GroupLog, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -60,6 +60,8 @@ pub(crate) struct Recorder {
     wants_data: bool,
     pub(crate) applied: Mutex<Vec<Seen>>,
     pub(crate) committed: AtomicI64,
+    /// Where its log's entries began when it was told to read what lies before.
+    pub(crate) restored: Mutex<Vec<i64>>,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -74,6 +76,7 @@ impl Recorder {
             wants_data,
             applied: Mutex::default(),
             committed: AtomicI64::new(0),
+            restored: Mutex::default(),
             leadership: watch::Sender::new(nobody),
         })
     }
@@ -152,6 +155,12 @@ impl StateMachine for Recorder {
             );
         }
         applied.push(seen);
+    }
+
+    fn restore(&self, log: &GroupLog) -> Result<(), StorageError> {
+        self.applied.lock().clear();
+        self.restored.lock().push(log.entries_start_offset());
+        Ok(())
     }
 
     fn leadership(&self, now: Leadership) {

@@ -5,6 +5,7 @@ mod cluster;
 mod cost;
 mod crash;
 mod failover;
+mod fill;
 mod fixture;
 mod idle;
 mod nodes;

@@ -31,6 +31,7 @@ use super::block::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader, MAGIC, TRAILER_MAGIC, TableEntry,
 };
 use crate::entry::Vote;
+use crate::log::fill::Install;
 use crate::options::LogSettings;
 
 pub(crate) const FRAME_HEADER_LEN: usize = 48;
@@ -126,6 +127,8 @@ pub(crate) enum FrameBody {
     StartOffset(i64),
     /// Compaction put one new file in the place of some segments.
     Replace(Replacement),
+    /// What was brought from another replica is in the place of all the log held.
+    Install(Box<Install>),
     /// A new, empty segment begins at this offset.
     Roll(i64),
     CreateGroup {
@@ -164,6 +167,7 @@ pub(super) mod kind {
     /// As earlier versions wrote it: offsets are missing.
     pub(in crate::journal) const REPLACE_WITH_GAPS: u8 = 13;
     pub(in crate::journal) const REPLACE: u8 = 14;
+    pub(in crate::journal) const INSTALL: u8 = 15;
 }
 
 /// The part of a payload that is copied, and the part that is written from where it is.
@@ -255,6 +259,10 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
                 false => kind::REPLACE_WITH_GAPS,
             };
             (kind, NO_ENTRY)
+        }
+        FrameBody::Install(install) => {
+            install.encode(&mut copied);
+            (kind::INSTALL, NO_ENTRY)
         }
         FrameBody::Roll(offset) => {
             copied.put_i64_le(*offset);

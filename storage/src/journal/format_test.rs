@@ -10,6 +10,7 @@ use super::block::*;
 use super::format::*;
 use super::frames::*;
 use crate::entry::Vote;
+use crate::log::fill::{Install, InstalledFile, any_manifest};
 use crate::options::LogSettings;
 
 fn any_id() -> impl Strategy<Value = EntryId> {
@@ -66,6 +67,39 @@ prop_compose! {
     }
 }
 
+/// A sound frame: as many files as its manifest has segments.
+fn any_install() -> impl Strategy<Value = Install> {
+    let entry = (any::<i64>(), any::<u64>(), any::<i64>());
+    let file = (
+        any::<u32>(),
+        any::<i64>(),
+        any::<i64>(),
+        prop::collection::vec(entry, 0..4),
+    );
+    (any_manifest(), prop::collection::vec(file, 4)).prop_map(|(manifest, files)| {
+        let entry = |(base_offset, position, max_timestamp)| CompactedEntry {
+            base_offset,
+            position,
+            max_timestamp,
+        };
+        let file = |(generation, max_timestamp, first_timestamp, entries): (_, _, _, Vec<_>)| {
+            let entries = entries.into_iter().map(entry).collect();
+            InstalledFile {
+                generation,
+                max_timestamp,
+                first_timestamp,
+                entries,
+            }
+        };
+        let files = files
+            .into_iter()
+            .take(manifest.segments.len())
+            .map(file)
+            .collect();
+        Install { manifest, files }
+    })
+}
+
 fn any_body() -> impl Strategy<Value = FrameBody> {
     let settings = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
     let settings =
@@ -91,6 +125,7 @@ fn any_body() -> impl Strategy<Value = FrameBody> {
         ),
         1 => any::<i64>().prop_map(FrameBody::StartOffset),
         1 => any_replacement().prop_map(FrameBody::Replace),
+        1 => any_install().prop_map(|install| FrameBody::Install(Box::new(install))),
         1 => any::<i64>().prop_map(FrameBody::Roll),
         1 => ("[a-z0-9-]{0,40}", settings)
             .prop_map(|(dir, settings)| FrameBody::CreateGroup { dir, settings }),

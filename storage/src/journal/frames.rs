@@ -8,6 +8,7 @@ use super::format::{
     Anchor, BatchFrame, Cut, FRAME_HEADER_LEN, FRAME_VERSION, Frame, FrameBody, Replacement, kind,
 };
 use crate::entry::Vote;
+use crate::log::fill::Install;
 use crate::options::LogSettings;
 
 /// Why a frame could not be read.
@@ -228,6 +229,10 @@ impl FrameHeader {
                 let contiguous = self.kind == kind::REPLACE;
                 FrameBody::Replace(Replacement::decode(&mut p, contiguous)?)
             }
+            kind::INSTALL => match Install::decode(&mut p)? {
+                Some(install) => FrameBody::Install(Box::new(install)),
+                None => return Ok(None),
+            },
             kind::ROLL => FrameBody::Roll(p.try_get_i64_le()?),
             kind::CREATE_GROUP => {
                 let settings = LogSettings::decode(&mut p)?;

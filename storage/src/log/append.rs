@@ -190,7 +190,11 @@ impl GroupLog {
             state.producers = producers;
             state.producers_stale = false;
         }
-        if matches!(frame.body, FrameBody::Truncate { .. }) {
+        // A fill, too, begins a file under a name that replay writes earlier batches to.
+        if matches!(
+            frame.body,
+            FrameBody::Truncate { .. } | FrameBody::Install(_)
+        ) {
             log.note_truncation(frame.op);
         }
         Ok((vec![frame], actions))
@@ -288,13 +292,20 @@ impl Log {
     /// Producer state as of log end offset `offset`: that of the last checkpoint, if it is not
     /// from beyond, and what was appended since; else what the whole log says.
     fn producers_at(&self, shared: &Shared, offset: i64) -> Result<ProducerStates, ReadFault> {
-        let bound = self.state.lock().index_bounds().0;
+        let (bound, installed) = {
+            let state = self.state.lock();
+            (state.index_bounds().0, state.installed_producers.clone())
+        };
         let saved = shared
             .index
             .producers(self.group)?
             .and_then(|row| decode_producers(&row));
         let usable = saved.filter(|(upto, _)| *upto <= offset && *upto <= bound);
-        let (begin, mut producers) = usable.unwrap_or((0, ProducerStates::default()));
+        let (begin, mut producers) = match installed {
+            // What the index has is older.
+            Some(installed) => (installed.upto, installed.producers.as_ref().clone()),
+            None => usable.unwrap_or((0, ProducerStates::default())),
+        };
         let now_ms = shared.steady.now_ms();
         let mut walk = self.walk(shared, Begin::Offset(begin))?;
         while let Some((_, place)) = walk.next()?

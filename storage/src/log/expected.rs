@@ -8,6 +8,7 @@
 use klamm_records::{BatchHeader, MAGIC_V2};
 
 use super::Log;
+use super::fill::ManifestSegment;
 use crate::segment::SegmentFile;
 
 /// What the headers of a segment's batches have to say.
@@ -40,6 +41,20 @@ impl Expected {
                 next_offset: i64::MAX,
                 epochs: Vec::new(),
             },
+        }
+    }
+
+    /// What another replica's log says of a segment of its own.
+    pub(super) fn of_segment(segment: &ManifestSegment, epochs: &[(i32, i64)]) -> Expected {
+        let behind = |(_, first): &&(i32, i64)| *first < segment.next_offset;
+        let (from, to) = (epochs, epochs.iter().take_while(behind).count());
+        let before = epochs.partition_point(|(_, first)| *first <= segment.base_offset);
+        let held = from.get(before.saturating_sub(1)..to).unwrap_or_default();
+        Expected {
+            contiguous: segment.contiguous,
+            is_appended: !segment.file().is_compacted(),
+            next_offset: segment.next_offset,
+            epochs: held.to_vec(),
         }
     }
 

@@ -13,7 +13,7 @@
 //! - `tail.rs`: newest entries in memory;
 //! - `append.rs`: operations that change the log;
 //! - `read.rs`: Kafka's reads; `entries.rs`: Raft's reads; `times.rs`: lookups by timestamp;
-//! - `compact/`: log compaction;
+//! - `compact/`: log compaction; `fill/`: filling a log from another replica's segments;
 //! - `walk.rs`: going through batches, in files and in memory; `expected.rs`: what their headers have
 //!   to say; `salvage.rs`: past a damaged one.
 //!
@@ -23,6 +23,7 @@ mod append;
 mod compact;
 mod entries;
 mod expected;
+pub(crate) mod fill;
 mod read;
 pub(crate) mod row;
 mod salvage;
@@ -35,7 +36,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use klamm_records::GroupId;
 use parking_lot::Mutex;
@@ -48,6 +49,7 @@ use crate::segment::{SegmentFile, SegmentInfo};
 use crate::store::{Handle, Shared};
 
 pub use compact::{Compaction, CompactionError, CompactionRules, Pace};
+pub use fill::{Chunk, Fill, FillError, FillPlace, FillSource, Manifest, ManifestError};
 pub(crate) use read::ReadHints;
 pub(crate) use state::{FileAction, LogState};
 pub use times::TimestampOffset;
@@ -73,6 +75,8 @@ pub(crate) struct Log {
     syncing: Mutex<()>,
     /// Held while the log is compacted.
     pub(crate) compacting: Mutex<()>,
+    /// Copies of the log that are being made for other replicas.
+    pub(crate) copies: AtomicUsize,
     /// Last operation that truncated.
     truncated_op: AtomicU64,
     /// Last operation that a checkpoint covers.
@@ -94,6 +98,7 @@ impl Log {
             unsynced: Mutex::default(),
             syncing: Mutex::default(),
             compacting: Mutex::default(),
+            copies: AtomicUsize::new(0),
             truncated_op: AtomicU64::new(0),
             checkpointed_op: AtomicU64::new(op),
             damaged: Mutex::default(),

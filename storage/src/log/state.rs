@@ -5,7 +5,8 @@
 //! - entries are contiguous: `purged.index < first <= ... <= last.index`, terms never fall;
 //! - offsets are contiguous: the segments' `[base_offset, next_offset)` join, the last one ends at
 //!   `end_offset`, and there always is a last one; inside a compacted segment offsets are missing;
-//! - a compacted segment holds purged entries only, and is never the last one;
+//! - a segment that was compacted, or that a fill brought, holds purged entries only, and is never
+//!   the last one;
 //! - a file goes when its entries are purged and the log start has passed its records: Raft's
 //!   prefix and Kafka's prefix are forgotten each on its own;
 //! - operations count up by one; a frame with any other number is refused (something was lost).
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use klamm_records::{BatchHeader, EntryId, GroupId};
 
+use super::fill::InstalledProducers;
 use super::tail::{BatchPlace, Tail};
 use crate::entry::{Entry, Payload, Vote};
 use crate::index::SparseEntry;
@@ -112,6 +114,10 @@ pub(crate) struct LogState {
     pub(crate) producers: ProducerStates,
     /// Replay met a truncation: `producers` is to be rebuilt from the log.
     pub(crate) producers_stale: bool,
+    /// What a fill brought, until a checkpoint has it.
+    pub(crate) installed_producers: Option<InstalledProducers>,
+    /// Highest generation that a frame, or a fill under way, gave to a file.
+    pub(crate) generation: u32,
     pub(crate) tail: Tail,
     /// Not yet in a checkpoint.
     pub(crate) stale: Stale,
@@ -148,6 +154,8 @@ impl LogState {
             first_kept: None,
             producers: ProducerStates::default(),
             producers_stale: false,
+            installed_producers: None,
+            generation: 0,
             tail: Tail::default(),
             stale: Stale::default(),
             stale_committing: Stale::default(),
@@ -326,6 +334,7 @@ impl LogState {
                 self.drop_passed()
             }
             FrameBody::Replace(replacement) => self.replace(replacement)?,
+            FrameBody::Install(install) => self.install(frame.op, install)?,
             FrameBody::Roll(offset) => self.roll(*offset)?,
             FrameBody::CreateGroup { settings, .. } => {
                 self.settings = settings.clone();

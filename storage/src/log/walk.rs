@@ -77,6 +77,15 @@ impl Spot {
         }
     }
 
+    /// A place that somebody names.
+    pub(super) fn at(position: u64, base_offset: i64) -> Spot {
+        Spot {
+            position,
+            base_offset,
+            exact: false,
+        }
+    }
+
     /// An indexed batch.
     pub(super) fn of(entry: &SparseEntry) -> Spot {
         Spot {

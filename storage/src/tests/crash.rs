@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::fill::{SOURCE, bring, filled};
 use super::model::Model;
 use super::*;
 use crate::Vote;
@@ -221,6 +222,7 @@ impl Run {
             9 if self.readable => {
                 assert_eq!(Model::of(&log), model);
             }
+            11 | 12 => self.fill(number, &log, &model),
             10 => {
                 let _ = wait(|done| log.truncate_after(model.last, done));
             }
@@ -234,6 +236,42 @@ impl Run {
                 entries.iter().for_each(|entry| model.append(entry));
                 let _ = log.append(entries, self.note(number, model));
             }
+        }
+    }
+
+    /// Fills a group from another one that has purged more than it holds.
+    fn fill(&mut self, number: u64, log: &GroupLog, model: &Model) {
+        let last = model.last.map(|last| last.index);
+        let further = |(other, tracked): (&u64, &Tracked)| {
+            let purged = tracked.now()?.purged.map(|purged| purged.index);
+            (*other != number && purged > last).then_some(*other)
+        };
+        let Some(from) = self.groups.iter().find_map(further) else {
+            return;
+        };
+        let from_model = self.groups[&from].now().unwrap().clone();
+        let Some(from) = self.store.group(GroupId(from)) else {
+            return;
+        };
+        if !self.readable && from.raft_state().last != from_model.last {
+            return;
+        }
+        let _ = from.store.settle();
+        let Ok(Some(source)) = from.fill_source() else {
+            return;
+        };
+        let Ok(mut fill) = log.begin_fill(SOURCE, source.manifest().clone(), None) else {
+            return;
+        };
+        let pieces = match self.chance.one_in(4) {
+            true => self.chance.below(9) as usize,
+            false => usize::MAX,
+        };
+        let brought = bring(&source, &mut fill, pieces);
+        if brought.is_ok() && fill.wanted().is_none() {
+            // Producers come with their own sequences.
+            self.generation += 1;
+            log.install(fill, self.note(number, filled(model, &from_model)));
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Model {
     /// The last membership, purged or not.
     pub(super) membership: Option<(EntryId, Bytes)>,
     /// The last purged membership.
-    purged_membership: Option<(EntryId, Bytes)>,
+    pub(super) purged_membership: Option<(EntryId, Bytes)>,
 }
 
 fn header(bytes: &Bytes) -> BatchHeader {
@@ -131,6 +131,27 @@ impl Model {
         }
     }
 
+    /// What of it is left when all entries that are not purged go, and with them their records.
+    pub(super) fn at_purged(&self) -> Model {
+        let kept = self.batches().next();
+        let end = kept.map_or(self.end, |first| header(first).base_offset);
+        let start = self.start.min(end);
+        let held = |b: &&Bytes| header(b).next_offset() <= end && header(b).next_offset() > start;
+        let before = |(_, first): &&(i32, i64)| *first < end;
+        Model {
+            vote: None,
+            purged: self.purged,
+            last: self.purged,
+            start,
+            end,
+            entries: BTreeMap::new(),
+            readable: self.readable.iter().filter(held).cloned().collect(),
+            epochs: self.epochs.iter().filter(before).copied().collect(),
+            membership: self.purged_membership.clone(),
+            purged_membership: self.purged_membership.clone(),
+        }
+    }
+
     pub(super) fn advance(&mut self, offset: i64) {
         self.start = self.start.max(offset);
         self.readable.retain(|b| header(b).last_offset() >= offset);
@@ -201,6 +222,11 @@ impl Model {
             last.insert(h.producer_id, h);
         }
         for h in last.values() {
+            let known = producers.iter().any(|p| p.producer_id == h.producer_id);
+            if !known && h.next_offset() <= log.entries_start_offset() {
+                // A fill brought it, and all that its source remembered lay behind.
+                continue;
+            }
             let check = producers.check(h);
             assert!(
                 matches!(check, SequenceCheck::Duplicate { base_offset, .. } if base_offset == h.base_offset),

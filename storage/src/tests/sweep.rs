@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::compact::{check_files, rules};
+use super::fill::{SOURCE, bring};
 use super::model::Model;
 use super::*;
 use crate::Vote;
@@ -244,6 +245,20 @@ impl Life<'_> {
         Ok(())
     }
 
+    /// Fills a log from what another one has purged.
+    fn fill(&mut self, number: u64, from: u64) -> Result<(), Ended> {
+        self.settle()?;
+        let (from, log) = (self.log(from)?, self.log(number)?);
+        from.store.settle().map_err(|_| Ended("settle"))?;
+        let failed = |_| Ended("fill");
+        let source = from.fill_source().map_err(failed)?;
+        let source = source.ok_or(Ended("nothing to fill with"))?;
+        let fill = log.begin_fill(SOURCE, source.manifest().clone(), None);
+        let mut fill = fill.map_err(failed)?;
+        bring(&source, &mut fill, usize::MAX).map_err(failed)?;
+        self.step(number, |log, done| log.install(fill, done))
+    }
+
     /// A closed store is opened again, and makes the copy of its index anew.
     fn reopen(&mut self) -> Result<(), Ended> {
         self.settle()?;
@@ -259,7 +274,9 @@ impl Life<'_> {
 
     /// All that a store does, in an order that makes one thing meet the other.
     fn script(&mut self) -> Result<(), Ended> {
-        (1..=3).try_for_each(|number| self.create(number))?;
+        [1, 2, 3, 5]
+            .into_iter()
+            .try_for_each(|number| self.create(number))?;
         self.append(1, 1, &[60, 300, 60])?;
         self.plain(1, 1)?;
         let vote = Vote {
@@ -288,6 +305,9 @@ impl Life<'_> {
         self.purge_to(KEYED, 30)?;
         self.settle()?;
         self.compact()?;
+        self.append(5, 1, &[100, 9_000, 80])?;
+        self.fill(5, KEYED)?;
+        self.append(5, 2, &[200])?;
         self.append(KEYED, 2, &[300; 24])?;
         self.checkpoint()?;
         self.create(4)?;
@@ -303,14 +323,16 @@ impl Life<'_> {
         self.settle()?;
         self.compact()?;
         self.checkpoint()?;
+        self.fill(5, KEYED)?;
         self.truncate_to(3, 3)?;
         self.append(3, 4, &[90])?;
+        self.append(5, 4, &[18_000])?;
         self.settle()
     }
 }
 
 /// Batches of few keys, so that a pass finds something to leave out.
-fn keyed(index: u64, size: usize) -> Bytes {
+pub(super) fn keyed(index: u64, size: usize) -> Bytes {
     let mut builder = BatchBuilder::new();
     for n in 0..1 + index % 2 {
         let key = [b'k', (index * 7 + n) as u8 % 11];

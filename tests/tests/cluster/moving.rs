@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use klamm_client::{Client, Topic};
+use klamm_client::{
+    Client, NewMessage, OffsetSpec, PartitionReader, Producer, ProducerOptions, ReaderOptions,
+    Topic, TopicPartition,
+};
 use klamm_protocol::StrBytes;
 use klamm_protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
@@ -262,13 +265,15 @@ async fn a_node_is_drained_and_gets_nothing_new() -> Result<()> {
     let admin = client(&cluster).await?;
     let mut load = Load::start(&bootstrap, 2);
     load.more(200, SOON).await?;
-    // One that is away can be drained, too.
-    cluster.kill(3)?;
     let (drained, said) = node_command(&cluster, &["drain", "3"])?;
     ensure!(drained && said.contains("0 of"), "{said}");
     let none = |partition: &klamm_client::Partition| !partition.replicas.contains(&3);
     topic_is(&admin, TOPIC, none).await?;
     load.more(200, SOON).await?;
+    // Any node may be asked, also for one that is away.
+    cluster.kill(3)?;
+    let (drained, said) = node_command(&cluster, &["drain", "3"])?;
+    ensure!(drained, "{said}");
     create(&admin, topic("elsewhere", 6, 2)).await?;
     topic_is(&admin, "elsewhere", none).await?;
     // With two nodes left there is nowhere to go.
@@ -285,5 +290,53 @@ async fn a_node_is_drained_and_gets_nothing_new() -> Result<()> {
     topic_is(&admin, "again", |partition| partition.in_sync.len() == 3).await?;
     let history = load.finish().await?;
     load::check_all(&bootstrap, &history).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_log_has_no_entries_of_any_more_moves_too() -> Result<()> {
+    let cluster = Cluster::start(3, &["log.retention.check.interval.ms=300"])?;
+    let admin = client(&cluster).await?;
+    let mut old = topic("old", 1, 1);
+    old.configs = vec![("segment.bytes".to_owned(), "1048576".to_owned())];
+    create(&admin, old).await?;
+    let producer = Producer::new(admin.clone(), ProducerOptions::default());
+    let at = TopicPartition {
+        topic: "old".to_owned(),
+        partition: 0,
+    };
+    for number in 0..200 {
+        let message = NewMessage {
+            value: Some(format!("{number}").repeat(9_000).into()),
+            ..NewMessage::default()
+        };
+        producer.send("old", Some(0), message).await?.await?;
+    }
+    admin.delete_records(&at, 120).await?;
+    // The entries below are purged with the next round of retention.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for to in [1, 2, 3, 1] {
+        reassign(&admin, 1, "old", &[Some(&[to])]).await?;
+        settled(&admin, "old", &[&[to]]).await?;
+        let start = admin
+            .list_offsets(&[(at.clone(), OffsetSpec::Earliest)])
+            .await?;
+        ensure!(
+            start.iter().all(|found| found.offset == Some(120)),
+            "{start:?}"
+        );
+        let options = ReaderOptions::default();
+        let mut reader = PartitionReader::new(admin.clone(), "old", 0, 120, options);
+        while reader.position() < 200 {
+            for message in reader.poll().await?.messages {
+                let expected = format!("{}", message.offset).repeat(9_000);
+                ensure!(
+                    message.value.as_deref() == Some(expected.as_bytes()),
+                    "offset {} on node {to}",
+                    message.offset
+                );
+            }
+        }
+    }
     Ok(())
 }

@@ -11,8 +11,8 @@ use klamm_records::{
     BatchBuilder, BatchHeader, EntryId, GroupId, NewRecord, batch_crc_ok, split_batches,
 };
 use klamm_storage::{
-    Batch, Disk, Entry, FaultDisk, GroupLog, LogSettings, ManualClock, MemoryIndexStore, OpenMode,
-    Payload, Store, StoreOptions,
+    Batch, Completion, Disk, Entry, FaultDisk, GroupLog, LogSettings, ManualClock,
+    MemoryIndexStore, OpenMode, Payload, Store, StoreOptions,
 };
 
 use crate::Input;
@@ -67,6 +67,27 @@ fn append(log: &GroupLog, first: u64, count: u64) {
     durable.expect("in time").expect("durable");
 }
 
+fn wait(operation: impl FnOnce(Completion)) {
+    let (done, result) = std::sync::mpsc::channel();
+    operation(Box::new(move |ended| done.send(ended).unwrap_or_default()));
+    let durable = result.recv_timeout(Duration::from_secs(20));
+    durable.expect("in time").expect("durable");
+}
+
+/// Has a log forget some entries, and another one begin behind them.
+fn fill(from: &GroupLog, to: &GroupLog) {
+    let upto = EntryId { term: 1, index: 30 };
+    wait(|done| from.purge(upto, done));
+    // All of it was in the segments at the checkpoint.
+    let source = from.fill_source().expect("readable").expect("purged");
+    let mut fill = (to.begin_fill(1, source.manifest().clone(), None)).expect("empty");
+    while let Some(place) = fill.wanted() {
+        let chunk = source.read(place, 1000).expect("readable");
+        fill.write(place, &chunk.bytes).expect("right");
+    }
+    wait(|done| to.install(fill, done));
+}
+
 /// A disk after some work: part in segments behind a checkpoint, part in the journal only.
 fn prepared() -> &'static (FaultDisk, MemoryIndexStore) {
     static PREPARED: OnceLock<(FaultDisk, MemoryIndexStore)> = OnceLock::new();
@@ -89,6 +110,10 @@ fn prepared() -> &'static (FaultDisk, MemoryIndexStore) {
         for group in 1..3 {
             append(&store.group(GroupId(group)).expect("there"), 41, 10);
         }
+        let filled = store.create_group(GroupId(3), "g-3", settings);
+        let filled = filled.expect("created");
+        fill(&store.group(GroupId(1)).expect("there"), &filled);
+        append(&filled, 31, 5);
         let killed = disk.kill();
         let after = indexes.after_crash(killed.clone());
         (killed, after)

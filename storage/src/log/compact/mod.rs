@@ -31,6 +31,7 @@ mod map;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use bytes::Bytes;
@@ -100,7 +101,8 @@ pub enum CompactionError {
     /// The caller said so.
     #[error("compaction was stopped")]
     Stopped,
-    /// Segments went while they were read (retention, deletion), or another pass is under way.
+    /// Segments went while they were read (retention, deletion), another pass is under way, or the
+    /// log is being copied ([`super::FillSource`]).
     #[error("the log changed during compaction")]
     Changed,
     /// Too little space is free for the new file.
@@ -142,6 +144,9 @@ impl GroupLog {
         let Some(_alone) = log.compacting.try_lock() else {
             return Err(CompactionError::Changed);
         };
+        if log.copies.load(Ordering::SeqCst) > 0 {
+            return Err(CompactionError::Changed);
+        }
         let plan = Plan::of(log, rules)?;
         let mut done = Compaction {
             compacted_offset: plan.first_dirty,

@@ -154,6 +154,7 @@ impl LogState {
         let actions = old.iter().map(unlink).collect();
         self.stale.dropped.extend(old.iter().map(|s| s.base_offset));
         self.segments.splice(sources, [new]);
+        self.generation = self.generation.max(with.generation);
         // Descriptors of what is in the old files. All of it is written: it was read.
         self.tail.purge(purged.unwrap_or(0));
         self.rearranged += 1;

@@ -44,6 +44,10 @@ pub(super) const KEYS: &[Key] = &[
         .at_least(1)
         .cluster()
         .doc("Topics per second that clients may create, by request or by first use; ten seconds' worth at once. Above it, THROTTLING_QUOTA_EXCEEDED."),
+    broker(Long, "klamm.replica.fill.bytes.per.second", "104857600")
+        .at_least(0)
+        .cluster()
+        .doc("Bytes per second that a node sends to replicas which lack what its log no longer has as entries: new ones, and such as were away for long. All of them share it; 0 for no limit."),
     broker(Boolean, "klamm.node.draining", "false")
         .per_broker()
         .doc("Whether the node gives its replicas to others and gets no new ones. Set and taken back by klamm node drain and undrain."),
