@@ -186,6 +186,11 @@ async fn a_newer_data_format_is_refused_and_left_alone() -> Result<()> {
         let changed = squeezed.replacen(old, new, 1);
         ensure!(changed != squeezed, "{file} has no {old}: {before}");
         fs::write(&path, &changed)?;
+        // A program that knows the newer version writes both; one of them alone is damage.
+        let copy = path.with_extension("format.copy");
+        if copy.exists() {
+            fs::write(&copy, &changed)?;
+        }
         let untouched = contents(own.dir.path())?;
         let words = refused(&["--data", &data, "--listen", "127.0.0.1:0"], 1)?;
         ensure!(words.contains("99"), "{words}");
