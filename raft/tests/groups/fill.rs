@@ -73,15 +73,18 @@ fn read_all(log: &GroupLog, end: i64) -> Vec<u8> {
     out
 }
 
-/// The folder of group 1 holds the segments and nothing else.
-fn assert_no_leftovers(cluster: &Cluster, at: usize) {
+/// Waits until the folder of group 1 holds the segments and nothing else: what a fill replaced is deleted behind its
+/// completion.
+async fn no_leftovers(cluster: &Cluster, at: usize) {
     let log = cluster.run(at).log(1);
-    let segments = log.segments();
-    let named: BTreeSet<_> = segments.iter().map(|s| s.path.clone()).collect();
-    for entry in std::fs::read_dir(log.dir()).unwrap() {
-        let path = entry.unwrap().path();
-        assert!(named.contains(&path), "{}", path.display());
-    }
+    let leftovers = || {
+        let segments = log.segments();
+        let named: BTreeSet<_> = segments.iter().map(|s| s.path.clone()).collect();
+        let files = std::fs::read_dir(log.dir()).unwrap();
+        let mut paths = files.map(|entry| entry.unwrap().path());
+        paths.any(|path| !named.contains(&path))
+    };
+    eventually("the segments alone", || !leftovers()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +99,7 @@ async fn a_new_replica_of_a_purged_log_is_filled_promoted_and_leads() {
     assert_eq!(*new.machine(1).restored.lock(), [60]);
     assert_eq!(new.machine(1).batches().len(), 3, "all else came as files");
     assert_eq!(new.log(1).epochs(), group.log().epochs());
-    assert_no_leftovers(&cluster, NEW);
+    no_leftovers(&cluster, NEW).await;
     assert!(group.fills().is_empty() && new.group(1).fills().is_empty());
 
     let all: BTreeSet<_> = cluster.nodes.iter().map(|node| node.id).collect();
@@ -221,7 +224,7 @@ async fn a_fill_goes_on_after_a_lost_connection() {
     .await;
     cluster.run(leader).groups.set_fill_rate(0);
     assert_eq!(cluster.agree(1).await, 63);
-    assert_no_leftovers(&cluster, NEW);
+    no_leftovers(&cluster, NEW).await;
     cluster.stop_and_compare(1).await;
 }
 
@@ -243,7 +246,7 @@ async fn a_fill_begins_anew_after_a_restart_of_either_end() {
         cluster.append(1, None, 100).await;
         assert_eq!(cluster.agree(1).await, 64);
         if !restarts_leader {
-            assert_no_leftovers(&cluster, NEW);
+            no_leftovers(&cluster, NEW).await;
         }
         cluster.stop_and_compare(1).await;
     }
@@ -355,6 +358,6 @@ async fn a_learner_that_was_gone_is_filled_again() {
     cluster.boot(NEW).await;
     assert_eq!(cluster.agree(1).await, 43);
     assert_eq!(*cluster.run(NEW).machine(1).restored.lock(), [43]);
-    assert_no_leftovers(&cluster, NEW);
+    no_leftovers(&cluster, NEW).await;
     cluster.stop_and_compare(1).await;
 }
