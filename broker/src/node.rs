@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use klamm_metadata::rules::Context;
 use klamm_metadata::settings::{Listeners, Settings, TopicSettings};
-use klamm_metadata::{Broker, Endpoint, Image, Topic};
-use klamm_protocol::Features;
+use klamm_metadata::{Broker, Command, Endpoint, Image, Topic};
+use klamm_protocol::{ErrorCode, Features};
 use klamm_raft::{Groups, NodeId};
 use klamm_storage::disk::{Disk, RealDisk};
 use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store, SystemClock};
@@ -220,6 +221,25 @@ impl Shared {
     /// first.
     pub fn replica_id(&self, broker: i32) -> NodeId {
         NodeId::new(broker, 0)
+    }
+
+    /// Has rules decide a change; see [`Controller::change`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        mut decide: impl FnMut(Context<'_>) -> (Vec<Command>, T) + Send + 'static,
+    ) -> Result<T, ErrorCode> {
+        let (settings, node_id) = (self.settings(), self.node_id);
+        let changed = self.controller.change(move |image| {
+            decide(Context {
+                image,
+                settings: &settings,
+                node_id,
+            })
+        });
+        changed.await
     }
 
     /// Features of the cluster for ApiVersions.

@@ -102,7 +102,7 @@ async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicI
     for id in gone {
         open.remove(&id);
         for partition in shared.partitions.remove_topic(id) {
-            close(shared, &partition, || {}).await;
+            close(shared, &partition).await;
             info!(topic = %partition.topic(), index = partition.index(), "partition deleted");
         }
     }
@@ -112,33 +112,33 @@ async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicI
 async fn close_moved(shared: &Shared, partition: &Partition) {
     let (topic, index) = (partition.topic_id(), partition.index());
     shared.partitions.remove(topic, index);
-    let (done, deleted) = oneshot::channel();
-    close(shared, partition, move || {
-        let _ = done.send(());
-    })
-    .await;
+    let deleted = close(shared, partition).await;
     // It may come back, and then begins with nothing.
     let _ = deleted.await;
     info!(topic = %partition.topic(), index = partition.index(), "partition moved away, its replica deleted");
 }
 
-async fn close(shared: &Shared, partition: &Partition, deleted: impl FnOnce() + Send + 'static) {
+/// Closes a partition and has its files deleted; what is answered tells of their end.
+async fn close(shared: &Shared, partition: &Partition) -> oneshot::Receiver<()> {
     let group = partition.group().id();
     partition.retire();
     shared.groups.close(group).await;
-    delete_group(shared, group, deleted);
+    delete_group(shared, group)
 }
 
-fn delete_group(shared: &Shared, group: GroupId, deleted: impl FnOnce() + Send + 'static) {
+fn delete_group(shared: &Shared, group: GroupId) -> oneshot::Receiver<()> {
+    let (done, deleted) = oneshot::channel();
     shared.store.delete_group(
         group,
-        Box::new(move |done| {
-            if let Err(cause) = done {
+        Box::new(move |result| {
+            if let Err(cause) = result {
                 error!(%group, %cause, "failed to delete a partition's files");
             }
-            deleted();
+            // Few wait for it.
+            let _ = done.send(());
         }),
     );
+    deleted
 }
 
 /// Groups on disk that no topic has any more, or of which this node has no replica any more: their deletion was
@@ -151,7 +151,7 @@ fn delete_leftovers(shared: &Shared, image: &Image) {
     for group in shared.store.groups() {
         if group != GroupId::METADATA && !wanted.contains(&group) {
             info!(%group, "deleting what is left of a partition that is not here any more");
-            delete_group(shared, group, || {});
+            delete_group(shared, group);
         }
     }
 }

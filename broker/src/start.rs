@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use klamm_metadata::rules::{self, initial_features, register_broker};
+use klamm_metadata::rules::{initial_features, register_broker};
 use klamm_metadata::settings::{Advertised, Listeners, Settings};
 use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
 use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
@@ -232,25 +232,19 @@ pub async fn register(
 ) -> Result<(), StartError> {
     let registration = registration(shared, bound, controller_port);
     loop {
-        let (settings, node_id) = (shared.settings(), shared.node_id);
         let registration = registration.clone();
-        let change = shared.controller.change(move |image| {
-            let context = rules::Context {
-                image,
-                settings: &settings,
-                node_id,
-            };
+        let change = shared.change(move |context| {
             let register = match register_broker(context, registration.clone()) {
                 Ok(register) => register,
                 Err(problem) => return (Vec::new(), Err::<(), Problem>(problem)),
             };
             let mut commands = Vec::new();
-            if image.cluster_id().is_none() {
+            if context.image.cluster_id().is_none() {
                 commands.push(Command::Found {
                     cluster_id: crate::identity::new_cluster_id(),
                 });
             }
-            commands.extend(initial_features(image));
+            commands.extend(initial_features(context.image));
             commands.push(register);
             (commands, Ok(()))
         });

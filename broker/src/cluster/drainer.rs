@@ -26,17 +26,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
             continue;
         }
         let seed = rand::random();
-        let moves = drain_brokers(&shared.controller.image(), AT_ONCE, seed);
-        if moves.is_empty() {
-            continue;
-        }
         let begun = shared.controller.change(move |image| {
             let commands = drain_brokers(image, AT_ONCE, seed);
             let topics = commands.len();
             (commands, topics)
         });
         // What did not begin now does at the next look.
-        if let Ok(topics) = begun.await {
+        if let Ok(topics @ 1..) = begun.await {
             info!(topics, "partitions move off nodes that are drained");
         }
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use klamm_metadata::rules::{self, fence_broker};
+use klamm_metadata::rules::fence_broker;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -54,17 +54,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
 
 /// Takes a broker out of the set of live ones, or puts it back.
 pub async fn fence(shared: &Shared, id: i32, fenced: bool) {
-    let (settings, node_id) = (shared.settings(), shared.node_id);
-    let changed = shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
-        match fence_broker(context, id, fenced) {
-            Ok(command) => (command.into_iter().collect(), true),
-            Err(_) => (Vec::new(), false),
-        }
+    let changed = shared.change(move |context| match fence_broker(context, id, fenced) {
+        Ok(command) => (command.into_iter().collect(), true),
+        Err(_) => (Vec::new(), false),
     });
     // A change that did not come about is looked at again soon.
     if let Ok(true) = changed.await {

@@ -47,15 +47,9 @@ pub async fn handle(ctx: RequestContext, request: AlterConfigsRequest) -> AlterC
         })
         .collect();
     let validate_only = request.validate_only;
-    let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
-        split(rules::alter_configs(context, &replacements, validate_only))
-    });
+    let changed = ctx
+        .shared
+        .change(move |context| split(rules::alter_configs(context, &replacements, validate_only)));
     let results = changed.await;
     let responses = failures(&ctx, resources, results)
         .await
@@ -103,13 +97,7 @@ pub async fn handle_incremental(
         })
         .collect();
     let validate_only = request.validate_only;
-    let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
+    let changed = ctx.shared.change(move |context| {
         split(rules::incremental_alter_configs(
             context,
             &changes,

@@ -25,14 +25,9 @@ pub async fn handle(
         .map(|topic| topic.name.clone())
         .collect();
     let topics: Vec<NewPartitions> = request.topics.into_iter().map(new_partitions).collect();
-    let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
+    let seed = rand::random();
     let validate_only = request.validate_only;
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
+    let changed = ctx.shared.change(move |context| {
         answers(rules::create_partitions(
             context,
             &topics,

@@ -134,16 +134,10 @@ async fn create(
         left -= usize::from(is_allowed);
         is_allowed
     });
-    let (settings, node_id, seed) = (ctx.shared.settings(), ctx.shared.node_id, rand::random());
+    let seed = rand::random();
     let mut results: Results = ctx
         .shared
-        .controller
-        .change(move |image| {
-            let context = rules::Context {
-                image,
-                settings: &settings,
-                node_id,
-            };
+        .change(move |context| {
             let mut new_id = || TopicId(Uuid::new_v4());
             answers(rules::create_topics(
                 context,

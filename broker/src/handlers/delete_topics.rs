@@ -33,15 +33,10 @@ pub async fn handle(ctx: RequestContext, request: DeleteTopicsRequest) -> Delete
         };
         request.topic_names.iter().map(by_name).collect()
     };
-    let (settings, node_id, topics) = (ctx.shared.settings(), ctx.shared.node_id, asked.clone());
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
-        answers(rules::delete_topics(context, &topics))
-    });
+    let topics = asked.clone();
+    let changed = ctx
+        .shared
+        .change(move |context| answers(rules::delete_topics(context, &topics)));
     let responses = match changed.await {
         Ok(results) => {
             ctx.shared.wait_reconciled(deadline).await;

@@ -41,15 +41,9 @@ pub async fn alter(
         .filter(|asked| asked.replicas.is_none())
         .map(|asked| (asked.topic.clone(), asked.partition))
         .collect();
-    let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
-        rules::alter_partition_reassignments(context, &asked, may_resize)
-    });
+    let changed = ctx
+        .shared
+        .change(move |context| rules::alter_partition_reassignments(context, &asked, may_resize));
     let response = AlterPartitionReassignmentsResponse::default()
         .with_allow_replication_factor_change(may_resize);
     let results = match changed.await {

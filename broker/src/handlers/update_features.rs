@@ -29,15 +29,9 @@ pub async fn handle(ctx: RequestContext, request: UpdateFeaturesRequest) -> Upda
         }
     };
     let validate_only = request.validate_only && ctx.version >= 1;
-    let (settings, node_id) = (ctx.shared.settings(), ctx.shared.node_id);
-    let changed = ctx.shared.controller.change(move |image| {
-        let context = rules::Context {
-            image,
-            settings: &settings,
-            node_id,
-        };
-        answers(rules::update_features(context, &updates, validate_only))
-    });
+    let changed = ctx
+        .shared
+        .change(move |context| answers(rules::update_features(context, &updates, validate_only)));
     match changed.await {
         Err(error) => {
             ctx.shared.metrics.failed(ctx.api, error);

@@ -507,7 +507,7 @@ fn a_row_that_is_not_ours_is_corrupt_not_a_panic() {
                 key: key.to_vec(),
                 value: value.to_vec(),
             };
-            it.index().rows.commit(&[change]).unwrap();
+            it.index().rows.commit(&[&[change]]).unwrap();
         };
         put(Table::Groups, b"short", b"");
         put(Table::Segments, &[&[0; 7][..], &[7, 1]].concat(), b"");

@@ -45,7 +45,7 @@ impl Copying {
 
     /// Takes what was just committed to the original. A failure comes out with the next piece: the
     /// original is not concerned.
-    pub(super) fn commit(&mut self, changes: &[Change]) {
+    pub(super) fn commit(&mut self, changes: &[&[Change]]) {
         if self.failure.is_none() {
             self.failure = self.made.rows.commit(changes).err();
         }
@@ -86,7 +86,7 @@ impl Copying {
             }
             self.table += 1;
         }
-        self.made.rows.commit(&piece)?;
+        self.made.rows.commit(&[&piece])?;
         Ok(self.table == Table::ALL.len())
     }
 }

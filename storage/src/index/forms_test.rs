@@ -17,7 +17,7 @@ fn rocks_refuses_a_newer_format() {
         key: keys::format_key(),
         value: newer,
     };
-    index.rows.commit(&[change]).unwrap();
+    index.rows.commit(&[&[change]]).unwrap();
     drop(index);
     match RocksIndexStore.open(temp.path()) {
         Err(IndexError::NewerFormat { found: 2, known: 1 }) => {}

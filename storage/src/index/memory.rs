@@ -203,15 +203,15 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
+    fn commit(&self, changes: &[&[Change]]) -> Result<(), IndexError> {
         on_disk(self.disk.as_ref(), "commit", &self.dir, || {
             apply(&mut self.committed.write(), changes);
         })
     }
 }
 
-fn apply(tables: &mut Tables, changes: &[Change]) {
-    for change in changes {
+fn apply(tables: &mut Tables, changes: &[&[Change]]) {
+    for change in changes.iter().copied().flatten() {
         match change {
             Change::Put { table, key, value } => {
                 let rows = tables.entry(*table).or_default();

@@ -140,8 +140,9 @@ trait Rows: Send + Sync {
         below: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), IndexError>;
-    /// Makes the changes, which take effect in their order, durable: all or none.
-    fn commit(&self, changes: &[Change]) -> Result<(), IndexError>;
+    /// Makes the changes, which take effect in their order, durable: all or none. They come in parts, so that
+    /// who adds some need not copy the others.
+    fn commit(&self, changes: &[&[Change]]) -> Result<(), IndexError>;
 }
 
 /// Changes that become durable together. They take effect in the order of the calls: a delete
@@ -445,7 +446,7 @@ impl Index {
         if batch.is_empty() {
             Ok(())
         } else {
-            self.rows.commit(&batch.changes)
+            self.rows.commit(&[&batch.changes])
         }
     }
 

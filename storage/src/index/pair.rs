@@ -308,14 +308,14 @@ impl Pair {
         }
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
+    fn commit(&self, changes: &[&[Change]]) -> Result<(), IndexError> {
         let number = self.commits.load(Ordering::SeqCst) + 1;
-        let mut changes = changes.to_vec();
-        changes.push(Change::Put {
+        let count = [Change::Put {
             table: Table::Meta,
             key: commits_key(),
             value: number.to_le_bytes().to_vec(),
-        });
+        }];
+        let changes = [changes, &[&count]].concat();
         let mut committed = false;
         if !self.main_is_behind.load(Ordering::SeqCst) {
             match self.main.rows.commit(&changes) {
@@ -516,7 +516,7 @@ impl Rows for Arc<Pair> {
         })
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
+    fn commit(&self, changes: &[&[Change]]) -> Result<(), IndexError> {
         Pair::commit(self, changes)
     }
 }

@@ -161,7 +161,7 @@ fn the_copy_takes_the_place_of_what_is_missing_empty_condemned_or_behind() {
                     let visit = &mut |key: &[u8], value: &[u8]| {
                         let (key, value) = (key.to_vec(), value.to_vec());
                         let change = Change::Put { table, key, value };
-                        to.rows.commit(&[change]).unwrap();
+                        to.rows.commit(&[&[change]]).unwrap();
                         ControlFlow::Continue(())
                     };
                     from.rows.scan(table, &[], &keys::TABLE_END, visit).unwrap();

@@ -110,11 +110,11 @@ impl IndexStore for RocksIndexStore {
         let rows = RocksRows { database };
         match rows.get(Table::Meta, &keys::format_key())? {
             Some(format) => keys::check_format(&format)?,
-            None => rows.commit(&[Change::Put {
+            None => rows.commit(&[&[Change::Put {
                 table: Table::Meta,
                 key: keys::format_key(),
                 value: FORMAT.to_le_bytes().to_vec(),
-            }])?,
+            }]])?,
         }
         Ok(Index {
             rows: Box::new(rows),
@@ -209,12 +209,12 @@ impl RocksRows {
         Ok((keys.len() <= MAX_SINGLE_DELETES).then_some(keys))
     }
 
-    fn write_batch(&self, changes: &[Change]) -> Result<WriteBatch, IndexError> {
+    fn write_batch(&self, changes: &[&[Change]]) -> Result<WriteBatch, IndexError> {
         let mut batch = WriteBatch::default();
         // Rows that this batch put are not committed yet: a delete that follows them has to be a
         // range, which covers them as well.
         let mut put_into: Vec<Table> = Vec::new();
-        for change in changes {
+        for change in changes.iter().copied().flatten() {
             match change {
                 Change::Put { table, key, value } => {
                     batch.put_cf(self.family(*table), key, value);
@@ -281,7 +281,7 @@ impl Rows for RocksRows {
         iterator.status().map_err(failed("read"))
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), IndexError> {
+    fn commit(&self, changes: &[&[Change]]) -> Result<(), IndexError> {
         let batch = self.write_batch(changes)?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);
