@@ -8,6 +8,7 @@ use std::time::Duration;
 use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, StorageError, Vote};
 use openraft::ChangeMembers;
+use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::VoteResponse;
 
@@ -17,7 +18,7 @@ use crate::leadership::Leadership;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
 use crate::shared::Shared;
-use crate::types::{Raft, log_id, raft_vote};
+use crate::types::{Raft, TypeConfig, log_id, raft_vote};
 
 /// After so long a purge that openraft did not take up is asked for again: it ignores the wish
 /// while an earlier one is in progress.
@@ -45,6 +46,12 @@ pub struct Progress {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the members were not changed: {0}")]
 pub struct MembershipError(String);
+
+impl MembershipError {
+    fn of(cause: impl std::fmt::Display) -> MembershipError {
+        MembershipError(cause.to_string())
+    }
+}
 
 impl Group {
     /// The group's id.
@@ -134,11 +141,8 @@ impl Group {
     /// What a voter lacks is kept, and what a learner lacks that is there and has a beginning. A learner without a
     /// log, or on a node that is gone, is filled from the segments instead; what follows those is kept meanwhile.
     pub fn held_by_all(&self) -> Option<u64> {
-        let voters: BTreeSet<u64> = {
-            let metrics = self.raft.server_metrics();
-            let stored = Arc::clone(&metrics.borrow_watched().membership_config);
-            stored.membership().voter_ids().collect()
-        };
+        let newest = self.newest_membership();
+        let voters: BTreeSet<u64> = newest.membership().voter_ids().collect();
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let is_there = |node: u64| {
@@ -274,11 +278,10 @@ impl Group {
     /// Whether this node is in touch with a majority of the group's voters (itself included), by
     /// the pings between nodes. A leader that is not must not answer for how things stand now.
     pub fn hears_quorum(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
+        let newest = self.newest_membership();
         let here = self.shared.node.0;
         let alive = |node: u64| node == here || self.shared.transport.is_heard(NodeId(node));
-        membership
+        newest
             .membership()
             .get_joint_config()
             .iter()
@@ -304,9 +307,7 @@ impl Group {
     /// When this node does not lead, or another change is under way.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
         let added = self.raft.add_learner(node.0, (), false).await;
-        added
-            .map(drop)
-            .map_err(|error| MembershipError(error.to_string()))
+        added.map(drop).map_err(MembershipError::of)
     }
 
     /// Makes exactly `voters` the voters; who was one and is not among them leaves the group. Each
@@ -319,9 +320,7 @@ impl Group {
     pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
         let changed = self.raft.change_membership(voters, false).await;
-        changed
-            .map(drop)
-            .map_err(|error| MembershipError(error.to_string()))
+        changed.map(drop).map_err(MembershipError::of)
     }
 
     /// Lets learners go. Their replicas get nothing more.
@@ -335,9 +334,7 @@ impl Group {
         let learners = learners.iter().map(|learner| learner.0).collect();
         let removed = ChangeMembers::RemoveNodes(learners);
         let changed = self.raft.change_membership(removed, false).await;
-        changed
-            .map(drop)
-            .map_err(|error| MembershipError(error.to_string()))
+        changed.map(drop).map_err(MembershipError::of)
     }
 
     /// Whether a change of members is under way: the newest membership is a joint one, or is not committed.
@@ -350,11 +347,16 @@ impl Group {
             || committed.membership().get_joint_config().len() > 1
     }
 
+    /// The last membership in the log, committed or not: the one that elections and commits go by.
+    fn newest_membership(&self) -> Arc<StoredMembershipOf<TypeConfig>> {
+        let metrics = self.raft.server_metrics();
+        Arc::clone(&metrics.borrow_watched().membership_config)
+    }
+
     /// Whether this replica has a vote, by the newest membership that it knows.
     pub(crate) fn has_vote(&self) -> bool {
-        let metrics = self.raft.server_metrics();
-        let membership = Arc::clone(&metrics.borrow_watched().membership_config);
-        let mut voters = membership.voter_ids();
+        let newest = self.newest_membership();
+        let mut voters = newest.voter_ids();
         voters.any(|voter| voter == self.shared.node.0)
     }
 

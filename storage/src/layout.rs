@@ -124,7 +124,7 @@ enum Format {
     Known {
         salt: u64,
     },
-    /// A later version, if it can be believed.
+    /// A later version: its file begins as ours does, and its checksum is right.
     Newer(u32),
     Unreadable,
 }
@@ -150,6 +150,13 @@ fn settle_format(
         findings.push(text);
     };
     let (salt, name) = match (read_format(disk, &path)?, second) {
+        (Format::Newer(found), _) | (_, Format::Newer(found)) => {
+            return Err(OpenError::NewerFormat {
+                dir: dir.to_path_buf(),
+                found,
+                known: FORMAT,
+            });
+        }
         (Format::Known { salt }, Format::Known { salt: same }) if salt == same => return Ok(salt),
         (Format::Known { salt }, _) => {
             if has_copy {
@@ -160,13 +167,6 @@ fn settle_format(
         (_, Format::Known { salt }) => {
             damaged(&path, "its copy is read");
             (salt, FORMAT_FILE)
-        }
-        (Format::Newer(found), _) => {
-            return Err(OpenError::NewerFormat {
-                dir: dir.to_path_buf(),
-                found,
-                known: FORMAT,
-            });
         }
         (Format::Unreadable, _) => {
             let what = format!("reading {}", path.display());
@@ -195,14 +195,15 @@ fn read_format(disk: &dyn Disk, path: &Path) -> Result<Format, OpenError> {
     let Some(version) = field("version").and_then(|v| v.parse().ok()) else {
         return Ok(Format::Unreadable);
     };
-    if version > FORMAT {
-        return Ok(Format::Newer(version));
-    }
-    let salt = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok());
+    let Some(salt) = field("salt").and_then(|v| u64::from_str_radix(&v, 16).ok()) else {
+        return Ok(Format::Unreadable);
+    };
     // With another salt the journal would look empty. Stores of the first days have no checksum.
-    Ok(match (salt, field("crc")) {
-        (Some(salt), None) => Format::Known { salt },
-        (Some(salt), Some(crc)) if crc == checksum(version, salt) => Format::Known { salt },
+    let whole = field("crc").map(|crc| crc == checksum(version, salt));
+    Ok(match whole {
+        Some(true) if version > FORMAT => Format::Newer(version),
+        Some(true) => Format::Known { salt },
+        None if version <= FORMAT => Format::Known { salt },
         _ => Format::Unreadable,
     })
 }

@@ -61,32 +61,49 @@ impl Copying {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let (mut piece, mut bytes) = (Vec::new(), 0);
+        let mut piece = Vec::new();
+        let mut room = PIECE_BYTES;
         while let Some(table) = Table::ALL.get(self.table).copied() {
-            let from = std::mem::take(&mut self.from);
-            let visit = &mut |key: &[u8], value: &[u8]| {
-                bytes += key.len() + value.len();
+            let mut take = |key: &[u8], value: &[u8]| {
                 piece.push(Change::Put {
                     table,
                     key: key.to_vec(),
                     value: value.to_vec(),
                 });
-                if bytes < PIECE_BYTES {
-                    return ControlFlow::Continue(());
-                }
-                self.from = key.to_vec();
-                self.from.push(0);
-                ControlFlow::Break(())
             };
-            let rows = &original.rows;
-            rows.scan(table, &from, &keys::TABLE_END, visit)
+            let stopped = scan_piece(original, table, &self.from, &mut room, &mut take)
                 .inspect_err(&unreadable)?;
-            if bytes >= PIECE_BYTES {
+            if let Some(next) = stopped {
+                self.from = next;
                 break;
             }
+            self.from.clear();
             self.table += 1;
         }
         self.made.rows.commit(&[&piece])?;
         Ok(self.table == Table::ALL.len())
     }
+}
+
+/// Hands out rows of `table` from the key `from` until they have taken `room` bytes, which it lessens. Where the next
+/// piece begins, if the room was used up.
+pub(super) fn scan_piece(
+    index: &Index,
+    table: Table,
+    from: &[u8],
+    room: &mut usize,
+    take: &mut dyn FnMut(&[u8], &[u8]),
+) -> Result<Option<Vec<u8>>, IndexError> {
+    let mut next = None;
+    let visit = &mut |key: &[u8], value: &[u8]| {
+        take(key, value);
+        *room = room.saturating_sub(key.len() + value.len());
+        if *room > 0 {
+            return ControlFlow::Continue(());
+        }
+        next = Some([key, &[0]].concat());
+        ControlFlow::Break(())
+    };
+    index.rows.scan(table, from, &keys::TABLE_END, visit)?;
+    Ok(next)
 }

@@ -18,7 +18,6 @@
 //! The sparse rows are some hundredths of the logs' size: too much for a start to read. A start
 //! reads what it needs; the rest is checked piece by piece afterwards ([`Check`]).
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,8 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::copying::{Copying, PIECE_BYTES};
-use super::keys::{self, Table, commits_key};
+use super::copying::{Copying, PIECE_BYTES, scan_piece};
+use super::keys::{Table, commits_key};
 use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 use crate::error::OpenError;
 
@@ -229,33 +228,20 @@ impl Pair {
     /// Reads the next piece of both indexes; what is left then, if anything is.
     pub(crate) fn check(&self, mut check: Check) -> Option<Check> {
         while let Some((side, table)) = check.at() {
-            let mut bytes = 0;
-            let mut last = Vec::new();
-            let visit = &mut |key: &[u8], value: &[u8]| {
-                bytes += key.len() + value.len();
-                if bytes < PIECE_BYTES {
-                    return ControlFlow::Continue(());
-                }
-                last = key.to_vec();
-                ControlFlow::Break(())
+            let mut room = PIECE_BYTES;
+            let mut read = |index| scan_piece(index, table, &check.from, &mut room, &mut |_, _| ());
+            let stopped = match (side, &*self.copy.read()) {
+                (Side::Main, _) => read(&self.main),
+                (Side::Copy, Some(copy)) => read(copy),
+                (Side::Copy, None) => Ok(None),
             };
-            let read = match (side, &*self.copy.read()) {
-                (Side::Main, _) => self
-                    .main
-                    .rows
-                    .scan(table, &check.from, &keys::TABLE_END, visit),
-                (Side::Copy, Some(copy)) => {
-                    copy.rows.scan(table, &check.from, &keys::TABLE_END, visit)
+            match stopped {
+                Ok(Some(next)) => {
+                    check.from = next;
+                    return Some(check);
                 }
-                (Side::Copy, None) => Ok(()),
-            };
-            if let Err(error) = read {
-                self.note(side, &error);
-            }
-            if bytes >= PIECE_BYTES {
-                last.push(0);
-                check.from = last;
-                return Some(check);
+                Ok(None) => {}
+                Err(error) => self.note(side, &error),
             }
             check.next_table();
         }

@@ -458,6 +458,22 @@ impl Anchor {
     }
 }
 
+impl CompactedEntry {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64_le(self.base_offset);
+        out.put_u64_le(self.position);
+        out.put_i64_le(self.max_timestamp);
+    }
+
+    pub(crate) fn decode(p: &mut &[u8]) -> Result<CompactedEntry, TryGetError> {
+        Ok(CompactedEntry {
+            base_offset: p.try_get_i64_le()?,
+            position: p.try_get_u64_le()?,
+            max_timestamp: p.try_get_i64_le()?,
+        })
+    }
+}
+
 impl Replacement {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_i64_le(self.first_base);
@@ -466,9 +482,7 @@ impl Replacement {
         out.put_u64_le(self.size);
         out.put_i64_le(self.max_timestamp);
         for entry in &self.entries {
-            out.put_i64_le(entry.base_offset);
-            out.put_u64_le(entry.position);
-            out.put_i64_le(entry.max_timestamp);
+            entry.encode(out);
         }
     }
 
@@ -483,11 +497,7 @@ impl Replacement {
             entries: Vec::new(),
         };
         while p.has_remaining() {
-            replacement.entries.push(CompactedEntry {
-                base_offset: p.try_get_i64_le()?,
-                position: p.try_get_u64_le()?,
-                max_timestamp: p.try_get_i64_le()?,
-            });
+            replacement.entries.push(CompactedEntry::decode(p)?);
         }
         Ok(replacement)
     }

@@ -8,6 +8,7 @@ mod compact_life;
 mod concurrent;
 mod crash;
 mod damage;
+mod deleted;
 mod fill;
 mod model;
 mod real;

@@ -183,14 +183,13 @@ async fn a_newer_data_format_is_refused_and_left_alone() -> Result<()> {
         let path = own.dir.path().join(file);
         let before = fs::read_to_string(&path)?;
         let squeezed = before.replace(": ", ":");
-        let changed = squeezed.replacen(old, new, 1);
+        let mut changed = squeezed.replacen(old, new, 1);
         ensure!(changed != squeezed, "{file} has no {old}: {before}");
-        fs::write(&path, &changed)?;
-        // A program that knows the newer version writes both; one of them alone is damage.
-        let copy = path.with_extension("format.copy");
-        if copy.exists() {
-            fs::write(&copy, &changed)?;
+        // As the newer program would: a version whose checksum is wrong is damage.
+        if let Some((told, _)) = changed.split_once("crc=") {
+            changed = format!("{told}crc={:08x}\n", crc32c::crc32c(told.as_bytes()));
         }
+        fs::write(&path, &changed)?;
         let untouched = contents(own.dir.path())?;
         let words = refused(&["--data", &data, "--listen", "127.0.0.1:0"], 1)?;
         ensure!(words.contains("99"), "{words}");

@@ -38,9 +38,7 @@ impl Install {
             let count = u32::try_from(file.entries.len()).expect("a frame's entries are bounded");
             out.put_u32_le(count);
             for entry in &file.entries {
-                out.put_i64_le(entry.base_offset);
-                out.put_u64_le(entry.position);
-                out.put_i64_le(entry.max_timestamp);
+                entry.encode(out);
             }
         }
     }
@@ -66,11 +64,7 @@ impl Install {
                 entries: Vec::new(),
             };
             for _ in 0..p.try_get_u32_le()? {
-                file.entries.push(CompactedEntry {
-                    base_offset: p.try_get_i64_le()?,
-                    position: p.try_get_u64_le()?,
-                    max_timestamp: p.try_get_i64_le()?,
-                });
+                file.entries.push(CompactedEntry::decode(p)?);
             }
             files.push(file);
         }
