@@ -170,13 +170,7 @@ async fn a_compacted_log_is_filled_as_it_is() {
         "the same batches"
     );
     assert_eq!(new.compacted_offset(), log.compacted_offset());
-    for running in cluster
-        .nodes
-        .iter()
-        .filter_map(|node| node.running.as_ref())
-    {
-        running.groups.shutdown().await;
-    }
+    cluster.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,13 +190,7 @@ async fn a_log_of_which_retention_left_nothing_is_filled_with_nothing() {
     assert_eq!(cluster.agree(1).await, 21);
     let new = cluster.run(NEW).log(1);
     assert_eq!((new.start_offset(), new.segments().len()), (20, 1));
-    for running in cluster
-        .nodes
-        .iter()
-        .filter_map(|node| node.running.as_ref())
-    {
-        running.groups.shutdown().await;
-    }
+    cluster.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -279,6 +279,13 @@ impl Cluster {
         ends().first().unwrap().0
     }
 
+    /// Stops the groups of all nodes that run.
+    pub(crate) async fn shut_down(&self) {
+        for (_, running) in self.running() {
+            running.groups.shutdown().await;
+        }
+    }
+
     /// Stops all and compares the segments, byte by byte.
     pub(crate) async fn stop_and_compare(mut self, group: u64) {
         self.agree(group).await;

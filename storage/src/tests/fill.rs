@@ -74,6 +74,14 @@ fn source_log(store: &Store, purged: u64) -> GroupLog {
     log
 }
 
+/// The filled log, group 2, is `expected` at a start after a power cut.
+fn assert_survives_a_crash(machine: &Machine, seed: u64, expected: &Model) {
+    let next = machine.crashed(seed);
+    let (store, report) = next.open();
+    assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
+    assert_eq!(Model::of(&store.group(GroupId(2)).unwrap()), *expected);
+}
+
 #[test]
 fn a_filled_log_is_the_source_at_its_purged_entry_whatever_happens_next() {
     for (purged, start) in [(2, 0), (21, 0), (40, 3), (45, 22), (60, 0), (60, 30)] {
@@ -200,10 +208,7 @@ fn a_compacted_log_is_copied_as_it_is() {
     super::compact::seal(&log);
     compact(&log, &rules(&log, 5_000)).unwrap();
     let live = Model::of(&log);
-    let next = machine.crashed(4);
-    let (store, report) = next.open();
-    assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
-    assert_eq!(Model::of(&store.group(GroupId(2)).unwrap()), live);
+    assert_survives_a_crash(&machine, 4, &live);
 }
 
 #[test]
@@ -343,10 +348,7 @@ fn a_log_that_holds_more_is_left_as_it_is() {
     let late = log.begin_fill(SOURCE, source.manifest().clone(), None);
     assert!(matches!(late, Err(FillError::Refused(_))));
     let expected = filled(&live, &Model::of(&from));
-    let next = machine.crashed(8);
-    let (store, report) = next.open();
-    assert!(report.corrupt.is_empty(), "{:?}", report.corrupt);
-    assert_eq!(Model::of(&store.group(GroupId(2)).unwrap()), expected);
+    assert_survives_a_crash(&machine, 8, &expected);
 }
 
 #[test]
