@@ -217,10 +217,10 @@ impl Shared {
             .is_ok_and(|r| r.is_ok())
     }
 
-    /// The replica of a broker in Raft groups. Directories are not replaced yet, so each broker's is its
-    /// first.
-    pub fn replica_id(&self, broker: i32) -> NodeId {
-        NodeId::new(broker, 0)
+    /// The node of a broker, as the others know it and in the metadata group. In a partition's group it is another:
+    /// [`replica_of`](crate::partition::replica_of).
+    pub fn node_of(&self, broker: i32) -> NodeId {
+        NodeId::new(broker, self.controller.image().replica_number(broker))
     }
 
     /// Has rules decide a change; see [`Controller::change`].

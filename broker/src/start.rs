@@ -338,6 +338,7 @@ fn registration(
     BrokerRegistration {
         id: shared.node_id,
         incarnation: shared.identity().directory_id,
+        replica: shared.identity().incarnation,
         rack: shared.settings().text("broker.rack"),
         endpoints: clients.chain(controller).collect(),
         fenced: false,

@@ -216,9 +216,9 @@ impl Cluster {
         &self.board
     }
 
-    /// Whether a node is heard: itself always is.
+    /// Whether the node of a replica is heard: this one always is.
     pub fn hears(&self, node: NodeId) -> bool {
-        node == self.node
+        node.broker() == self.node.broker()
             || self
                 .others
                 .as_ref()

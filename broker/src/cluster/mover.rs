@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::node::{Shared, stopped};
+use crate::partition::replica_of;
 
 /// While something moves, groups are looked at so often.
 const LOOK: Duration = Duration::from_millis(200);
@@ -138,7 +139,9 @@ async fn look(
         let Some(group) = shared.groups.get(id) else {
             continue;
         };
-        if !group.leadership().serving || shared.is_draining() {
+        // Who has lost its majority knows no more who is in the group.
+        let leads = group.leadership().serving && group.hears_quorum();
+        if !leads || shared.is_draining() {
             continue;
         }
         let assigned = image.partition_of_group(id);
@@ -165,7 +168,7 @@ async fn look(
 fn step(shared: &Shared, group: &Group, assigned: &Assigned, before: Option<u64>) -> Step {
     let (voters, learners) = group.members();
     let target = assigned.target().iter();
-    let target: Vec<NodeId> = target.map(|&broker| shared.replica_id(broker)).collect();
+    let target: Vec<NodeId> = target.map(|&broker| replica_of(assigned, broker)).collect();
     let matched: HashMap<NodeId, u64> = group.progress().matched.into_iter().collect();
     let caught_up = |node: NodeId| {
         let index = matched.get(&node);

@@ -107,7 +107,7 @@ impl Others {
         for broker in image.brokers() {
             if let Some(endpoint) = broker.endpoints.get(&self.shape.listener.name) {
                 let address = join(&endpoint.host, endpoint.port);
-                addresses.insert(shared.replica_id(broker.id), address);
+                addresses.insert(shared.node_of(broker.id), address);
             }
         }
         addresses

@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
             continue;
         }
         for broker in image.live_brokers() {
-            if shared.cluster.hears(shared.replica_id(broker.id)) {
+            if shared.cluster.hears(shared.node_of(broker.id)) {
                 silent.remove(&broker.id);
                 continue;
             }

@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use klamm_metadata::Partition as Assigned;
 use klamm_metadata::settings::TopicSettings;
 use klamm_protocol::ErrorCode;
-use klamm_raft::{Group, Leadership, Proposal, ProposeError};
+use klamm_raft::{Group, Leadership, NodeId, Proposal, ProposeError};
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::producers::ProducerInfo;
 use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
@@ -344,13 +345,21 @@ impl Partition {
             last_index: progress.last_index,
             matched: &matched,
         };
-        self.followers.lock().look(&look, longest, is_live)
+        // Who learns the log is not counted on before it has a vote.
+        let (voters, _) = self.group.members();
+        let counts = |broker| is_live(broker) && voters.iter().any(|v| v.broker() == broker);
+        self.followers.lock().look(&look, longest, counts)
     }
 
     fn serving_term(&self) -> Option<u64> {
         let now = self.replica.leadership();
         now.serving.then_some(now.term)
     }
+}
+
+/// The replica that a broker has in a partition's Raft group.
+pub fn replica_of(partition: &Assigned, broker: i32) -> NodeId {
+    NodeId::new(broker, partition.number(broker))
 }
 
 /// What the log itself needs of a topic's settings. The jitter of `segment.ms` is fixed per group.

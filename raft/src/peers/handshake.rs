@@ -25,7 +25,7 @@ use crate::NodeId;
 
 const MAGIC: &[u8; 4] = b"KLMP";
 /// Version of the handshake and of all that follows.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NONCE_LEN: usize = 32;
 const PROOF_LEN: usize = 32;
 const HELLO_LEN: usize = 4 + 1 + 1 + NONCE_LEN;

@@ -121,7 +121,7 @@ async fn garbage_and_clients_are_shown_the_door() {
     let (host, address) = host(options).await;
     let http = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     let kafka = [0, 0, 0, 10, 0, 18, 0, 3, 0, 0, 0, 1, 0, 0];
-    let greedy = [b"KLMP\x01\x01".as_slice(), &[7; 32], &[0xff; 200]].concat();
+    let greedy = [b"KLMP\x02\x01".as_slice(), &[7; 32], &[0xff; 200]].concat();
     let cases: [(&[u8], &[u8]); 4] = [
         (http, b"HTTP/1.1 400"),
         (&kafka, b""),
