@@ -5,7 +5,7 @@
 //! what was acknowledged is durable already, the last checkpoint only makes the next start quick.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::cleaner;
-use crate::cluster::{self, Cluster, EntryError, ShapeError};
+use crate::cluster::{self, Beginning, Cluster, EntryError, ShapeError};
 use crate::context::ConnectionInfo;
 use crate::controller::Controller;
 use crate::coordinator::{self, Coordinators};
@@ -39,7 +39,9 @@ use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
 use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
-use crate::start::{Ports, controller_endpoint, groups, open_metadata, open_store, register};
+use crate::start::{
+    Ports, controller_endpoint, enter, groups, open_metadata, open_store, register,
+};
 use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
 
@@ -107,6 +109,7 @@ pub struct Shared {
     reconciled: watch::Sender<i64>,
     ready: AtomicBool,
     draining: AtomicBool,
+    removed: watch::Sender<bool>,
     http: Option<SocketAddr>,
 }
 
@@ -166,6 +169,7 @@ impl Shared {
             reconciled: watch::Sender::new(-1),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            removed: watch::Sender::new(false),
             http: parts.http,
         }
     }
@@ -173,6 +177,17 @@ impl Shared {
     /// Whose data directory this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The cluster has forgotten this node.
+    pub fn removed(&self) {
+        self.removed.send_replace(true);
+    }
+
+    /// Returns when the cluster has forgotten this node.
+    pub async fn until_removed(&self) {
+        // The sender lives as long as this.
+        let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
     /// Whether the node is about to stop and gives up what it leads.
@@ -360,6 +375,14 @@ pub struct NodeOptions {
     pub logs: Option<LogControl>,
 }
 
+fn numbered(identity: Identity, dir: &Path, number: u32) -> Result<Identity, IdentityError> {
+    let numbered = identity.numbered(dir, number);
+    numbered.map_err(|cause| IdentityError::Unreadable {
+        path: dir.to_owned(),
+        cause: cause.to_string(),
+    })
+}
+
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -380,7 +403,7 @@ impl Node {
             .listeners()
             .expect("checked when the settings were loaded");
         let shape = cluster::shape::of(&settings)?;
-        let ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
+        let mut ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
         let (http, controller_port) = (ports.http_address(), ports.controller_port());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -388,13 +411,13 @@ impl Node {
         let known = Identity::load(&options.data_dir, settings.node_id())?;
         let (store, recovery) =
             open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
-        let identity = match known {
+        let mut identity = match known {
             Some(identity) => identity,
             None => Identity::create(&options.data_dir, settings.node_id())?,
         };
         let stopping = watch::Sender::new(false);
         let mut tasks = Vec::new();
-        if let Some(listener) = ports.http {
+        if let Some(listener) = ports.http.take() {
             let stopping = stopping.subscribe();
             let serving = http::serve(listener, starting.clone(), options.logs, stopping);
             tasks.push(tokio::spawn(async move {
@@ -403,23 +426,35 @@ impl Node {
                 }
             }));
         }
-        let cluster = Arc::new(Cluster::new(shape, &identity));
-        let reached = cluster
-            .shape()
-            .zip(controller_port)
-            .and_then(|(shape, port)| controller_endpoint(&listeners, shape, port));
-        if let Some((_, Endpoint { host, port })) = reached {
-            cluster.is_reached_at(cluster::shape::join(&host, port));
-        }
-        let groups = groups(identity.replica_id(), &cluster);
-        cluster.serve(ports.controller, &groups);
+        let (cluster, groups, founders) = loop {
+            let cluster = Arc::new(Cluster::new(shape.clone(), &identity));
+            let reached = cluster
+                .shape()
+                .zip(controller_port)
+                .and_then(|(shape, port)| controller_endpoint(&listeners, shape, port));
+            if let Some((_, Endpoint { host, port })) = reached {
+                cluster.is_reached_at(cluster::shape::join(&host, port));
+            }
+            let groups = groups(identity.replica_id(), &cluster);
+            cluster.serve(ports.controller()?, &groups);
+            match enter(&store, &cluster, &starting).await? {
+                Beginning::Found(voters) => break (cluster, groups, Some(voters)),
+                Beginning::Join => break (cluster, groups, None),
+                Beginning::Renumber(number) => {
+                    info!(number, "an earlier disk of this node was given up");
+                    cluster.stop();
+                    groups.shutdown().await;
+                    identity = numbered(identity, &options.data_dir, number)?;
+                }
+            }
+        };
         let controller = open_metadata(
             &store,
             &groups,
             &identity,
             &cluster,
             clock.clone(),
-            &starting,
+            founders,
         )
         .await?;
         let shared = Arc::new(Shared::of(Parts {

@@ -324,31 +324,30 @@ impl Partition {
         &self,
         now: Instant,
         longest: Duration,
-        is_live: impl Fn(i32) -> bool,
+        is_there: impl Fn(NodeId) -> bool,
     ) {
         if self.serving_term().is_some() {
-            self.look(now, longest, is_live);
+            self.look(now, longest, is_there);
         }
     }
 
-    fn look(&self, now: Instant, longest: Duration, is_live: impl Fn(i32) -> bool) -> Arc<[i32]> {
+    fn look(
+        &self,
+        now: Instant,
+        longest: Duration,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Arc<[i32]> {
         let progress = self.group.progress();
-        let matched: Vec<(i32, u64)> = progress
-            .matched
-            .iter()
-            .map(|(node, index)| (node.broker(), *index))
-            .collect();
+        let (voters, _) = self.group.members();
         let look = Look {
             now,
             term: self.leadership().term,
-            me: self.group.node().broker(),
+            me: self.group.node(),
             last_index: progress.last_index,
-            matched: &matched,
+            matched: &progress.matched,
+            voters: &voters,
         };
-        // Who learns the log is not counted on before it has a vote.
-        let (voters, _) = self.group.members();
-        let counts = |broker| is_live(broker) && voters.iter().any(|v| v.broker() == broker);
-        self.followers.lock().look(&look, longest, counts)
+        self.followers.lock().look(&look, longest, is_there)
     }
 
     fn serving_term(&self) -> Option<u64> {

@@ -7,6 +7,7 @@ mod entering;
 mod failover;
 mod forwarding;
 mod groups;
+mod leaving;
 mod moving;
 mod rig;
 mod status;
