@@ -8,6 +8,7 @@ mod failover;
 mod forwarding;
 mod groups;
 mod moving;
+mod nearest;
 mod rig;
 mod status;
 mod stopping;
