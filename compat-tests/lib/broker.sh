@@ -6,6 +6,12 @@ NODES=${NODES:-1}
 # settings FILE: the key=value lines.
 settings() { grep -Ev '^[[:space:]]*(#|$)' "$1"; }
 
+# shared_settings: what every node gets, Klamm's or Apache Kafka's.
+shared_settings() {
+    settings "$COMPAT/broker/settings.properties"
+    [ "$NODES" -lt 3 ] || settings "$COMPAT/broker/three-nodes.properties"
+}
+
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # wait_for SECONDS COMMAND...: until the command succeeds; fails at once when the broker has ended.
@@ -39,10 +45,7 @@ start_klamm() {
         return 1
     fi
     [ -z "${KLAMM_DATA:-}" ] || args=(--nodes "$NODES" --data "$KLAMM_DATA")
-    # `klamm dev` numbers several nodes itself, from 1.
-    while read -r line; do
-        [[ $NODES != 1 && $line == node.id=* ]] || args+=(--set "$line")
-    done < <(settings "$COMPAT/broker/settings.properties")
+    while read -r line; do args+=(--set "$line"); done < <(shared_settings)
     # Emptied here: the line waited for below may stand in what an earlier run left.
     : > "$BROKER_LOG"
     "$binary" dev --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
@@ -84,7 +87,7 @@ start_kafka() {
 
 # kafka_properties ID PORT CONTROLLER_PORT VOTERS: of two lines for one key, the last one counts.
 kafka_properties() {
-    settings "$COMPAT/broker/settings.properties"
+    shared_settings | sed "s/{id}/$1/"
     settings "$COMPAT/broker/kafka.properties"
     echo "node.id=$1"
     echo "listeners=PLAINTEXT://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3"

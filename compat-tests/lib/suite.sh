@@ -12,7 +12,6 @@ QUICK=${QUICK:-0}
 ONLY=${ONLY:-.}
 NODES=${NODES:-1} REPLICAS=${REPLICAS:-1}
 [ "$NODES" -lt 3 ] || LATER=${LATER/three-nodes/}
-[ "$NODES" != 1 ] || LATER=${LATER/one-node/}
 export COMPAT CACHE SUITE LOGS LATER QUICK ONLY NODES REPLICAS
 . "$COMPAT/lib/report.sh"
 . "$COMPAT/lib/cache.sh"
