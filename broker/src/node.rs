@@ -53,6 +53,8 @@ const LEADERS_WAIT: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// Consumers are sent to a replica in their rack, and followers answer them (`replica.selector.class`, KIP-392).
+    pub reads_nearest: bool,
     /// `max.request.partition.size.limit`.
     pub describe_partitions: usize,
 }
@@ -132,6 +134,9 @@ impl Shared {
         let settings = parts.settings;
         let limits = Limits {
             fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
+            reads_nearest: settings
+                .text("replica.selector.class")
+                .is_some_and(|class| class.ends_with(".RackAwareReplicaSelector")),
             describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
                 .unwrap_or(1)
                 .max(1),

@@ -261,7 +261,7 @@ async fn try_open(
             )?
         }
     };
-    let replica = Partition::replica(log.clone());
+    let replica = Partition::replica(log.clone(), shared.limits.reads_nearest);
     // The first replica founds the group, and leads it at first: all at once would vote for themselves.
     let is_founder = partition.founders().first() == Some(&shared.node_id);
     let voters = is_founder.then(|| voters(partition));

@@ -272,8 +272,7 @@ async fn start(
     ));
     let network = Network {
         shared: Arc::clone(&shared),
-        // Metadata and coordinators are read on followers, too: there every commit counts.
-        lazy_commit: !shared.wants_data,
+        lazy_commit: !shared.machine.is_read_on_followers(),
     };
     let store = LogStore::new(Arc::clone(&shared));
     restore(&shared).await?;

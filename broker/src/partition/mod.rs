@@ -7,6 +7,7 @@
 
 mod append;
 mod in_sync;
+mod nearest;
 mod order;
 mod read;
 mod registry;
@@ -75,9 +76,10 @@ impl Partition {
         }
     }
 
-    /// A state machine for a partition's group, to be opened before the partition.
-    pub fn replica(log: GroupLog) -> Arc<Replica> {
-        Arc::new(Replica::new(log))
+    /// A state machine for a partition's group, to be opened before the partition. `read_on_followers`: consumers
+    /// may read the replica while another node leads (KIP-392).
+    pub fn replica(log: GroupLog, read_on_followers: bool) -> Arc<Replica> {
+        Arc::new(Replica::new(log, read_on_followers))
     }
 
     /// Name of the topic.
@@ -203,12 +205,7 @@ impl Partition {
         let epoch = self
             .serving_epoch()
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
-        match current_leader_epoch {
-            -1 => Ok(epoch),
-            told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
-            told if told > epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
-            _ => Ok(epoch),
-        }
+        compare_epochs(current_leader_epoch, epoch)
     }
 
     /// Deletes the records below `offset` on every replica (behaviour 110); -1 means the high
@@ -359,6 +356,16 @@ impl Partition {
 /// The replica that a broker has in a partition's Raft group.
 pub fn replica_of(partition: &Assigned, broker: i32) -> NodeId {
     NodeId::new(broker, partition.number(broker))
+}
+
+/// A client's idea of the leader epoch, -1 for none, and the epoch that it is.
+fn compare_epochs(told: i32, epoch: i32) -> Result<i32, ErrorCode> {
+    match told {
+        -1 => Ok(epoch),
+        told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        told if told > epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(epoch),
+    }
 }
 
 /// What the log itself needs of a topic's settings. The jitter of `segment.ms` is fixed per group.

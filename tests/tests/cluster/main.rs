@@ -9,6 +9,7 @@ mod forwarding;
 mod groups;
 mod leaving;
 mod moving;
+mod nearest;
 mod rig;
 mod status;
 mod stopping;
