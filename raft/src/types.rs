@@ -68,6 +68,11 @@ impl NodeId {
             .cast_signed()
     }
 
+    /// Whether it is `other`, or what the same broker has by now in its place.
+    pub(crate) fn succeeds(self, other: NodeId) -> bool {
+        self.broker() == other.broker() && self.incarnation() >= other.incarnation()
+    }
+
     /// How many the broker had before.
     pub fn incarnation(self) -> u32 {
         u32::try_from(self.0 & u64::from(u32::MAX)).expect("the lower half of 64 bits")

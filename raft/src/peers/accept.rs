@@ -115,10 +115,10 @@ async fn greet(
         let roster = door.roster.read();
         let other = roster
             .keys()
-            .find(|node| node.broker() == peer.node.broker() && **node != peer.node)?;
+            .find(|node| node.broker() == peer.node.broker() && !peer.node.succeeds(**node))?;
         Some(format!(
-            "node {} is not the one this cluster knows, which is {other}: its disk was replaced; \
-             let it join as a new one",
+            "node {} is not the one this cluster knows, which is {other}: its disk was replaced by \
+             another one",
             peer.node
         ))
     });

@@ -94,7 +94,7 @@ async fn those_who_do_not_belong_are_refused_in_plain_words() {
             "belongs to cluster elsewhere",
         ),
         (
-            &|options| options.node = NodeId::new(3, 2),
+            &|options| options.node = NodeId::new(3, 0),
             "its disk was replaced",
         ),
         (&|options| options.node = id(1), "two processes"),
@@ -104,6 +104,9 @@ async fn those_who_do_not_belong_are_refused_in_plain_words() {
         assert!(matches!(error, HandshakeError::Refused(_)), "{error:?}");
         assert!(error.to_string().contains(words), "{error}");
     }
+    // Of a disk that was replaced not everybody has heard yet.
+    let replaced = with(&|options| options.node = NodeId::new(3, 2));
+    replaced.probe(&address).await.unwrap();
     // A node of no cluster yet may look around.
     let homeless = with(&|options| options.cluster_id = String::new());
     assert_eq!(
