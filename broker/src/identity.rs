@@ -117,6 +117,13 @@ impl Identity {
         self.write(dir, &dir.join(FILE))
     }
 
+    /// Makes the directory, which holds nothing yet, the `incarnation`-th of its node id.
+    pub fn numbered(mut self, dir: &Path, incarnation: u32) -> io::Result<Identity> {
+        self.incarnation = incarnation;
+        self.write(dir, &dir.join(FILE))?;
+        Ok(self)
+    }
+
     /// Written aside, synced, renamed, directory synced (R6).
     fn write(&self, dir: &Path, path: &Path) -> io::Result<()> {
         let temporary = dir.join(format!("{FILE}.new"));

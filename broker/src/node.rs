@@ -5,7 +5,7 @@
 //! what was acknowledged is durable already, the last checkpoint only makes the next start quick.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::cleaner;
-use crate::cluster::{self, Cluster, EntryError, ShapeError};
+use crate::cluster::{self, Beginning, Cluster, EntryError, ShapeError};
 use crate::context::ConnectionInfo;
 use crate::controller::Controller;
 use crate::coordinator::{self, Coordinators};
@@ -39,7 +39,9 @@ use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
 use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
-use crate::start::{Ports, controller_endpoint, groups, open_metadata, open_store, register};
+use crate::start::{
+    Ports, controller_endpoint, enter, groups, open_metadata, open_store, register,
+};
 use crate::status::Starting;
 use crate::telemetry::{LogControl, Metrics};
 
@@ -51,6 +53,8 @@ const LEADERS_WAIT: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// Consumers are sent to a replica in their rack, and followers answer them (`replica.selector.class`, KIP-392).
+    pub reads_nearest: bool,
     /// `max.request.partition.size.limit`.
     pub describe_partitions: usize,
 }
@@ -107,6 +111,7 @@ pub struct Shared {
     reconciled: watch::Sender<i64>,
     ready: AtomicBool,
     draining: AtomicBool,
+    removed: watch::Sender<bool>,
     http: Option<SocketAddr>,
 }
 
@@ -129,6 +134,9 @@ impl Shared {
         let settings = parts.settings;
         let limits = Limits {
             fetch_max_bytes: usize::try_from(settings.int("fetch.max.bytes")).unwrap_or(0),
+            reads_nearest: settings
+                .text("replica.selector.class")
+                .is_some_and(|class| class.ends_with(".RackAwareReplicaSelector")),
             describe_partitions: usize::try_from(settings.int("max.request.partition.size.limit"))
                 .unwrap_or(1)
                 .max(1),
@@ -166,6 +174,7 @@ impl Shared {
             reconciled: watch::Sender::new(-1),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            removed: watch::Sender::new(false),
             http: parts.http,
         }
     }
@@ -173,6 +182,17 @@ impl Shared {
     /// Whose data directory this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The cluster has forgotten this node.
+    pub fn removed(&self) {
+        self.removed.send_replace(true);
+    }
+
+    /// Returns when the cluster has forgotten this node.
+    pub async fn until_removed(&self) {
+        // The sender lives as long as this.
+        let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
     /// Whether the node is about to stop and gives up what it leads.
@@ -217,10 +237,10 @@ impl Shared {
             .is_ok_and(|r| r.is_ok())
     }
 
-    /// The replica of a broker in Raft groups. Directories are not replaced yet, so each broker's is its
-    /// first.
-    pub fn replica_id(&self, broker: i32) -> NodeId {
-        NodeId::new(broker, 0)
+    /// The node of a broker, as the others know it and in the metadata group. In a partition's group it is another:
+    /// [`replica_of`](crate::partition::replica_of).
+    pub fn node_of(&self, broker: i32) -> NodeId {
+        NodeId::new(broker, self.controller.image().replica_number(broker))
     }
 
     /// Has rules decide a change; see [`Controller::change`].
@@ -360,6 +380,14 @@ pub struct NodeOptions {
     pub logs: Option<LogControl>,
 }
 
+fn numbered(identity: Identity, dir: &Path, number: u32) -> Result<Identity, IdentityError> {
+    let numbered = identity.numbered(dir, number);
+    numbered.map_err(|cause| IdentityError::Unreadable {
+        path: dir.to_owned(),
+        cause: cause.to_string(),
+    })
+}
+
 /// A running node.
 pub struct Node {
     shared: Arc<Shared>,
@@ -380,7 +408,7 @@ impl Node {
             .listeners()
             .expect("checked when the settings were loaded");
         let shape = cluster::shape::of(&settings)?;
-        let ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
+        let mut ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
         let (http, controller_port) = (ports.http_address(), ports.controller_port());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -388,13 +416,13 @@ impl Node {
         let known = Identity::load(&options.data_dir, settings.node_id())?;
         let (store, recovery) =
             open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
-        let identity = match known {
+        let mut identity = match known {
             Some(identity) => identity,
             None => Identity::create(&options.data_dir, settings.node_id())?,
         };
         let stopping = watch::Sender::new(false);
         let mut tasks = Vec::new();
-        if let Some(listener) = ports.http {
+        if let Some(listener) = ports.http.take() {
             let stopping = stopping.subscribe();
             let serving = http::serve(listener, starting.clone(), options.logs, stopping);
             tasks.push(tokio::spawn(async move {
@@ -403,23 +431,35 @@ impl Node {
                 }
             }));
         }
-        let cluster = Arc::new(Cluster::new(shape, &identity));
-        let reached = cluster
-            .shape()
-            .zip(controller_port)
-            .and_then(|(shape, port)| controller_endpoint(&listeners, shape, port));
-        if let Some((_, Endpoint { host, port })) = reached {
-            cluster.is_reached_at(cluster::shape::join(&host, port));
-        }
-        let groups = groups(identity.replica_id(), &cluster);
-        cluster.serve(ports.controller, &groups);
+        let (cluster, groups, founders) = loop {
+            let cluster = Arc::new(Cluster::new(shape.clone(), &identity));
+            let reached = cluster
+                .shape()
+                .zip(controller_port)
+                .and_then(|(shape, port)| controller_endpoint(&listeners, shape, port));
+            if let Some((_, Endpoint { host, port })) = reached {
+                cluster.is_reached_at(cluster::shape::join(&host, port));
+            }
+            let groups = groups(identity.replica_id(), &cluster);
+            cluster.serve(ports.controller()?, &groups);
+            match enter(&store, &cluster, &starting).await? {
+                Beginning::Found(voters) => break (cluster, groups, Some(voters)),
+                Beginning::Join => break (cluster, groups, None),
+                Beginning::Renumber(number) => {
+                    info!(number, "an earlier disk of this node was given up");
+                    cluster.stop();
+                    groups.shutdown().await;
+                    identity = numbered(identity, &options.data_dir, number)?;
+                }
+            }
+        };
         let controller = open_metadata(
             &store,
             &groups,
             &identity,
             &cluster,
             clock.clone(),
-            &starting,
+            founders,
         )
         .await?;
         let shared = Arc::new(Shared::of(Parts {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::node::Shared;
-use crate::partition::{Partition, log_settings};
+use crate::partition::{Partition, log_settings, replica_of};
 use crate::start::{found_if_empty, founding_pause};
 
 /// Groups that are opened at the same time: they share syncs, so more is faster, within reason.
@@ -169,12 +169,15 @@ async fn open_missing(
         for partition in topic.partitions.iter() {
             let is_replica = partition.replicas.contains(&shared.node_id);
             if let Some(open) = shared.partitions.get(topic.id, partition.index) {
-                if !is_replica {
-                    close_moved(shared, &open).await;
-                } else if *open.settings() != *settings {
-                    open.set_settings(settings.clone());
+                let here = replica_of(partition, shared.node_id);
+                if is_replica && open.group().node() == here {
+                    if *open.settings() != *settings {
+                        open.set_settings(settings.clone());
+                    }
+                    continue;
                 }
-                continue;
+                // It may be back already, as another replica.
+                close_moved(shared, &open).await;
             }
             if !is_replica {
                 continue;
@@ -183,7 +186,7 @@ async fn open_missing(
             let place = founders.position(|id| *id == shared.node_id);
             if let Some(place) = place.filter(|place| *place > 0) {
                 let due = Instant::now() + founding_pause(place);
-                unfounded.insert(partition.group, (voters(shared, partition), due));
+                unfounded.insert(partition.group, (voters(partition), due));
             }
             opening.push(open_partition(shared, topic, partition, settings.clone()));
             if opening.len() >= OPENING {
@@ -214,9 +217,11 @@ async fn open_partition(
 }
 
 /// The replicas that a partition's Raft group is founded with.
-fn voters(shared: &Shared, partition: &metadata::Partition) -> BTreeSet<NodeId> {
+fn voters(partition: &metadata::Partition) -> BTreeSet<NodeId> {
     let founders = partition.founders().iter();
-    founders.map(|&broker| shared.replica_id(broker)).collect()
+    founders
+        .map(|&broker| replica_of(partition, broker))
+        .collect()
 }
 
 /// A replica that went may come back: what is left of the one before goes first.
@@ -235,25 +240,36 @@ async fn try_open(
     partition: &metadata::Partition,
     settings: Arc<TopicSettings>,
 ) -> Result<Partition, OpenError> {
-    let log = match shared.store.group(partition.group) {
+    let number = partition.number(shared.node_id);
+    let directory = topic.directory(partition.index, number);
+    let known = shared.store.group(partition.group);
+    let log = match known.filter(|log| log.dir().ends_with(&directory)) {
         Some(log) => {
             log.set_settings(log_settings(&settings, partition.group));
             log
         }
         None => {
+            if shared.store.group(partition.group).is_some() {
+                // Of a replica that has left; this node was away then.
+                let _ = delete_group(shared, partition.group).await;
+            }
             release_id(shared, partition.group).await?;
             shared.store.create_group(
                 partition.group,
-                &topic.directory(partition.index),
+                &directory,
                 log_settings(&settings, partition.group),
             )?
         }
     };
-    let replica = Partition::replica(log.clone());
+    let replica = Partition::replica(log.clone(), shared.limits.reads_nearest);
     // The first replica founds the group, and leads it at first: all at once would vote for themselves.
     let is_founder = partition.founders().first() == Some(&shared.node_id);
-    let voters = is_founder.then(|| voters(shared, partition));
-    let group = shared.groups.open(log, voters, replica.clone()).await?;
+    let voters = is_founder.then(|| voters(partition));
+    let here = replica_of(partition, shared.node_id);
+    let group = shared
+        .groups
+        .open_replica(here, log, voters, replica.clone())
+        .await?;
     Ok(Partition::new(
         topic.name.clone(),
         topic.id,

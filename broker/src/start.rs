@@ -1,6 +1,7 @@
 //! The parts of a node's start: the store, the Raft groups, the metadata group, the node's registration.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub struct Ports {
     /// For clients.
     pub clients: Vec<Bound>,
     /// For the other nodes.
-    pub controller: Option<TcpListener>,
+    controller: Option<std::net::TcpListener>,
     /// For people and their tools.
     pub http: Option<TcpListener>,
 }
@@ -79,6 +80,23 @@ impl Ports {
     /// Where HTTP is bound.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref()?.local_addr().ok()
+    }
+
+    /// The listener for the other nodes, as often as it is asked for.
+    ///
+    /// # Errors
+    /// When the process has no more file descriptors.
+    pub fn controller(&self) -> Result<Option<TcpListener>, BindError> {
+        let listener = self.controller.as_ref().map(|kept| {
+            let again = kept.try_clone().and_then(TcpListener::from_std);
+            again.map_err(|cause| BindError::Failed {
+                address: kept
+                    .local_addr()
+                    .unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
+                cause,
+            })
+        });
+        listener.transpose()
     }
 
     /// The port for the other nodes.
@@ -147,6 +165,20 @@ pub fn groups(node: NodeId, cluster: &Cluster) -> Groups {
     }
 }
 
+/// How the metadata group begins: waits for the others as long as it takes.
+///
+/// # Errors
+/// When this node does not belong to the cluster it was sent to.
+pub async fn enter(
+    store: &Store,
+    cluster: &Cluster,
+    starting: &Starting,
+) -> Result<Beginning, StartError> {
+    let known = store.group(GroupId::METADATA);
+    let is_written = known.is_some_and(|log| log.raft_state().is_written());
+    Ok(cluster.enter(is_written, starting).await?)
+}
+
 /// Opens the metadata group: founds it, alone or with the others, or follows whoever leads it.
 pub async fn open_metadata(
     store: &Store,
@@ -154,14 +186,9 @@ pub async fn open_metadata(
     identity: &Identity,
     cluster: &Arc<Cluster>,
     clock: Arc<dyn Clock>,
-    starting: &Starting,
+    founders: Option<BTreeSet<NodeId>>,
 ) -> Result<Controller, StartError> {
-    let known = store.group(GroupId::METADATA);
-    let is_written = known
-        .as_ref()
-        .is_some_and(|log| log.raft_state().is_written());
-    let beginning = cluster.enter(is_written, starting).await?;
-    let log = match known {
+    let log = match store.group(GroupId::METADATA) {
         Some(log) => log,
         None => {
             let settings = LogSettings {
@@ -176,11 +203,10 @@ pub async fn open_metadata(
     };
     let machine = MetadataMachine::new();
     let me = identity.replica_id();
-    let (now, later) = match beginning {
-        Beginning::Join => (None, None),
-        // All of them at once would vote for themselves.
-        Beginning::Found(voters) if voters.first() == Some(&me) => (Some(voters), None),
-        Beginning::Found(voters) => (None, Some(voters)),
+    // All of them at once would vote for themselves.
+    let (now, later) = match founders {
+        Some(voters) if voters.first() == Some(&me) => (Some(voters), None),
+        later => (None, later),
     };
     let group = groups.open(log, now, machine.clone()).await?;
     if let Some(voters) = later {
@@ -212,7 +238,7 @@ pub fn founding_pause(place: usize) -> Duration {
 }
 
 /// Founds a group whose first replica did not.
-pub async fn found_if_empty(group: &Group, voters: &std::collections::BTreeSet<NodeId>) {
+pub async fn found_if_empty(group: &Group, voters: &BTreeSet<NodeId>) {
     if group.leadership().leader.is_some() {
         return;
     }
@@ -338,6 +364,7 @@ fn registration(
     BrokerRegistration {
         id: shared.node_id,
         incarnation: shared.identity().directory_id,
+        replica: shared.identity().incarnation,
         rack: shared.settings().text("broker.rack"),
         endpoints: clients.chain(controller).collect(),
         fenced: false,

@@ -1,4 +1,5 @@
 """Checks of produce, consume and admin through confluent-kafka (librdkafka). Argument: bootstrap server."""
+import os
 import sys
 import time
 
@@ -11,9 +12,10 @@ from confluent_kafka.admin import (
     NewTopic, OffsetSpec, ResourcePatternType, ResourceType,
 )
 
-from checks import check, eventually, raises, run, same
+from checks import check, eventually, raises, run, same, settles
 
 BROKER = sys.argv[1]
+REPLICAS = int(os.environ["REPLICAS"])
 PREFIX = f"ck-{int(time.time() * 1000)}"
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 admin = AdminClient({"bootstrap.servers": BROKER})
@@ -24,7 +26,7 @@ admin = AdminClient({"bootstrap.servers": BROKER})
 def make_topic(name, partitions=1, **config):
     topic = f"{PREFIX}-{name}"
     config = {key.replace("_", "."): value for key, value in config.items()}
-    only(admin.create_topics([NewTopic(topic, partitions, 1, config=config)]))
+    only(admin.create_topics([NewTopic(topic, partitions, REPLICAS, config=config)]))
     # Kafka answers before every request sees the topic.
     eventually(lambda: topic in admin.list_topics(timeout=10).topics, "the new topic is listed")
     return topic
@@ -333,10 +335,13 @@ def list_offsets():
 @check("topics", quick=True)
 def topics():
     topic = make_topic("topics", 3, retention_ms="100000")
-    same(3, len(admin.list_topics(topic, 10).topics[topic].partitions))
-    described = only(admin.describe_topics(TopicCollection([topic])))
-    same([0, 1, 2], [partition.id for partition in described.partitions])
-    assert all(partition.leader and partition.replicas and partition.isr for partition in described.partitions), described
+    settles(3, lambda: len(admin.list_topics(topic, 10).topics[topic].partitions))
+
+    def described():
+        found = only(admin.describe_topics(TopicCollection([topic]))).partitions
+        return [partition.id for partition in found if partition.leader and partition.replicas and partition.isr]
+
+    settles([0, 1, 2], described)
     same(KafkaError.TOPIC_ALREADY_EXISTS, error_code(make_topic, "topics"))
     same(KafkaError.TOPIC_EXCEPTION, error_code(make_topic, "bad/name"))
     same(KafkaError.INVALID_CONFIG, error_code(make_topic, "bad-config", retention_ms="never"))
@@ -388,13 +393,13 @@ def configs():
         entry = only(admin.describe_configs([resource]))[key]
         return entry.value, entry.source
 
-    same(("100000", ConfigSource.DYNAMIC_TOPIC_CONFIG.value), described("retention.ms"))
-    same(("1073741824", ConfigSource.DEFAULT_CONFIG.value), described("segment.bytes"))
+    settles(("100000", ConfigSource.DYNAMIC_TOPIC_CONFIG.value), lambda: described("retention.ms"))
+    settles(("1073741824", ConfigSource.DEFAULT_CONFIG.value), lambda: described("segment.bytes"))
     resource.add_incremental_config(ConfigEntry("max.message.bytes", "5000", incremental_operation=AlterConfigOpType.SET))
     resource.add_incremental_config(ConfigEntry("retention.ms", None, incremental_operation=AlterConfigOpType.DELETE))
     only(admin.incremental_alter_configs([resource]))
-    same(("5000", ConfigSource.DYNAMIC_TOPIC_CONFIG.value), described("max.message.bytes"))
-    same("604800000", described("retention.ms")[0])
+    settles(("5000", ConfigSource.DYNAMIC_TOPIC_CONFIG.value), lambda: described("max.message.bytes"))
+    settles("604800000", lambda: described("retention.ms")[0])
     bad = ConfigResource(ConfigResource.Type.TOPIC, resource.name)
     bad.add_incremental_config(ConfigEntry("max.message.bytes", "many", incremental_operation=AlterConfigOpType.SET))
     same(KafkaError.INVALID_CONFIG, error_code(only, admin.incremental_alter_configs([bad])))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -66,13 +65,19 @@ func (r *rig) topics(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listed, err := r.admin.ListTopics(ctx, topic)
+	err = eventually(func() error {
+		listed, err := r.admin.ListTopics(ctx, topic)
+		if err != nil {
+			return err
+		}
+		detail := listed[topic]
+		if detail.Err != nil || len(detail.Partitions) != 3 || detail.ID == (kadm.TopicID{}) {
+			err = fmt.Errorf("topic %s: id %s, %d partitions, %v", topic, detail.ID, len(detail.Partitions), detail.Err)
+		}
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	detail := listed[topic]
-	if detail.Err != nil || len(detail.Partitions) != 3 || detail.ID == (kadm.TopicID{}) {
-		return fmt.Errorf("topic %s: id %s, %d partitions, %v", topic, detail.ID, len(detail.Partitions), detail.Err)
 	}
 	if _, err := r.topic(ctx, "topics", 3, nil); !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("expected TOPIC_ALREADY_EXISTS, got %v", err)
@@ -83,30 +88,29 @@ func (r *rig) topics(ctx context.Context) error {
 	if _, err := r.admin.DeleteTopic(ctx, topic); err != nil {
 		return err
 	}
-	for range 50 {
+	err = eventually(func() error {
 		listed, err := r.admin.ListTopics(ctx)
-		if err != nil {
-			return err
+		if err == nil && listed.Has(topic) {
+			err = errors.New("a deleted topic is still listed")
 		}
-		if !listed.Has(topic) {
-			_, err := r.admin.DeleteTopic(ctx, topic)
-			if !errors.Is(err, kerr.UnknownTopicOrPartition) {
-				return fmt.Errorf("deleting it again: expected UNKNOWN_TOPIC_OR_PARTITION, got %v", err)
-			}
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return errors.New("a deleted topic is still listed")
+	if _, err := r.admin.DeleteTopic(ctx, topic); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return fmt.Errorf("deleting it again: expected UNKNOWN_TOPIC_OR_PARTITION, got %v", err)
+	}
+	return nil
 }
 
 func (r *rig) validateTopics(ctx context.Context) error {
 	topic := r.prefix + "-validate"
-	if _, err := r.admin.ValidateCreateTopics(ctx, 1, 1, nil, topic); err != nil {
+	if _, err := r.admin.ValidateCreateTopics(ctx, 1, r.replicas, nil, topic); err != nil {
 		return err
 	}
 	never := "never"
-	bad, err := r.admin.ValidateCreateTopics(ctx, 1, 1, map[string]*string{"retention.ms": &never}, topic)
+	bad, err := r.admin.ValidateCreateTopics(ctx, 1, r.replicas, map[string]*string{"retention.ms": &never}, topic)
 	if err != nil {
 		return err
 	}
@@ -161,15 +165,17 @@ func (r *rig) topicConfigs(ctx context.Context) error {
 		return err
 	}
 	expect := func(key, want string) error {
-		configs, err := r.admin.DescribeTopicConfigs(ctx, topic)
-		if err != nil {
+		return eventually(func() error {
+			configs, err := r.admin.DescribeTopicConfigs(ctx, topic)
+			if err != nil {
+				return err
+			}
+			got, err := configValue(configs, topic, key)
+			if err == nil && got != want {
+				err = fmt.Errorf("%s is %q, expected %q", key, got, want)
+			}
 			return err
-		}
-		got, err := configValue(configs, topic, key)
-		if err == nil && got != want {
-			err = fmt.Errorf("%s is %q, expected %q", key, got, want)
-		}
-		return err
+		})
 	}
 	set := func(value string) (kadm.AlterConfigsResponses, error) {
 		return r.admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "retention.ms", Value: &value}}, topic)

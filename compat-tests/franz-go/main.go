@@ -5,17 +5,20 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// rig is what the checks share: the broker's address and a prefix that makes topic names new for every run.
+// rig is what the checks share: the broker's address, a prefix that makes topic names new for every run, and how many
+// replicas a topic has.
 type rig struct {
-	broker string
-	prefix string
-	admin  *kadm.Client
+	broker   string
+	prefix   string
+	replicas int16
+	admin    *kadm.Client
 }
 
 func main() {
@@ -29,27 +32,44 @@ func main() {
 		os.Exit(2)
 	}
 	defer client.Close()
-	r := &rig{broker: os.Args[1], prefix: fmt.Sprintf("fg-%d", time.Now().UnixMilli()), admin: kadm.NewClient(client)}
+	replicas, err := strconv.ParseInt(os.Getenv("REPLICAS"), 10, 16)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "REPLICAS:", err)
+		os.Exit(2)
+	}
+	r := &rig{os.Args[1], fmt.Sprintf("fg-%d", time.Now().UnixMilli()), int16(replicas), kadm.NewClient(client)}
 	if err := runChecks(append(r.clientChecks(), r.adminChecks()...)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
 }
 
+// eventually repeats a look at the cluster until it finds what it should: a change is answered before every broker knows it.
+func eventually(look func() error) error {
+	err := look()
+	for range 100 {
+		if err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+		err = look()
+	}
+	return err
+}
+
 // topic makes a topic of this name and waits until metadata shows it: Kafka answers before every request sees the topic.
 func (r *rig) topic(ctx context.Context, name string, partitions int32, configs map[string]*string) (string, error) {
 	topic := r.prefix + "-" + name
-	if _, err := r.admin.CreateTopic(ctx, partitions, 1, configs, topic); err != nil {
+	if _, err := r.admin.CreateTopic(ctx, partitions, r.replicas, configs, topic); err != nil {
 		return topic, fmt.Errorf("creating %s: %w", topic, err)
 	}
-	for range 100 {
+	return topic, eventually(func() error {
 		listed, err := r.admin.ListTopics(ctx)
-		if err != nil || listed.Has(topic) {
-			return topic, err
+		if err == nil && !listed.Has(topic) {
+			err = fmt.Errorf("the new topic %s is not listed", topic)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return topic, fmt.Errorf("the new topic %s is not listed", topic)
+		return err
+	})
 }
 
 func (r *rig) client(options ...kgo.Opt) (*kgo.Client, error) {

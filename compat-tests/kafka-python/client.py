@@ -1,4 +1,5 @@
 """Checks of produce, consume and admin through kafka-python. Argument: bootstrap server."""
+import os
 import sys
 import time
 
@@ -6,9 +7,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic
 from kafka.errors import KafkaError, MessageSizeTooLargeError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
-from checks import check, eventually, raises, run, same
+from checks import check, eventually, raises, run, same, settles
 
 BROKER = sys.argv[1]
+REPLICAS = int(os.environ["REPLICAS"])
 PREFIX = f"kp-{int(time.time() * 1000)}"
 admin = KafkaAdminClient(bootstrap_servers=BROKER)
 
@@ -18,7 +20,7 @@ admin = KafkaAdminClient(bootstrap_servers=BROKER)
 def make_topic(name, partitions=1, **config):
     topic = f"{PREFIX}-{name}"
     config = {key.replace("_", "."): value for key, value in config.items()}
-    admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=config)])
+    admin.create_topics([NewTopic(topic, partitions, REPLICAS, topic_configs=config)])
     # Kafka answers before every request sees the topic.
     eventually(lambda: topic in admin.list_topics(), "the new topic is listed")
     return topic
@@ -172,9 +174,7 @@ def small_fetches():
 @check("topics", quick=True)
 def topics():
     topic = make_topic("topics", 3)
-    assert topic in admin.list_topics()
-    (described,) = admin.describe_topics([topic])
-    same(3, len(described["partitions"]))
+    settles([3], lambda: [len(described["partitions"]) for described in admin.describe_topics([topic])])
     raises(TopicAlreadyExistsError, make_topic, "topics")
     raises(KafkaError, make_topic, "bad-config", retention_ms="never")
     admin.delete_topics([topic])
@@ -192,8 +192,7 @@ def create_partitions():
 @check("configs")
 def configs():
     topic = make_topic("configs", retention_ms="100000")
-    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    assert "100000" in str(found), found
+    settles(True, lambda: "100000" in str(admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])))
 
 
 @check("delete-records", quick=True)

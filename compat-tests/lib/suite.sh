@@ -1,6 +1,6 @@
 # What a suite's `run` script starts with. It defines install (fetch and build, idempotent) and checks (report every check),
 # then calls `suite "$@"`. compat-tests/run sets the environment; a suite script also runs by itself:
-#     SUITE/run HOST:PORT          run the checks against this broker
+#     SUITE/run HOST:PORT          run the checks against this broker, of NODES nodes and with topics of REPLICAS replicas (1 and 1)
 #     SUITE/run --install          only fetch and build
 set -u
 COMPAT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,7 +10,9 @@ LOGS=${LOGS:-$CACHE/logs/by-hand/$SUITE}
 LATER=${LATER-$(sed 's/#.*//' "$COMPAT/later" | awk '{ print $1 }' | tr -s '\n' ' ')}
 QUICK=${QUICK:-0}
 ONLY=${ONLY:-.}
-export COMPAT CACHE SUITE LOGS LATER QUICK ONLY
+NODES=${NODES:-1} REPLICAS=${REPLICAS:-1}
+[ "$NODES" -lt 3 ] || LATER=${LATER/three-nodes/}
+export COMPAT CACHE SUITE LOGS LATER QUICK ONLY NODES REPLICAS
 . "$COMPAT/lib/report.sh"
 . "$COMPAT/lib/cache.sh"
 

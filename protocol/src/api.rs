@@ -300,6 +300,9 @@ api_table! {
     /// Producer state of partitions (KIP-664).
     DescribeProducers = 61, serves 0 to 0, advertises from 0, flexible from 0,
         DescribeProducersRequest (requests::DESCRIBE_PRODUCERS) => DescribeProducersResponse (responses::DESCRIBE_PRODUCERS);
+    /// Forgets a broker (KIP-500).
+    UnregisterBroker = 64, serves 0 to 0, advertises from 0, flexible from 0,
+        UnregisterBrokerRequest (requests::UNREGISTER_BROKER) => UnregisterBrokerResponse (admin_responses::UNREGISTER_BROKER);
     /// Joins, stays in and leaves a consumer group (KIP-848).
     ConsumerGroupHeartbeat = 68, serves 0 to 1, advertises from 0, flexible from 0,
         ConsumerGroupHeartbeatRequest (group_requests::CONSUMER_GROUP_HEARTBEAT) => ConsumerGroupHeartbeatResponse (group_responses::CONSUMER_GROUP_HEARTBEAT);

@@ -111,7 +111,7 @@ impl Driver {
                 term: leadership.term,
                 followed: None,
             });
-            if leadership.leader == Some(self.options.node) {
+            if leadership.leader == Some(group.node()) {
                 watched.elect_at = None;
                 watched.attempts = 0;
                 self.lead(group, &mut watched, now).await;
@@ -200,7 +200,7 @@ impl Driver {
         let mut settled = committed == last;
         let mut returned = Vec::new();
         for (node, matched) in members {
-            if node == self.options.node.0 {
+            if node == group.node().0 {
                 continue;
             }
             let there = self.hears(NodeId(node));

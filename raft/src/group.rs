@@ -192,15 +192,20 @@ impl Group {
         }
     }
 
-    /// Answers a call that a [`crate::PeerTransport`] brought from `from`'s replica of this group.
+    /// Answers a call that a [`crate::PeerTransport`] brought from the node of broker `from`.
     ///
     /// # Errors
-    /// [`ProposeError::Stopped`] when the group is closed or has failed.
+    /// [`ProposeError::Stopped`] when the group is closed or has failed, and when the call is for another replica:
+    /// one that the broker had before, or will have, and for which this one must not speak.
     pub async fn answer(
         &self,
-        from: NodeId,
+        from: i32,
         request: PeerRequest,
     ) -> Result<PeerResponse, ProposeError> {
+        if request.to != self.shared.node || request.from.broker() != from {
+            return Err(ProposeError::Stopped);
+        }
+        let from = request.from;
         let raft = &self.raft;
         let answer = match request.request {
             Request::Append(request) => {

@@ -116,14 +116,32 @@ impl Groups {
         Groups { inner }
     }
 
-    /// Starts a group over its log. A log that was never written is founded with `voters`, if
-    /// given; each of them founds its own replica with the same set. A group whose only voter is
-    /// this node is elected at once. One caller at a time opens a given group.
+    /// Starts this node's first replica of a group: [`Groups::open_replica`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(
+        &self,
+        log: GroupLog,
+        voters: Option<BTreeSet<NodeId>>,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Group, OpenGroupError> {
+        let node = self.inner.options.node;
+        self.open_replica(node, log, voters, machine).await
+    }
+
+    /// Starts the replica `node` of a group over its log. A log that was never written is founded with `voters`,
+    /// if given; each of them founds its own replica with the same set. A group whose only voter is
+    /// this replica is elected at once. One caller at a time opens a given group.
+    ///
+    /// A log that begins empty, and is not founded, needs an identity of its own: with that of a replica which was
+    /// a member before, it would take itself for a voter as soon as it has read so far.
     ///
     /// # Errors
     /// When the log cannot be read, the group is open already, or founding it failed.
-    pub async fn open(
+    pub async fn open_replica(
         &self,
+        node: NodeId,
         log: GroupLog,
         voters: Option<BTreeSet<NodeId>>,
         machine: Arc<dyn StateMachine>,
@@ -134,7 +152,7 @@ impl Groups {
             return Err(failed("is open already".to_owned()));
         }
         // openraft spawns onto the runtime it finds itself in.
-        let start = start(Arc::clone(&self.inner), log, voters, machine);
+        let start = start(Arc::clone(&self.inner), node, log, voters, machine);
         let started = self
             .inner
             .runtime
@@ -238,11 +256,11 @@ async fn stop(group: &Group) {
 
 async fn start(
     inner: Arc<Inner>,
+    node: NodeId,
     log: GroupLog,
     voters: Option<BTreeSet<NodeId>>,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Group, String> {
-    let node = inner.options.node;
     let unwritten = !log.raft_state().is_written();
     let shared = Arc::new(Shared::new(
         node,
@@ -254,8 +272,7 @@ async fn start(
     ));
     let network = Network {
         shared: Arc::clone(&shared),
-        // Metadata and coordinators are read on followers, too: there every commit counts.
-        lazy_commit: !shared.wants_data,
+        lazy_commit: !shared.machine.is_read_on_followers(),
     };
     let store = LogStore::new(Arc::clone(&shared));
     restore(&shared).await?;

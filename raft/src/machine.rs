@@ -25,6 +25,11 @@ pub trait StateMachine: Send + Sync + 'static {
     /// committed; without, what was committed after the last checkpoint. Records whose entries were
     /// purged (compaction does that) do not come: see [`StateMachine::restore`].
     fn wants_data(&self) -> bool;
+    /// Whether followers hear of every commit at once, instead of with the next entries or heartbeat: when what is
+    /// committed is read on them, too.
+    fn is_read_on_followers(&self) -> bool {
+        self.wants_data()
+    }
     /// Everything below Kafka offset `end_offset` is committed. On the leader this comes at
     /// commit, before apply; on followers with apply; and once at open. Never goes back.
     fn committed(&self, end_offset: i64);

@@ -44,6 +44,10 @@ const LAST_BACKOFF: Duration = Duration::from_secs(2);
 /// A call of a group to its replica on another node, for [`crate::Group::answer`] there.
 #[derive(Debug)]
 pub struct PeerRequest {
+    /// The replica that calls.
+    pub(crate) from: NodeId,
+    /// The replica that is called: no other one may answer.
+    pub(crate) to: NodeId,
     pub(crate) lane: Lane,
     pub(crate) request: Request,
     /// Held until the call is answered or lost.
@@ -52,8 +56,10 @@ pub struct PeerRequest {
 
 impl PeerRequest {
     /// One that came from another node.
-    pub(crate) fn received(lane: Lane, request: Request) -> PeerRequest {
+    pub(crate) fn received(lane: Lane, from: NodeId, to: NodeId, request: Request) -> PeerRequest {
         PeerRequest {
+            from,
+            to,
             lane,
             request,
             room: Room::default(),
@@ -108,7 +114,7 @@ pub struct Hearing {
 
 /// Carries calls to other nodes.
 pub trait PeerTransport: Send + Sync + 'static {
-    /// Calls the replica of `group` on `node`; an error means that it did not answer. Calls of one
+    /// Calls a replica of `group`, on the node of its broker; an error means that it did not answer. Calls of one
     /// group to one node on one lane arrive in the order in which `call` was called, whenever the
     /// futures are polled.
     fn call(
@@ -118,13 +124,13 @@ pub trait PeerTransport: Send + Sync + 'static {
         request: PeerRequest,
     ) -> BoxFuture<'static, io::Result<PeerResponse>>;
 
-    /// Waits until `bytes` more may be under way to `node`.
+    /// Waits until `bytes` more may be under way to the node of a broker, whichever of its incarnations is named.
     fn room(&self, node: NodeId, bytes: usize) -> BoxFuture<'static, io::Result<Room>> {
         let _ = (node, bytes);
         Box::pin(ready(Ok(Room::default())))
     }
 
-    /// Whether the node is there. `None`: this transport cannot tell, so every group has to find
+    /// Whether the node of a broker is there, whichever of its incarnations is named. `None`: this transport cannot tell, so every group has to find
     /// out for itself, with heartbeats.
     fn hears(&self, node: NodeId) -> Option<Hearing> {
         let _ = node;
@@ -203,12 +209,14 @@ impl Peer {
         request: Request,
         room: Room,
     ) -> BoxFuture<'static, io::Result<PeerResponse>> {
+        let shared = &self.shared;
         let request = PeerRequest {
+            from: shared.node,
+            to: self.node,
             lane,
             request,
             room,
         };
-        let shared = &self.shared;
         shared.transport.call(self.node, shared.group, request)
     }
 

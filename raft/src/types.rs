@@ -49,13 +49,14 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, crate::machine::Machine>;
 pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type RaftVote = VoteOf<TypeConfig>;
 
-/// A replica: broker id and incarnation of its disk. An identity is never reused with an empty
-/// log, or a quorum could forget what it promised.
+/// A replica of a group: broker id, and which of the replicas that the broker had of the group it is. Also a node
+/// itself: broker id, and which of the disks that the broker had. An identity is never reused with an empty log, or
+/// a quorum could forget what it promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct NodeId(pub u64);
 
 impl NodeId {
-    /// The node of broker `broker` (`node.id`) with the `incarnation`-th disk it was founded on.
+    /// What broker `broker` (`node.id`) has for the `incarnation`-th time, counted from 0.
     pub fn new(broker: i32, incarnation: u32) -> NodeId {
         NodeId((u64::from(broker.cast_unsigned()) << 32) | u64::from(incarnation))
     }
@@ -65,6 +66,16 @@ impl NodeId {
         u32::try_from(self.0 >> 32)
             .expect("the upper half of 64 bits")
             .cast_signed()
+    }
+
+    /// Whether it is `other`, or what the same broker has by now in its place.
+    pub(crate) fn succeeds(self, other: NodeId) -> bool {
+        self.broker() == other.broker() && self.incarnation() >= other.incarnation()
+    }
+
+    /// How many the broker had before.
+    pub fn incarnation(self) -> u32 {
+        u32::try_from(self.0 & u64::from(u32::MAX)).expect("the lower half of 64 bits")
     }
 }
 

@@ -52,7 +52,8 @@ fn free(host: &str) -> Result<String> {
 }
 
 impl Cluster {
-    /// A cluster of `size` nodes at 127.0.7.1 and on, with more settings for each, none of them running.
+    /// A cluster of `size` nodes at 127.0.7.1 and on, with more settings for each, none of them running. `{id}` in
+    /// a setting stands for the node's id.
     pub fn new(size: i32, settings: &[&str]) -> Result<Cluster> {
         let dir = tempfile::tempdir()?;
         let nodes = (1..=size).map(|id| Node::new(dir.path(), id));
@@ -108,7 +109,8 @@ impl Cluster {
             format!("klamm.cluster.secret={SECRET}"),
             "klamm.disk.reserve.bytes=33554432".to_owned(),
         ];
-        lines.extend(self.settings.iter().cloned());
+        let id = as_id.to_string();
+        lines.extend(self.settings.iter().map(|line| line.replace("{id}", &id)));
         std::fs::write(node.dir.join("server.properties"), lines.join("\n"))?;
         Ok(())
     }

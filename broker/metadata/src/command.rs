@@ -40,7 +40,8 @@ pub enum Command {
         /// Fenced brokers get no new replicas and are not listed to clients.
         fenced: bool,
     },
-    /// Forgets a broker and its dynamic configuration.
+    /// Forgets a broker and its dynamic configuration; its data directory is never taken back. It may have
+    /// replicas still: those are built anew when a broker comes under its id.
     UnregisterBroker {
         /// The broker.
         id: i32,
@@ -123,12 +124,19 @@ pub struct BrokerRegistration {
     pub id: i32,
     /// Identity of its data directory: a broker that lost its disk comes back with a new one.
     pub incarnation: Uuid,
+    /// Number of that directory among those the id had: [`crate::Image::replica_number`].
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub replica: u32,
     /// `broker.rack`.
     pub rack: Option<String>,
     /// Advertised address by listener name; the controller listener is among them.
     pub endpoints: BTreeMap<String, Endpoint>,
     /// Whether it starts outside the set of live brokers.
     pub fenced: bool,
+}
+
+pub(crate) fn is_first(replica: &u32) -> bool {
+    *replica == 0
 }
 
 /// Why stored bytes are not a command or an image this program can read.

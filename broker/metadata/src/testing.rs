@@ -103,6 +103,7 @@ pub(crate) fn registration(id: i32, rack: Option<&str>) -> BrokerRegistration {
     BrokerRegistration {
         id,
         incarnation: Uuid::from_u128(id.unsigned_abs().into()),
+        replica: 0,
         rack: rack.map(str::to_owned),
         endpoints: BTreeMap::from([("PLAINTEXT".to_owned(), endpoint)]),
         fenced: false,
@@ -136,9 +137,9 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let id = || (0..12_u128).prop_map(topic_id);
     prop_oneof![
         1 => "[a-b]{1,2}".prop_map(|cluster_id| Command::Found { cluster_id }),
-        1 => (0..4_i32, any::<u128>(), proptest::option::of(".{0,3}"), any::<bool>()).prop_map(|(id, incarnation, rack, fenced)| {
+        1 => (0..4_i32, any::<u128>(), 0..2_u32, proptest::option::of(".{0,3}"), any::<bool>()).prop_map(|(id, incarnation, replica, rack, fenced)| {
             let incarnation = Uuid::from_u128(incarnation);
-            Command::RegisterBroker(BrokerRegistration { incarnation, rack, fenced, ..registration(id, None) })
+            Command::RegisterBroker(BrokerRegistration { incarnation, replica, rack, fenced, ..registration(id, None) })
         }),
         1 => (0..4_i32, 0..60_i64, any::<bool>()).prop_map(|(id, epoch, fenced)| Command::FenceBroker { id, epoch, fenced }),
         1 => (0..4_i32).prop_map(|id| Command::UnregisterBroker { id }),

@@ -27,7 +27,8 @@ pub(super) struct DevArgs {
     /// Where health and metrics are served; port 0 picks a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644")]
     pub(super) http: SocketAddr,
-    /// Run a cluster of so many nodes on this machine: Kafka and HTTP ports count up from the ones given.
+    /// Run a cluster of so many nodes on this machine: Kafka and HTTP ports count up from the ones given,
+    /// ids from `node.id`; `{id}` in the value of a setting stands for a node's own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(super) nodes: u16,
     /// Keep data in a temporary directory that is deleted when the node stops.

@@ -1,5 +1,5 @@
-//! `klamm node drain` and `undrain`: a node gives its replicas to others before it is taken away or repaired, and gets new
-//! ones again afterwards.
+//! `klamm node drain`, `undrain` and `remove`: a node gives its replicas to others before it is taken away or repaired, and
+//! gets new ones again afterwards, or is forgotten.
 //!
 //! Kafka's protocol only: a dynamic setting of the broker says that it is to be drained, the cluster does the rest, and
 //! Metadata shows how far that is.
@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use klamm_client::{Client, ConfigChange, ConfigResource, Error};
 use klamm_metadata::DRAINING;
+use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::{
-    ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+    BrokerId, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+    UnregisterBrokerRequest, UnregisterBrokerResponse,
 };
 use serde::Serialize;
 
@@ -31,6 +33,9 @@ pub(super) enum NodeCommand {
     Drain(DrainArgs),
     /// Let a node have new replicas again. What has moved does not move back by itself.
     Undrain(UndrainArgs),
+    /// Move all replicas off a node, and forget it. A node that is lost is forgotten with what it had: the other
+    /// replicas have it, and a node that comes under the same id with an empty disk gets it from them.
+    Remove(RemoveArgs),
 }
 
 /// Arguments of `klamm node drain`.
@@ -57,6 +62,21 @@ pub(super) struct UndrainArgs {
     cluster: Cluster,
 }
 
+/// Arguments of `klamm node remove`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RemoveArgs {
+    /// Id of the node, as `klamm cluster status` shows it
+    node: i32,
+    /// Its disk is lost, or never comes back: leave its replicas to the other ones
+    #[arg(long)]
+    lost: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
 /// How far a node is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct DrainJson {
@@ -75,6 +95,7 @@ pub(super) async fn run(command: NodeCommand) -> Result<(), UserError> {
     match command {
         NodeCommand::Drain(args) => drain(args).await,
         NodeCommand::Undrain(args) => undrain(args).await,
+        NodeCommand::Remove(args) => remove(args).await,
     }
 }
 
@@ -83,38 +104,101 @@ async fn drain(args: DrainArgs) -> Result<(), UserError> {
     let failed = |error: Error| UserError::from_client(&*what, None, &error);
     let client = args.cluster.connect(&what).await?;
     check_known(&client, args.node, &what).await?;
-    let replicas = replicas(&client, args.node).await.map_err(failed)?;
-    set_draining(&client, args.node, true)
-        .await
-        .map_err(failed)?;
-    let mut drained = DrainJson {
-        node: args.node,
+    let begun = begin(&client, args.node).await.map_err(failed)?;
+    let drained = match args.no_wait {
+        true => begun,
+        false => until_empty(&client, begun, &what).await?,
+    };
+    print(&drained, args.output)
+}
+
+async fn begin(client: &Client, node: i32) -> Result<DrainJson, Error> {
+    let replicas = replicas(client, node).await?;
+    set_draining(client, node, true).await?;
+    Ok(DrainJson {
+        node,
         replicas,
         left: replicas,
-    };
-    if args.no_wait {
-        return print(&drained, args.output);
+    })
+}
+
+async fn remove(args: RemoveArgs) -> Result<(), UserError> {
+    let RemoveArgs {
+        node, lost, output, ..
+    } = args;
+    let what = format!("node {node} was not removed");
+    let failed = |error: Error| UserError::from_client(&*what, None, &error);
+    let client = args.cluster.connect(&what).await?;
+    check_known(&client, node, &what).await?;
+    let mut left = 0;
+    if lost {
+        left = replicas(&client, node).await.map_err(failed)?;
+    } else {
+        let begun = begin(&client, node).await.map_err(failed)?;
+        until_empty(&client, begun, &what).await?;
     }
-    let mut progress = Progress::new(args.node);
+    let request = UnregisterBrokerRequest::default().with_broker_id(BrokerId(node));
+    let connection = client.any().await.map_err(failed)?;
+    let answer: UnregisterBrokerResponse = connection.send(&request).await.map_err(failed)?;
+    let code = ErrorCode(answer.error_code);
+    if code != ErrorCode::NONE {
+        let cause = answer.error_message.map(|text| text.to_string());
+        let cause = cause.unwrap_or_else(|| code.name().to_owned());
+        return Err(UserError::failed(what, cause, "klamm cluster status"));
+    }
+    let removed = RemovedJson {
+        node,
+        replicas_left: left,
+    };
+    match output {
+        Format::Json => output::print_json(&removed),
+        Format::Table if left == 0 => output::print(&format!("node {node} is removed\n")),
+        Format::Table => output::print(&format!(
+            "node {node} is removed; it had {left} replicas: start node {node} with an empty directory to have them again, or move them with kafka-reassign-partitions\n"
+        )),
+    }
+}
+
+/// A node that the cluster has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct RemovedJson {
+    node: i32,
+    /// Replicas that have to come from elsewhere.
+    replicas_left: usize,
+}
+
+/// Waits until a node that is drained has no replicas, and shows how far that is.
+async fn until_empty(
+    client: &Client,
+    begun: DrainJson,
+    what: &str,
+) -> Result<DrainJson, UserError> {
+    let failed = |error: Error| UserError::from_client(what, None, &error);
+    let mut drained = begun;
+    let mut progress = Progress::new(begun.node);
     let (mut moved_at, mut moving_at) = (Instant::now(), Instant::now());
     while drained.left > 0 {
         progress.show(&drained);
         tokio::time::sleep(LOOK).await;
-        let left = self::replicas(&client, args.node).await.map_err(failed)?;
+        let left = replicas(client, begun.node).await.map_err(failed)?;
         if left != drained.left {
             moved_at = Instant::now();
         }
-        if left != drained.left || is_moving(&client).await.map_err(failed)? {
+        if left != drained.left || is_moving(client).await.map_err(failed)? {
             moving_at = Instant::now();
         }
         drained.left = left;
         if moving_at.elapsed() >= PATIENCE || moved_at.elapsed() >= LONG_PATIENCE {
             progress.end();
-            return Err(stays(what, &drained, moving_at.elapsed() >= PATIENCE));
+            return Err(stays(
+                what.to_owned(),
+                &drained,
+                moving_at.elapsed() >= PATIENCE,
+            ));
         }
     }
     progress.end();
-    print(&drained, args.output)
+    Ok(drained)
 }
 
 /// Why not all replicas have moved.

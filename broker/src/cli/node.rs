@@ -111,8 +111,15 @@ pub(super) fn run(run: Run, screen: impl FnOnce(&Node, u128) -> String) -> Resul
         };
         report_recovery(&node);
         output::print(&screen(&node, began.elapsed().as_millis()))?;
-        stop.await;
-        eprintln!("stopping");
+        let shared = node.shared().clone();
+        tokio::select! {
+            () = stop => eprintln!("stopping"),
+            () = shared.until_removed() => eprintln!(
+                "stopping: node {} was removed from the cluster; its data directory is of no use any more",
+                shared.node_id
+            ),
+        }
+        drop(shared);
         node.stop().await.map_err(|cause| {
             UserError::failed(
                 "the last checkpoint failed",

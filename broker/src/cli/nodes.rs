@@ -19,6 +19,7 @@ use super::output;
 
 /// Ports of the nodes for each other, counted from the Kafka ports.
 const CONTROLLER_PORTS: u16 = 10_000;
+const NODE_ID: &str = "node.id";
 const AGAIN: &str = "klamm dev --nodes 3 --listen 127.0.0.1:9092 --http 127.0.0.1:9644";
 
 struct Running {
@@ -102,6 +103,25 @@ fn controller_port(kafka: u16) -> u16 {
     }
 }
 
+/// The id of the first node, from which the others count up: what `--set node.id` says, else 1.
+fn first_id(settings: &[(String, String)]) -> Result<i32, UserError> {
+    let Some((_, value)) = settings.iter().rfind(|(key, _)| key == NODE_ID) else {
+        return Ok(1);
+    };
+    let ids = 0..=i32::MAX - i32::from(u8::MAX);
+    value
+        .parse()
+        .ok()
+        .filter(|id| ids.contains(id))
+        .ok_or_else(|| {
+            UserError::usage(
+                "the cluster did not start",
+                format!("--set node.id={value} is no id of a first node"),
+                AGAIN,
+            )
+        })
+}
+
 fn plan(args: &DevArgs, data_dir: &Path) -> Result<Vec<NewNode>, UserError> {
     let malformed = || {
         UserError::usage(
@@ -120,6 +140,7 @@ fn plan(args: &DevArgs, data_dir: &Path) -> Result<Vec<NewNode>, UserError> {
         let bound = TcpListener::bind((host, 0)).map_err(|cause| failed(&cause))?;
         Ok(bound.local_addr().map_err(|cause| failed(&cause))?.port())
     };
+    let first_id = first_id(&args.settings)?;
     let mut nodes = Vec::new();
     for at in 0..args.nodes {
         let (kafka, controller) = if first == 0 {
@@ -132,7 +153,7 @@ fn plan(args: &DevArgs, data_dir: &Path) -> Result<Vec<NewNode>, UserError> {
             0 => 0,
             port => port.checked_add(at).ok_or_else(malformed)?,
         };
-        let id = i32::from(at) + 1;
+        let id = first_id + i32::from(at);
         nodes.push(NewNode {
             id,
             host: host.to_owned(),
@@ -166,7 +187,8 @@ fn write(args: &DevArgs, nodes: &[NewNode]) -> Result<Vec<PathBuf>, UserError> {
         for node in nodes {
             let path = path(node);
             let mut text = properties(node, nodes, &secret);
-            for (key, value) in &args.settings {
+            for (key, value) in args.settings.iter().filter(|(key, _)| key != NODE_ID) {
+                let value = value.replace("{id}", &node.id.to_string());
                 text.push_str(&format!("{key}={value}\n"));
             }
             match std::fs::remove_file(&path) {
@@ -286,7 +308,24 @@ fn first_screen(
 
 #[cfg(test)]
 mod tests {
-    use super::controller_port;
+    use super::{controller_port, first_id};
+
+    #[test]
+    fn ids_count_from_the_one_that_is_set() {
+        let set = |values: &[&str]| {
+            let settings: Vec<_> = values
+                .iter()
+                .map(|value| ("node.id".to_owned(), (*value).to_owned()))
+                .collect();
+            first_id(&settings).ok()
+        };
+        assert_eq!(set(&[]), Some(1));
+        assert_eq!(set(&["0"]), Some(0));
+        // As with other settings, the last one counts.
+        assert_eq!(set(&["7", "20"]), Some(20));
+        assert_eq!(set(&["-1"]), None);
+        assert_eq!(set(&["one"]), None);
+    }
 
     #[test]
     fn a_controller_has_a_port_wherever_its_node_listens() {

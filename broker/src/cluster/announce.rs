@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Others;
 use super::messages::{Answer, Lead, Question};
 use crate::node::{Shared, stopped};
+use crate::partition::replica_of;
 
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks between two at which followers keep up.
@@ -52,7 +53,15 @@ fn look_at_followers(shared: &Shared) {
     let image = shared.controller.image();
     let now = Instant::now();
     for partition in shared.partitions.all() {
-        partition.look_at_followers(now, longest, |broker| image.is_live(broker));
+        let topic = image.topic_by_id(partition.topic_id());
+        let assigned = topic.and_then(|topic| topic.partition(partition.index()));
+        // Of a broker that came back with another disk the replica before is not.
+        let is_there = |replica: NodeId| {
+            let broker = replica.broker();
+            let is_its = assigned.is_none_or(|assigned| replica_of(assigned, broker) == replica);
+            is_its && image.is_live(broker)
+        };
+        partition.look_at_followers(now, longest, is_there);
     }
 }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_metadata::Image;
+use klamm_raft::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::node::{Shared, stopped};
-use crate::partition::Partition;
+use crate::partition::{Partition, replica_of};
 
 /// Settings are looked at so often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -45,10 +46,9 @@ async fn give_back(shared: &Shared) {
         if shared.is_draining() {
             return;
         }
-        let Some(preferred) = better_leader(shared.node_id, &image, &partition) else {
+        let Some(to) = better_leader(shared.node_id, &image, &partition) else {
             continue;
         };
-        let to = shared.replica_id(preferred);
         // A replica that has just come has no vote yet.
         let (voters, _) = partition.group().members();
         if !shared.cluster.hears(to) || !voters.contains(&to) {
@@ -68,9 +68,10 @@ async fn give_back(shared: &Shared) {
 }
 
 /// The preferred leader of a partition that this node leads in its place, if that keeps up.
-fn better_leader(me: i32, image: &Image, partition: &Partition) -> Option<i32> {
+fn better_leader(me: i32, image: &Image, partition: &Partition) -> Option<NodeId> {
     let topic = image.topic_by_id(partition.topic_id())?;
-    let preferred = *topic.partition(partition.index())?.replicas.first()?;
+    let assigned = topic.partition(partition.index())?;
+    let preferred = *assigned.replicas.first()?;
     let may_lead = image.is_live(preferred) && partition.in_sync().contains(&preferred);
-    (preferred != me && may_lead).then_some(preferred)
+    (preferred != me && may_lead).then(|| replica_of(assigned, preferred))
 }

@@ -28,7 +28,7 @@ const REMIND: Duration = Duration::from_secs(10);
 pub enum EntryError {
     /// The cluster knows this id with another disk.
     #[error(
-        "cluster {cluster} knows node {id} with another data directory ({registered}), and this one is empty: start node {id} with the directory it had (its disk, or a copy); the others go on without it meanwhile, for a lost disk cannot be replaced yet"
+        "cluster {cluster} knows node {id} with another data directory ({registered}), and this one is empty: start node {id} with the disk that it had; if that is lost for good: klamm node remove {id} --lost, then start this one again"
     )]
     OldId {
         /// `node.id`.
@@ -40,7 +40,7 @@ pub enum EntryError {
     },
     /// The directory belonged to a node of a cluster, and its metadata are gone.
     #[error(
-        "the data directory belongs to node {id} of cluster {cluster}, but its metadata log is gone: put the directory back as it was (its copy, or its disk)"
+        "the data directory belongs to node {id} of cluster {cluster}, but its metadata log is gone: put the disk back that it had; if that is lost for good: klamm node remove {id} --lost, then start node {id} with an empty directory"
     )]
     LostLog {
         /// `node.id`.
@@ -120,6 +120,8 @@ pub(super) enum Decision {
     Join,
     /// Ask the cluster that is there to be let in, and wait for its log.
     Enter,
+    /// Earlier directories of this id were given up: begin again as that of this number.
+    Renumber(u32),
 }
 
 /// Decides by what was heard of all the others.
@@ -161,7 +163,9 @@ pub(super) fn decide(me: &Me, heard: &[Heard]) -> Result<Decision, EntryError> {
                 let (one, other) = (one.broker(), id);
                 return Err(EntryError::TwoClusters { one, other });
             }
-            if member.is_none_or(|(_, _, before)| before.voters.is_empty()) {
+            // Of those who see a majority, the one that knows most.
+            let rank = |standing: &Standing| (!standing.voters.is_empty(), standing.as_of);
+            if member.is_none_or(|(_, _, before)| rank(before) < rank(standing)) {
                 member = Some((identity.node, cluster, standing));
             }
         }
@@ -201,6 +205,12 @@ fn join(
     standing: &Standing,
 ) -> Result<Decision, EntryError> {
     let (id, other, cluster) = (me.node.broker(), other.broker(), cluster.to_owned());
+    // Who does not see a majority may not know yet what was decided about this id.
+    if standing.voters.is_empty() {
+        return Ok(Decision::Wait(format!(
+            "waiting for node {other} to see a majority of its cluster {cluster}"
+        )));
+    }
     if let Some(registered) = standing.registered {
         return Err(match registered == me.directory {
             true => EntryError::LostLog { id, cluster },
@@ -211,12 +221,10 @@ fn join(
             },
         });
     }
-    if standing.voters.is_empty() {
-        return Ok(Decision::Wait(format!(
-            "waiting for node {other} to see a majority of its cluster {cluster}"
-        )));
+    if standing.replica != me.node.incarnation() {
+        return Ok(Decision::Renumber(standing.replica));
     }
-    if !standing.voters.contains(&id) && !is_founder {
+    if me.node.incarnation() > 0 || !standing.voters.contains(&id) && !is_founder {
         return Ok(Decision::Enter);
     }
     if !standing.voters.contains(&id) {
@@ -317,6 +325,8 @@ mod tests {
             configured: vec![1, 2, 3],
             voters: cluster.map_or(vec![], |_| vec![1, 2, 3]),
             registered: None,
+            replica: 0,
+            as_of: 7,
         }
     }
 
@@ -379,6 +389,31 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_new_disk_takes_the_place_of_one_that_was_given_up() {
+        let mut given_up = standing(Some("c"));
+        given_up.replica = 1;
+        let there = || vec![heard(2, Ok(given_up.clone())), heard(3, Err("x"))];
+        assert_eq!(decide(&me(), &there()), Ok(Decision::Renumber(1)));
+        let new = Me {
+            node: NodeId::new(1, 1),
+            ..me()
+        };
+        assert_eq!(decide(&new, &there()), Ok(Decision::Enter));
+        // The late one of two has not heard of it.
+        let mut before = standing(Some("c"));
+        before.registered = Some(Uuid::from_u128(9));
+        before.as_of = 6;
+        let both = [heard(2, Ok(before)), heard(3, Ok(given_up.clone()))];
+        assert_eq!(decide(&me(), &both), Ok(Decision::Renumber(1)));
+        // Who sees no majority may know nothing of it.
+        let mut late = standing(Some("c"));
+        late.registered = Some(Uuid::from_u128(9));
+        late.voters.clear();
+        let decided = decide(&me(), &[heard(2, Ok(late)), heard(3, Err("x"))]);
+        assert!(matches!(decided, Ok(Decision::Wait(_))), "{decided:?}");
     }
 
     #[test]

@@ -83,6 +83,10 @@ pub(super) struct Standing {
     pub(super) voters: Vec<i32>,
     /// Data directory under which the asker's id is registered.
     pub(super) registered: Option<Uuid>,
+    /// Number of the data directory that the asker's id has, or is to have.
+    pub(super) replica: u32,
+    /// Offset of the last metadata command that it says this by.
+    pub(super) as_of: i64,
 }
 
 /// The metadata group as its leader sees it.

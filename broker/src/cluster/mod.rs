@@ -6,6 +6,7 @@
 //! - `announce.rs`, `board.rs`: who leads what, told among the nodes;
 //! - `sessions.rs`: brokers that are gone are taken off the list that clients get;
 //! - `mover.rs`: partitions move to other replicas;
+//! - `voters.rs`: who has a vote in the metadata group;
 //! - `drainer.rs`: partitions move off nodes that are to be drained;
 //! - `balance.rs`: leadership goes back to preferred leaders.
 //!
@@ -23,6 +24,7 @@ mod roster;
 mod service;
 mod sessions;
 pub mod shape;
+mod voters;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -78,6 +80,8 @@ pub enum Beginning {
     Found(std::collections::BTreeSet<NodeId>),
     /// With whatever its leader, or its own disk, says.
     Join,
+    /// Not like this: the directory is to have this number first.
+    Renumber(u32),
 }
 
 impl Cluster {
@@ -90,7 +94,7 @@ impl Cluster {
             let options = PeersOptions::new(node, cluster_id, shape.secret.clone());
             let configured = shape.voters.iter().copied().collect();
             let known = shape.seeds.iter().filter_map(|seed| {
-                // Directories are not replaced yet: each node's is its first.
+                // Until something else is known.
                 Some((NodeId::new(seed.id?, 0), seed.address.clone()))
             });
             let met = Arc::new(Addresses::new(known.collect()));
@@ -157,6 +161,7 @@ impl Cluster {
                 info!("asks the cluster to be let in");
                 Beginning::Join
             }
+            Decision::Renumber(number) => Beginning::Renumber(number),
             Decision::Join | Decision::Wait(_) => Beginning::Join,
         })
     }
@@ -178,6 +183,7 @@ impl Cluster {
             tokio::spawn(announce::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(sessions::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(mover::run(shared.clone(), stopping.subscribe())),
+            tokio::spawn(voters::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(drainer::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(balance::run(shared.clone(), stopping.subscribe())),
         ]
@@ -216,9 +222,9 @@ impl Cluster {
         &self.board
     }
 
-    /// Whether a node is heard: itself always is.
+    /// Whether the node of a replica is heard: this one always is.
     pub fn hears(&self, node: NodeId) -> bool {
-        node == self.node
+        node.broker() == self.node.broker()
             || self
                 .others
                 .as_ref()

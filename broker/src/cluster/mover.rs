@@ -24,31 +24,36 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::node::{Shared, stopped};
+use crate::partition::replica_of;
 
 /// While something moves, groups are looked at so often.
 const LOOK: Duration = Duration::from_millis(200);
+/// While nothing moves, those that a broker with a new disk is in are looked at so often.
+const LOOK_AT_REPLACED: Duration = Duration::from_secs(1);
 /// Groups whose members are changed at the same time.
 const AT_ONCE: usize = 64;
 /// A change that is not committed by then is looked at again.
 const CHANGE_WAIT: Duration = Duration::from_secs(10);
 
 /// A group at one moment, as its leader sees it.
-struct Sight<'a> {
-    me: NodeId,
-    voters: &'a BTreeSet<NodeId>,
-    learners: &'a BTreeSet<NodeId>,
+pub(super) struct Sight<'a> {
+    pub(super) me: NodeId,
+    pub(super) voters: &'a BTreeSet<NodeId>,
+    pub(super) learners: &'a BTreeSet<NodeId>,
     /// Who is to be a voter, the preferred leader first.
-    target: &'a [NodeId],
+    pub(super) target: &'a [NodeId],
+    /// Learners that stay without being a voter.
+    pub(super) spared: &'a BTreeSet<NodeId>,
     /// A change is not committed, or a joint membership was left behind.
-    is_changing: bool,
+    pub(super) is_changing: bool,
     /// Who has all that the log held a moment ago.
-    caught_up: &'a dyn Fn(NodeId) -> bool,
-    hears: &'a dyn Fn(NodeId) -> bool,
+    pub(super) caught_up: &'a dyn Fn(NodeId) -> bool,
+    pub(super) hears: &'a dyn Fn(NodeId) -> bool,
 }
 
 /// What is to be done next with a group.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// Somebody has to catch up, or to come back.
     Wait,
     AddLearner(NodeId),
@@ -60,7 +65,7 @@ enum Step {
 }
 
 /// The next step towards the target.
-fn next(sight: &Sight<'_>) -> Step {
+pub(super) fn next(sight: &Sight<'_>) -> Step {
     let target: BTreeSet<NodeId> = sight.target.iter().copied().collect();
     let is_member = |node: &NodeId| sight.voters.contains(node) || sight.learners.contains(node);
     if let Some(new) = target.iter().find(|node| !is_member(node)) {
@@ -83,7 +88,9 @@ fn next(sight: &Sight<'_>) -> Step {
     if *sight.voters != wanted || sight.is_changing {
         return Step::ChangeVoters(wanted);
     }
-    let strangers: BTreeSet<NodeId> = sight.learners.difference(&target).copied().collect();
+    let stays = |node: &&NodeId| target.contains(node) || sight.spared.contains(node);
+    let learners = sight.learners.iter();
+    let strangers: BTreeSet<NodeId> = learners.filter(|node| !stays(node)).copied().collect();
     if !strangers.is_empty() {
         return Step::RemoveLearners(strangers);
     }
@@ -105,18 +112,18 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
     loop {
         changed.borrow_and_update();
         let image = shared.controller.image();
-        let idle = image.moving().next().is_none();
-        if !idle {
+        let moves = image.moving().next().is_some();
+        let replaced = image.brokers().any(|broker| broker.replica > 0);
+        if moves || replaced {
             before = look(&shared, &image, &before).await;
         }
         let news = async {
-            match idle {
-                true => changed.changed().await.is_ok(),
-                false => {
-                    tokio::time::sleep(LOOK).await;
-                    true
-                }
+            match (moves, replaced) {
+                (false, false) => return changed.changed().await.is_ok(),
+                (true, _) => tokio::time::sleep(LOOK).await,
+                (false, true) => tokio::time::sleep(LOOK_AT_REPLACED).await,
             }
+            true
         };
         tokio::select! {
             () = stopped(&mut stopping) => return,
@@ -134,11 +141,13 @@ async fn look(
     let mut ends = HashMap::new();
     let mut steps = Vec::new();
     let mut finished = Vec::new();
-    for id in image.moving() {
+    for id in image.moving().chain(of_replaced(image)) {
         let Some(group) = shared.groups.get(id) else {
             continue;
         };
-        if !group.leadership().serving || shared.is_draining() {
+        // Who has lost its majority knows no more who is in the group.
+        let leads = group.leadership().serving && group.hears_quorum();
+        if !leads || shared.is_draining() {
             continue;
         }
         let assigned = image.partition_of_group(id);
@@ -162,10 +171,28 @@ async fn look(
     ends
 }
 
+/// Groups in which a broker with a new disk has, or had, a replica. Their leaders put the new one in the place of the one
+/// that was lost, without being asked to.
+fn of_replaced(image: &Image) -> impl Iterator<Item = GroupId> {
+    let brokers = image.brokers().filter(|broker| broker.replica > 0);
+    let replaced: BTreeSet<i32> = brokers.map(|broker| broker.id).collect();
+    let topics = image.topics().filter(|_| !replaced.is_empty());
+    let topics: Vec<_> = topics.cloned().collect();
+    topics.into_iter().flat_map(move |topic| {
+        let partitions = topic.partitions.iter();
+        let has = |id: &i32| replaced.contains(id);
+        let concerned = partitions
+            .filter(|partition| partition.moving.is_none() && partition.replicas.iter().any(has));
+        concerned
+            .map(|partition| partition.group)
+            .collect::<Vec<_>>()
+    })
+}
+
 fn step(shared: &Shared, group: &Group, assigned: &Assigned, before: Option<u64>) -> Step {
     let (voters, learners) = group.members();
     let target = assigned.target().iter();
-    let target: Vec<NodeId> = target.map(|&broker| shared.replica_id(broker)).collect();
+    let target: Vec<NodeId> = target.map(|&broker| replica_of(assigned, broker)).collect();
     let matched: HashMap<NodeId, u64> = group.progress().matched.into_iter().collect();
     let caught_up = |node: NodeId| {
         let index = matched.get(&node);
@@ -176,13 +203,15 @@ fn step(shared: &Shared, group: &Group, assigned: &Assigned, before: Option<u64>
         voters: &voters,
         learners: &learners,
         target: &target,
+        spared: &BTreeSet::new(),
         is_changing: group.is_changing(),
         caught_up: &caught_up,
         hears: &|node| shared.cluster.hears(node),
     })
 }
 
-async fn take((group, step): (Group, Step)) {
+/// Makes the step; one that fails is decided anew at the next look.
+pub(super) async fn take((group, step): (Group, Step)) {
     let id = group.id();
     let change = async {
         match &step {
@@ -244,6 +273,7 @@ mod tests {
             voters: &nodes(voters),
             learners: &nodes(learners),
             target: &target,
+            spared: &BTreeSet::new(),
             is_changing,
             caught_up: &|node| ready.contains(&node),
             hears: &|node| !gone.contains(&node),

@@ -36,14 +36,19 @@ impl Addresses {
         self.met.lock().clone()
     }
 
-    pub(super) fn extend(&self, met: impl IntoIterator<Item = (NodeId, String)>) {
-        self.met.lock().extend(met);
+    /// Notes nodes that said so themselves. What was known of the same brokers with other disks is forgotten.
+    pub(super) fn extend(&self, found: impl IntoIterator<Item = (NodeId, String)>) {
+        let mut met = self.met.lock();
+        for (node, address) in found {
+            met.retain(|other, _| other.broker() != node.broker());
+            met.insert(node, address);
+        }
     }
 
-    /// Notes a node that said so itself, and has it dialled.
+    /// Notes a node, and has it dialled.
     pub(super) fn note(&self, node: NodeId, address: String) {
-        let before = self.met.lock().insert(node, address.clone());
-        if before.as_deref() != Some(&*address) {
+        if self.met.lock().get(&node) != Some(&address) {
+            self.extend([(node, address)]);
             self.changed.notify_one();
         }
     }
@@ -59,12 +64,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
         changed.borrow_and_update();
         let image = shared.controller.image();
         belong(&shared, others, &image);
-        others.peers.set_peers(&others.addresses(&shared, &image));
+        others.peers.set_peers(&others.addresses(&image));
         shared
             .cluster
             .board
             .retain(|group| image.partition_of_group(group).is_some());
-        let is_known = image.broker(shared.node_id).is_some();
+        let own = image.broker(shared.node_id);
+        let is_known = own.is_some_and(|own| own.incarnation == shared.identity().directory_id);
         tokio::select! {
             () = stopped(&mut stopping) => return,
             changed = changed.changed() => {
@@ -102,12 +108,15 @@ fn belong(shared: &Shared, others: &Others, image: &Image) {
 
 impl Others {
     /// What was found by the settings, overridden by what the nodes registered.
-    fn addresses(&self, shared: &Shared, image: &Image) -> BTreeMap<NodeId, String> {
+    fn addresses(&self, image: &Image) -> BTreeMap<NodeId, String> {
         let mut addresses = self.met.all();
+        // Those of disks that were given up are not called any more.
+        addresses.retain(|node, _| node.incarnation() >= image.replica_number(node.broker()));
         for broker in image.brokers() {
             if let Some(endpoint) = broker.endpoints.get(&self.shape.listener.name) {
                 let address = join(&endpoint.host, endpoint.port);
-                addresses.insert(shared.replica_id(broker.id), address);
+                let node = NodeId::new(broker.id, broker.replica);
+                addresses.insert(node, address);
             }
         }
         addresses

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use klamm_metadata::Image;
 use klamm_raft::{Group, Groups, NodeId, PeerService, PeerTransport, Peers};
 use klamm_records::GroupId;
 use parking_lot::Mutex;
@@ -80,10 +81,13 @@ impl Desk {
 
     fn standing(&self, asker: &Introduction) -> Standing {
         let controller = self.inner.controller.get();
-        let registered = controller.and_then(|controller| {
-            let image = controller.image();
-            image.broker(asker.broker).map(|broker| broker.incarnation)
+        let image = controller.map(Controller::image);
+        let registered = image.as_ref().and_then(|image| {
+            let broker = image.broker(asker.broker)?;
+            Some(broker.incarnation)
         });
+        let number = |image: &Arc<Image>| image.replica_number(asker.broker);
+        let replica = image.as_ref().map_or(0, number);
         // Without a majority this node cannot know how its cluster stands.
         let settled = controller
             .map(Controller::group)
@@ -97,6 +101,8 @@ impl Desk {
             configured: self.inner.configured.clone(),
             voters,
             registered,
+            replica,
+            as_of: image.map_or(-1, |image| image.last_offset()),
         }
     }
 
@@ -124,21 +130,27 @@ impl Desk {
     /// Gives a node that is new the metadata log. Every node remembers where it listens: each may lead
     /// before it has registered.
     async fn admit(&self, from: NodeId, node: NodeId, address: String) -> bool {
-        let Some(controller) = self.inner.controller.get().filter(|_| from == node) else {
+        let Some(controller) = self.inner.controller.get() else {
             return false;
         };
-        self.inner.addresses.note(node, address);
+        self.inner.addresses.note(node, address.clone());
         let group = controller.group();
         if !group.leadership().serving || !group.hears_quorum() {
-            return false;
+            // Who leads may be one that the new node's settings do not name.
+            let leader = group.leadership().leader.filter(|_| from == node);
+            return match leader.filter(|leader| *leader != group.node()) {
+                Some(leader) => self.pass_on(leader, node, address).await,
+                None => false,
+            };
         }
         let (voters, learners) = group.members();
         if voters.contains(&node) || learners.contains(&node) {
             return true;
         }
-        // One id, one replica: an earlier one has to be removed first.
-        let same_id = |other: &NodeId| other.broker() == node.broker();
-        if voters.iter().chain(&learners).any(same_id) {
+        // One id, one directory: an earlier one has to be unregistered first.
+        let image = controller.image();
+        let number = image.replica_number(node.broker());
+        if image.broker(node.broker()).is_some() || node.incarnation() != number {
             return false;
         }
         info!(node = node.broker(), "let into the cluster");
@@ -149,6 +161,19 @@ impl Desk {
                 false
             }
         }
+    }
+
+    /// Has the leader of the metadata group admit a node that asked here.
+    async fn pass_on(&self, leader: NodeId, node: NodeId, address: String) -> bool {
+        let Some(peers) = self.inner.peers.get() else {
+            return false;
+        };
+        let node = node.0;
+        let asked = peers.ask(leader, encode(&Question::Admit { node, address }));
+        let answer = tokio::time::timeout(super::ANSWER_WAIT, asked).await;
+        let answer = answer.ok().and_then(Result::ok);
+        let answer = answer.and_then(|answer| decode(&answer).ok());
+        matches!(answer, Some(Answer::Admitted(true)))
     }
 
     fn quorum(&self) -> Option<Quorum> {

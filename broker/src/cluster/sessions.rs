@@ -19,9 +19,13 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A broker that is not heard for so long is fenced.
 const SESSION: Duration = Duration::from_secs(6);
 
+/// A node that was removed stays for so long, at most, for the vote by which the others let it go.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// Looks after sessions until the node stops.
 pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     let mut silent: HashMap<i32, Instant> = HashMap::new();
+    let (mut was_registered, mut removed_at) = (false, None);
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
@@ -29,6 +33,20 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
         }
         let image = shared.controller.image();
         let own = image.broker(shared.node_id);
+        let is_registered =
+            own.is_some_and(|own| own.incarnation == shared.identity().directory_id);
+        if was_registered && !is_registered {
+            let since = *removed_at.get_or_insert_with(Instant::now);
+            let (voters, _) = shared.controller.group().members();
+            let is_needed = voters.contains(&shared.controller.group().node());
+            if !is_needed || since.elapsed() >= LEAVING {
+                warn!("removed from the cluster");
+                shared.removed();
+                return;
+            }
+            continue;
+        }
+        was_registered |= is_registered;
         if own.is_some_and(|own| own.fenced) && !shared.is_draining() {
             fence(&shared, shared.node_id, false).await;
         }
@@ -38,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
             continue;
         }
         for broker in image.live_brokers() {
-            if shared.cluster.hears(shared.replica_id(broker.id)) {
+            if shared.cluster.hears(shared.node_of(broker.id)) {
                 silent.remove(&broker.id);
                 continue;
             }

@@ -139,7 +139,7 @@ async fn hand_over(
     let shared = &ctx.shared;
     let open = shared.partitions.get(topic.id, partition.index);
     let here = open.as_ref().map(|open| open.group());
-    let leader = shared.replica_id(leader);
+    let leader = shared.node_of(leader);
     if !shared
         .cluster
         .give_up(partition.group, leader, preferred, here)

@@ -59,6 +59,8 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
             Isolation::ReadUncommitted
         },
         from_replica: request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0,
+        rack: (ctx.version >= 11 && ctx.shared.limits.reads_nearest)
+            .then(|| request.rack_id.clone()),
     };
     let placed = ctx.shared.sessions.place(
         session_request(&ctx, request),
@@ -81,7 +83,6 @@ async fn handle(ctx: RequestContext, request: FetchRequest, arrived: Instant) ->
 }
 
 /// What bounds an answer.
-#[derive(Clone, Copy)]
 struct Limits {
     deadline: Instant,
     min_bytes: usize,
@@ -89,6 +90,8 @@ struct Limits {
     isolation: Isolation,
     /// The request claims to come from a replica: refused, those have their own way (CVE-2018-1288).
     from_replica: bool,
+    /// Where the reader stands, perhaps nowhere; `None` when it is to read from leaders only (KIP-392).
+    rack: Option<StrBytes>,
 }
 
 fn session_request(ctx: &RequestContext, request: FetchRequest) -> SessionRequest {
@@ -302,7 +305,7 @@ impl Fetch {
         for target in &self.targets {
             let part = self.read_target(target, found.bytes, max_bytes);
             found.bytes += part.records_len();
-            found.urgent |= !part.error.is_none() || part.diverging_epoch.is_some();
+            found.urgent |= must_tell(&part);
             found.partitions.push(part);
         }
         found.held.settle(found.bytes);
@@ -330,7 +333,12 @@ impl Fetch {
                 return part;
             }
         };
-        let room = max_bytes.saturating_sub(bytes_before);
+        let preferred = self.preferred(target, partition).unwrap_or(-1);
+        // A reader that is sent elsewhere is told of the offsets only.
+        let room = match preferred {
+            -1 => max_bytes.saturating_sub(bytes_before),
+            _ => 0,
+        };
         let read = partition.read(&ReadRequest {
             fetch_offset: target.wanted.fetch_offset,
             current_leader_epoch: target.wanted.current_leader_epoch,
@@ -340,8 +348,9 @@ impl Fetch {
                 .min(room),
             // The first partition that has something answers it whole, so that a small fetch
             // size cannot stop a consumer (behaviour 71).
-            at_least_one: bytes_before == 0,
+            at_least_one: bytes_before == 0 && preferred == -1,
             isolation: self.limits.isolation,
+            from_follower: self.limits.rack.is_some() && self.hears_leader(partition),
         });
         match read {
             Err(error) => {
@@ -359,6 +368,11 @@ impl Fetch {
                 high_watermark: read.high_watermark,
                 last_stable_offset: read.last_stable_offset,
                 log_start_offset: read.log_start_offset,
+                preferred_read_replica: if read.diverging.is_none() {
+                    preferred
+                } else {
+                    -1
+                },
                 diverging_epoch: read.diverging.map(|end| EpochEndOffset {
                     epoch: end.epoch,
                     end_offset: end.end_offset,
@@ -366,10 +380,30 @@ impl Fetch {
                 current_leader: None,
                 aborted_transactions: (self.limits.isolation == Isolation::ReadCommitted)
                     .then(Vec::new),
-                preferred_read_replica: -1,
                 records: read.records,
             },
         }
+    }
+
+    /// The follower in the reader's rack, when the leader, this node, stands in another one.
+    fn preferred(&self, target: &Target, partition: &Partition) -> Option<i32> {
+        let rack = self.limits.rack.as_ref().filter(|rack| !rack.is_empty())?;
+        partition.serving_epoch()?;
+        let image = self.ctx.shared.controller.image();
+        let is_there = |broker: i32| {
+            let registered = image.broker(broker).filter(|broker| !broker.fenced);
+            registered.and_then(|broker| broker.rack.as_deref()) == Some(&**rack)
+        };
+        if is_there(self.ctx.shared.node_id) {
+            return None;
+        }
+        partition.nearest(target.wanted.fetch_offset, is_there)
+    }
+
+    /// Whether this node is in touch with the partition's leader: else it does not know what is committed.
+    fn hears_leader(&self, partition: &Partition) -> bool {
+        let leader = partition.leadership().leader;
+        leader.is_some_and(|leader| self.ctx.shared.cluster.hears(leader))
     }
 
     fn answer(&self, placed: &Placed, found: Found) -> Reply {
@@ -408,10 +442,15 @@ fn leader_hint(ctx: &RequestContext, target: &Target) -> LeaderIdAndEpoch {
     }
 }
 
+/// What the client does not wait for.
+fn must_tell(part: &FetchPartition) -> bool {
+    !part.error.is_none() || part.diverging_epoch.is_some() || part.preferred_read_replica >= 0
+}
+
 fn outcome(part: &FetchPartition) -> Outcome {
     Outcome {
         has_records: !part.records.is_empty(),
-        must_tell: !part.error.is_none() || part.diverging_epoch.is_some(),
+        must_tell: must_tell(part),
         told: Told {
             high_watermark: part.high_watermark,
             log_start_offset: part.log_start_offset,

@@ -47,9 +47,7 @@ pub(super) fn led(
     let leader = known
         .as_ref()
         .and_then(|known| known.leader)
-        .filter(|leader| {
-            is_live(leader) && ctx.shared.cluster.hears(ctx.shared.replica_id(*leader))
-        });
+        .filter(|leader| is_live(leader) && ctx.shared.cluster.hears(ctx.shared.node_of(*leader)));
     let in_sync = known.and_then(|known| known.in_sync);
     Led {
         leader: leader.unwrap_or(-1),

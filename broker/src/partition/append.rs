@@ -203,7 +203,7 @@ mod tests {
         };
         let on_fatal = Arc::new(|_, cause| panic!("{cause}"));
         let groups = Groups::new(options, tokio::runtime::Handle::current(), on_fatal);
-        let replica = Partition::replica(log.clone());
+        let replica = Partition::replica(log.clone(), false);
         let voters = Some(BTreeSet::from([node]));
         let group = groups.open(log.clone(), voters, replica.clone()).await;
         let partition = Partition::new(

@@ -3,10 +3,11 @@
 //! A batch is acknowledged when a majority has it, whoever that is. The in-sync replicas are for clients and
 //! operators, and for `min.insync.replicas`: with fewer, acks=all is refused before anything is written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use klamm_raft::NodeId;
 use tokio::time::Instant;
 
 /// What a leader remembers of its followers in a term.
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 pub(super) struct Followers {
     term: u64,
     /// When each follower last had all that the log held at that time.
-    caught_up: HashMap<i32, Instant>,
+    caught_up: HashMap<NodeId, Instant>,
     /// Last index of the log at the look before.
     before: Option<(Instant, u64)>,
     in_sync: Arc<[i32]>,
@@ -24,10 +25,12 @@ pub(super) struct Followers {
 pub(super) struct Look<'a> {
     pub(super) now: Instant,
     pub(super) term: u64,
-    pub(super) me: i32,
+    pub(super) me: NodeId,
     pub(super) last_index: u64,
-    /// Broker and the index up to which it has the log, this one among them or not.
-    pub(super) matched: &'a [(i32, u64)],
+    /// Replica and the index up to which it has the log, this one among them or not.
+    pub(super) matched: &'a [(NodeId, u64)],
+    /// Who learns the log without a vote is not counted on, nor is a broker for which another replica votes.
+    pub(super) voters: &'a BTreeSet<NodeId>,
 }
 
 impl Followers {
@@ -37,17 +40,17 @@ impl Followers {
     }
 
     /// When a follower was last seen with all of the log, in the term looked at last.
-    pub(super) fn caught_up(&self, broker: i32) -> Option<Instant> {
-        self.caught_up.get(&broker).copied()
+    pub(super) fn caught_up(&self, replica: NodeId) -> Option<Instant> {
+        self.caught_up.get(&replica).copied()
     }
 
     /// Looks at the followers. One that is behind for longer than `longest` is out of sync, and one that
-    /// is not live. A new leader takes all for in sync at first: it was elected by a majority of them.
+    /// is not there. A new leader takes all for in sync at first: it was elected by a majority of them.
     pub(super) fn look(
         &mut self,
         look: &Look<'_>,
         longest: Duration,
-        is_live: impl Fn(i32) -> bool,
+        is_there: impl Fn(NodeId) -> bool,
     ) -> Arc<[i32]> {
         if self.term != look.term {
             *self = Followers {
@@ -55,16 +58,21 @@ impl Followers {
                 ..Followers::default()
             };
         }
-        let mut in_sync = vec![look.me];
-        for &(broker, index) in look.matched.iter().filter(|(broker, _)| *broker != look.me) {
-            let at = self.caught_up.entry(broker).or_insert(look.now);
+        let mut in_sync = vec![look.me.broker()];
+        let others = look
+            .matched
+            .iter()
+            .filter(|(replica, _)| *replica != look.me);
+        for &(replica, index) in others {
+            let at = self.caught_up.entry(replica).or_insert(look.now);
             match self.before {
                 _ if index >= look.last_index => *at = look.now,
                 Some((then, end)) if index >= end => *at = then.max(*at),
                 _ => {}
             }
-            if look.now.saturating_duration_since(*at) <= longest && is_live(broker) {
-                in_sync.push(broker);
+            let keeps_up = look.now.saturating_duration_since(*at) <= longest;
+            if keeps_up && look.voters.contains(&replica) && is_there(replica) {
+                in_sync.push(replica.broker());
             }
         }
         self.before = Some((look.now, look.last_index));
@@ -89,15 +97,21 @@ mod tests {
         last_index: u64,
         matched: &[(i32, u64)],
     ) -> Vec<i32> {
+        let matched: Vec<(NodeId, u64)> = matched
+            .iter()
+            .map(|(broker, index)| (NodeId::new(*broker, 0), *index))
+            .collect();
+        let voters = matched.iter().map(|(replica, _)| *replica).collect();
         let look = Look {
             now,
             term,
-            me: 1,
+            me: NodeId::new(1, 0),
             last_index,
-            matched,
+            matched: &matched,
+            voters: &voters,
         };
         followers
-            .look(&look, LONGEST, |broker| broker != 9)
+            .look(&look, LONGEST, |replica| replica.broker() != 9)
             .to_vec()
     }
 
@@ -130,5 +144,26 @@ mod tests {
         let mut followers = Followers::default();
         let now = Instant::now();
         assert_eq!(look(&mut followers, now, 4, 99, &[(2, 0), (9, 99)]), [1, 2]);
+    }
+
+    #[test]
+    fn a_learner_does_not_count_for_the_voter_that_it_replaces() {
+        let (mut followers, start) = (Followers::default(), Instant::now());
+        let [lost, new] = [0, 1].map(|number| NodeId::new(2, number));
+        let mut look = |second, voter| {
+            let at = start + Duration::from_secs(second);
+            let look = Look {
+                now: at,
+                term: 1,
+                me: NodeId::new(1, 0),
+                last_index: 10,
+                matched: &[(lost, 3), (new, 10)],
+                voters: &[NodeId::new(1, 0), voter].into(),
+            };
+            followers.look(&look, LONGEST, |_| true).to_vec()
+        };
+        assert_eq!(look(0, lost), [1, 2], "credit");
+        assert_eq!(look(11, lost), [1]);
+        assert_eq!(look(12, new), [1, 2]);
     }
 }

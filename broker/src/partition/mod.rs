@@ -7,6 +7,7 @@
 
 mod append;
 mod in_sync;
+mod nearest;
 mod order;
 mod read;
 mod registry;
@@ -17,9 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use klamm_metadata::Partition as Assigned;
 use klamm_metadata::settings::TopicSettings;
 use klamm_protocol::ErrorCode;
-use klamm_raft::{Group, Leadership, Proposal, ProposeError};
+use klamm_raft::{Group, Leadership, NodeId, Proposal, ProposeError};
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::producers::ProducerInfo;
 use klamm_storage::{GroupLog, LogSettings, StorageError, Store};
@@ -74,9 +76,10 @@ impl Partition {
         }
     }
 
-    /// A state machine for a partition's group, to be opened before the partition.
-    pub fn replica(log: GroupLog) -> Arc<Replica> {
-        Arc::new(Replica::new(log))
+    /// A state machine for a partition's group, to be opened before the partition. `read_on_followers`: consumers
+    /// may read the replica while another node leads (KIP-392).
+    pub fn replica(log: GroupLog, read_on_followers: bool) -> Arc<Replica> {
+        Arc::new(Replica::new(log, read_on_followers))
     }
 
     /// Name of the topic.
@@ -202,12 +205,7 @@ impl Partition {
         let epoch = self
             .serving_epoch()
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
-        match current_leader_epoch {
-            -1 => Ok(epoch),
-            told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
-            told if told > epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
-            _ => Ok(epoch),
-        }
+        compare_epochs(current_leader_epoch, epoch)
     }
 
     /// Deletes the records below `offset` on every replica (behaviour 110); -1 means the high
@@ -323,33 +321,50 @@ impl Partition {
         &self,
         now: Instant,
         longest: Duration,
-        is_live: impl Fn(i32) -> bool,
+        is_there: impl Fn(NodeId) -> bool,
     ) {
         if self.serving_term().is_some() {
-            self.look(now, longest, is_live);
+            self.look(now, longest, is_there);
         }
     }
 
-    fn look(&self, now: Instant, longest: Duration, is_live: impl Fn(i32) -> bool) -> Arc<[i32]> {
+    fn look(
+        &self,
+        now: Instant,
+        longest: Duration,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Arc<[i32]> {
         let progress = self.group.progress();
-        let matched: Vec<(i32, u64)> = progress
-            .matched
-            .iter()
-            .map(|(node, index)| (node.broker(), *index))
-            .collect();
+        let (voters, _) = self.group.members();
         let look = Look {
             now,
             term: self.leadership().term,
-            me: self.group.node().broker(),
+            me: self.group.node(),
             last_index: progress.last_index,
-            matched: &matched,
+            matched: &progress.matched,
+            voters: &voters,
         };
-        self.followers.lock().look(&look, longest, is_live)
+        self.followers.lock().look(&look, longest, is_there)
     }
 
     fn serving_term(&self) -> Option<u64> {
         let now = self.replica.leadership();
         now.serving.then_some(now.term)
+    }
+}
+
+/// The replica that a broker has in a partition's Raft group.
+pub fn replica_of(partition: &Assigned, broker: i32) -> NodeId {
+    NodeId::new(broker, partition.number(broker))
+}
+
+/// A client's idea of the leader epoch, -1 for none, and the epoch that it is.
+fn compare_epochs(told: i32, epoch: i32) -> Result<i32, ErrorCode> {
+    match told {
+        -1 => Ok(epoch),
+        told if told < epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        told if told > epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(epoch),
     }
 }
 

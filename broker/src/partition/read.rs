@@ -31,6 +31,8 @@ pub struct ReadRequest {
     pub at_least_one: bool,
     /// Which records the reader may see.
     pub isolation: Isolation,
+    /// The reader takes the answer of a follower, too (KIP-392).
+    pub from_follower: bool,
 }
 
 /// What a read found.
@@ -61,7 +63,7 @@ impl Partition {
     /// Reads batches for a client. Blocks on the disk when the data are cold (see
     /// [`Partition::is_hot`]).
     pub fn read(&self, request: &ReadRequest) -> Result<Read, ErrorCode> {
-        self.check_epoch(request.current_leader_epoch)?;
+        let epoch = self.check_reader(request)?;
         let high_watermark = self.high_watermark();
         let last_stable_offset = self.last_stable_offset();
         let log_start_offset = self.start_offset();
@@ -72,8 +74,13 @@ impl Partition {
             log_start_offset,
             diverging: None,
         };
+        // A follower may not have yet what the reader has: that says nothing about the reader's history.
+        let is_behind = request.fetch_offset > self.log().end_offset();
+        if is_behind && self.serving_epoch().is_none() {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
         if request.last_fetched_epoch >= 0 {
-            let end = self.end_of_epoch(request.last_fetched_epoch);
+            let end = self.end_of_epoch_in(epoch, request.last_fetched_epoch);
             match end {
                 None => return Err(ErrorCode::OFFSET_OUT_OF_RANGE),
                 Some(end)
@@ -135,13 +142,13 @@ impl Partition {
     /// End offset of the largest epoch at or below `requested` (KIP-101); `None` when there is
     /// none or `requested` lies in the future.
     pub fn end_of_epoch(&self, requested: i32) -> Option<EpochEnd> {
+        self.end_of_epoch_in(self.serving_epoch()?, requested)
+    }
+
+    /// [`Partition::end_of_epoch`] while `current` is the leader epoch.
+    fn end_of_epoch_in(&self, current: i32, requested: i32) -> Option<EpochEnd> {
         let epochs = self.log().epochs();
-        end_of_epoch(
-            &epochs,
-            self.log().end_offset(),
-            self.serving_epoch()?,
-            requested,
-        )
+        end_of_epoch(&epochs, self.log().end_offset(), current, requested)
     }
 
     /// Leader epoch of the record at `offset`, -1 when unknown.

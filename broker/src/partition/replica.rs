@@ -31,6 +31,8 @@ pub(super) struct LeaderView {
 /// State machine of one partition replica.
 pub struct Replica {
     log: GroupLog,
+    /// Consumers may read it while another node leads (KIP-392).
+    pub(super) read_on_followers: bool,
     high_watermark: AtomicI64,
     pub(super) leader: Mutex<Option<LeaderView>>,
     leadership: Mutex<Leadership>,
@@ -39,8 +41,9 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(log: GroupLog) -> Replica {
+    pub(super) fn new(log: GroupLog, read_on_followers: bool) -> Replica {
         Replica {
+            read_on_followers,
             // What was committed before a restart is unknown until the group commits again, but
             // it is at least the log start.
             high_watermark: AtomicI64::new(log.start_offset()),
@@ -122,6 +125,10 @@ impl Drop for Watch {
 impl StateMachine for Replica {
     fn wants_data(&self) -> bool {
         false
+    }
+
+    fn is_read_on_followers(&self) -> bool {
+        self.read_on_followers
     }
 
     fn committed(&self, end_offset: i64) {

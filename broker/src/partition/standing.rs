@@ -52,7 +52,7 @@ impl Partition {
                     end_offset,
                     caught_up: match has_all {
                         true => Some(now),
-                        false => self.followers.lock().caught_up(broker),
+                        false => self.followers.lock().caught_up(*node),
                     },
                 });
             }

@@ -64,9 +64,11 @@ pub async fn bind(listeners: &Listeners, settings: &Settings) -> Result<Vec<Boun
 }
 
 /// Binds the listener at which the nodes of the cluster talk to each other.
-pub fn bind_controller(listener: &Listener) -> Result<TcpListener, BindError> {
+pub fn bind_controller(listener: &Listener) -> Result<std::net::TcpListener, BindError> {
     let host = listener.host.as_deref().unwrap_or("0.0.0.0");
-    listen(resolve(&listener.name, host, listener.port)?)
+    let address = resolve(&listener.name, host, listener.port)?;
+    let bound = listen(address)?.into_std();
+    bound.map_err(|cause| BindError::Failed { address, cause })
 }
 
 /// Binds the HTTP port.

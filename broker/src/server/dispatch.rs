@@ -169,6 +169,7 @@ fn route(ctx: RequestContext, body: Bytes) -> Started {
         Api::ElectLeaders => call(ctx, body, handlers::elect_leaders::handle),
         Api::AlterPartitionReassignments => call(ctx, body, handlers::reassignments::alter),
         Api::ListPartitionReassignments => call(ctx, body, handlers::reassignments::list),
+        Api::UnregisterBroker => call(ctx, body, handlers::unregister_broker::handle),
         Api::DescribeQuorum => call(ctx, body, handlers::describe_quorum::handle),
         Api::UpdateFeatures => call(ctx, body, handlers::update_features::handle),
         Api::DescribeAcls => call(ctx, body, handlers::acls::describe),

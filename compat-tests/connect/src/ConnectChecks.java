@@ -85,7 +85,7 @@ public final class ConnectChecks {
             "plugin.discovery", "service_load"));
         for (String kind : List.of("config", "offset", "status")) {
             properties.put(kind + ".storage.topic", prefix + "-" + kind);
-            properties.put(kind + ".storage.replication.factor", "1");
+            properties.put(kind + ".storage.replication.factor", System.getenv("REPLICAS"));
         }
         properties.put("offset.storage.partitions", "5");
         properties.put("status.storage.partitions", "2");

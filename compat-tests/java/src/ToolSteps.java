@@ -15,6 +15,7 @@ import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.common.Node;
 import org.apache.kafka.common.utils.Exit;
 
 /**
@@ -74,8 +75,11 @@ final class ToolSteps {
         variables.put("broker", broker);
         variables.put("port", broker.substring(broker.lastIndexOf(':') + 1));
         variables.put("t", "tools-" + System.currentTimeMillis());
+        variables.put("replicas", System.getenv("REPLICAS"));
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", broker))) {
-            variables.put("id", admin.describeCluster().nodes().get(20, TimeUnit.SECONDS).iterator().next().idString());
+            List<String> ids = admin.describeCluster().nodes().get(20, TimeUnit.SECONDS).stream().map(Node::idString).toList();
+            variables.put("id", ids.get(0));
+            variables.put("ids", String.join(",", ids));
         }
     }
 

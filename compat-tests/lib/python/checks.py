@@ -81,6 +81,22 @@ def eventually(condition, what, seconds=15):
         time.sleep(0.1)
 
 
+def settles(expected, look, seconds=15):
+    """Repeats a look at the cluster until it finds what is expected: a change is answered before every broker knows it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        late = time.monotonic() > deadline
+        try:
+            got = look()
+            if late or got == expected:
+                break
+        except Exception:  # pylint: disable=broad-except
+            if late:
+                raise
+        time.sleep(0.1)
+    same(expected, got)
+
+
 def raises(kind, function, *args, **kwargs):
     """The exception of this kind that the call raises."""
     try:

@@ -100,7 +100,8 @@ public final class StreamsChecks {
     }
 
     private void wordCount() throws Exception {
-        Checks.get(cluster.admin.createTopics(List.of(new NewTopic(input, PARTITIONS, (short) 1), new NewTopic(output, PARTITIONS, (short) 1))).all());
+        short replicas = Short.parseShort(System.getenv("REPLICAS"));
+        Checks.get(cluster.admin.createTopics(List.of(new NewTopic(input, PARTITIONS, replicas), new NewTopic(output, PARTITIONS, replicas))).all());
         send();
         first = start("state-1");
         awaitResult(first);

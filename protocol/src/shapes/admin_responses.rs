@@ -463,3 +463,12 @@ pub(crate) const LIST_CONFIG_RESOURCES: Shape = Shape::flexible_from(
         .array(),
     ],
 );
+
+pub(crate) const UNREGISTER_BROKER: Shape = Shape::flexible_from(
+    0,
+    &[
+        int32("ThrottleTimeMs"),
+        int16("ErrorCode"),
+        string("ErrorMessage").nullable(),
+    ],
+);

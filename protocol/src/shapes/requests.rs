@@ -446,6 +446,8 @@ pub(crate) const UPDATE_FEATURES: Shape = Shape::flexible_from(
     ],
 );
 
+pub(crate) const UNREGISTER_BROKER: Shape = Shape::flexible_from(0, &[int32("BrokerId")]);
+
 pub(crate) const DESCRIBE_CLUSTER: Shape = Shape::flexible_from(
     0,
     &[

@@ -104,6 +104,8 @@ impl Sender<'_> {
         request: FillRequest,
     ) -> impl Future<Output = io::Result<PeerResponse>> + Send + use<> {
         let request = PeerRequest {
+            from: self.shared.node,
+            to: self.node,
             lane: Lane::Fill,
             request: Request::Fill(request),
             room: Room::default(),

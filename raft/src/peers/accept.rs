@@ -115,10 +115,10 @@ async fn greet(
         let roster = door.roster.read();
         let other = roster
             .keys()
-            .find(|node| node.broker() == peer.node.broker() && **node != peer.node)?;
+            .find(|node| node.broker() == peer.node.broker() && !peer.node.succeeds(**node))?;
         Some(format!(
-            "node {} is not the one this cluster knows, which is {other}: its disk was replaced; \
-             let it join as a new one",
+            "node {} is not the one this cluster knows, which is {other}: its disk was replaced by \
+             another one",
             peer.node
         ))
     });
@@ -214,13 +214,14 @@ fn start(door: &Door, from: NodeId, lane: Lane, frame: Frame) -> io::Result<Answ
     let (call, bytes) = (frame.call, frame.bytes());
     match frame.kind {
         Kind::Raft => {
-            let (group, request) = wire::decode_request(frame.head, frame.tail)?;
-            let request = PeerRequest::received(lane, request);
+            let (address, request) = wire::decode_request(frame.head, frame.tail)?;
+            let group = address.group;
+            let request = PeerRequest::received(lane, address.from, address.to, request);
             let group = door.groups.get(group).ok_or(group);
             // Unconstrained: a first poll that only yields would let later calls overtake.
             Ok(Box::pin(tokio::task::unconstrained(async move {
                 let answer = match group {
-                    Ok(group) => match group.answer(from, request).await {
+                    Ok(group) => match group.answer(from.broker(), request).await {
                         Ok(answer) => {
                             let head = wire::encode_response(&answer.0);
                             Outgoing::new(Kind::Answer, call, &head, Vec::new())

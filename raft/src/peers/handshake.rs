@@ -25,7 +25,7 @@ use crate::NodeId;
 
 const MAGIC: &[u8; 4] = b"KLMP";
 /// Version of the handshake and of all that follows.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NONCE_LEN: usize = 32;
 const PROOF_LEN: usize = 32;
 const HELLO_LEN: usize = 4 + 1 + 1 + NONCE_LEN;
@@ -203,7 +203,8 @@ where
         return Err(HandshakeError::Refused(objection));
     }
     match wanted {
-        Some(wanted) if wanted != peer.node => Err(HandshakeError::Refused(format!(
+        // A disk may have been replaced since the one who dials heard of it last.
+        Some(wanted) if !peer.node.succeeds(wanted) => Err(HandshakeError::Refused(format!(
             "node {} was expected, node {} is there",
             wanted, peer.node
         ))),
@@ -256,7 +257,7 @@ where
     let peer = get_identity(&mut input)?;
     let wanted = input.try_get_u64().map_err(malformed)?;
     let refusal = us.objection(&peer).or_else(|| {
-        (wanted != u64::MAX && wanted != us.identity.node.0).then(|| {
+        (wanted != u64::MAX && !us.identity.node.succeeds(NodeId(wanted))).then(|| {
             format!(
                 "node {} was expected, this is node {}",
                 NodeId(wanted),

@@ -378,11 +378,18 @@ impl Peers {
     }
 
     fn peer(&self, node: NodeId) -> io::Result<Arc<Peer>> {
-        self.inner.roster.read().get(&node).cloned().ok_or_else(|| {
+        let roster = self.inner.roster.read();
+        of_broker(&roster, node.broker()).cloned().ok_or_else(|| {
             let cause = format!("node {node} is not known");
             io::Error::new(io::ErrorKind::NotConnected, cause)
         })
     }
+}
+
+/// The one node that a broker has.
+fn of_broker(roster: &BTreeMap<NodeId, Arc<Peer>>, broker: i32) -> Option<&Arc<Peer>> {
+    let all = NodeId::new(broker, 0)..=NodeId::new(broker, u32::MAX);
+    roster.range(all).next_back().map(|(_, peer)| peer)
 }
 
 fn end(tasks: &Mutex<Vec<AbortHandle>>) {
@@ -399,12 +406,15 @@ impl PeerTransport for Peers {
         request: PeerRequest,
     ) -> BoxFuture<'static, io::Result<PeerResponse>> {
         let PeerRequest {
+            from,
+            to,
             lane,
             request,
             room,
         } = request;
         let started = self.peer(node).and_then(|peer| {
-            let (head, tail) = wire::encode_request(group, &request)?;
+            let address = wire::Address { group, from, to };
+            let (head, tail) = wire::encode_request(address, &request)?;
             Ok(peer.link(lane).call(Kind::Raft, &head, tail, room))
         });
         Box::pin(async move {
@@ -432,11 +442,8 @@ impl PeerTransport for Peers {
             session: 0,
             connection: 0,
         };
-        Some(
-            roster
-                .get(&node)
-                .map_or(unknown, |peer| peer.liveness.hearing()),
-        )
+        let peer = of_broker(&roster, node.broker());
+        Some(peer.map_or(unknown, |peer| peer.liveness.hearing()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Raft calls and their answers as bytes.
 //!
 //! ```text
-//! request  u64 group | u8 type | by type:
+//! request  u64 group | u64 from | u64 to (replicas) | u8 type | by type:
 //!   1 append    vote | prev: id? | commit: id? | u64 first index | u32 entries | per entry: u64 term, u8 kind, u32 length in tail
 //!   2 vote, 3 pre-vote    vote | last: id? | u8 transfer of leadership
 //!   4 transfer  vote | u64 to | last: id?
@@ -27,6 +27,7 @@ use openraft::raft::{
 };
 
 use super::wire_fill;
+use crate::NodeId;
 use crate::membership;
 use crate::network::{Request, Response};
 use crate::types::{
@@ -68,17 +69,27 @@ pub(crate) fn entry_bytes(entry: &LogEntry) -> usize {
     }
 }
 
+/// Between whom a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) group: GroupId,
+    pub(super) from: NodeId,
+    pub(super) to: NodeId,
+}
+
 /// Head and tail of a request.
 ///
 /// # Errors
 /// `InvalidInput` for an entry that no log can hand out.
 pub(super) fn encode_request(
-    group: GroupId,
+    address: Address,
     request: &Request,
 ) -> io::Result<(BytesMut, Vec<Bytes>)> {
-    let mut head = BytesMut::with_capacity(96);
+    let mut head = BytesMut::with_capacity(112);
     let mut tail = Vec::new();
-    head.put_u64(group.0);
+    head.put_u64(address.group.0);
+    head.put_u64(address.from.0);
+    head.put_u64(address.to.0);
     match request {
         Request::Append(append) => {
             head.put_u8(request::APPEND);
@@ -164,9 +175,13 @@ fn put_vote_request(head: &mut BytesMut, kind: u8, vote: &VoteRequest<TypeConfig
 ///
 /// # Errors
 /// `InvalidData`.
-pub(super) fn decode_request(mut head: Bytes, tail: Bytes) -> io::Result<(GroupId, Request)> {
+pub(super) fn decode_request(mut head: Bytes, tail: Bytes) -> io::Result<(Address, Request)> {
     let input = &mut head;
-    let group = GroupId(input.try_get_u64().map_err(invalid)?);
+    let address = Address {
+        group: GroupId(input.try_get_u64().map_err(invalid)?),
+        from: NodeId(input.try_get_u64().map_err(invalid)?),
+        to: NodeId(input.try_get_u64().map_err(invalid)?),
+    };
     let request = match input.try_get_u8().map_err(invalid)? {
         request::APPEND => Request::Append(get_append(input, tail)?),
         request::VOTE => Request::Vote(get_vote_request(input)?),
@@ -180,7 +195,7 @@ pub(super) fn decode_request(mut head: Bytes, tail: Bytes) -> io::Result<(GroupI
         other => return Err(invalid(format!("request of type {other}"))),
     };
     at_end(input)?;
-    Ok((group, request))
+    Ok((address, request))
 }
 
 fn at_end(input: &Bytes) -> io::Result<()> {

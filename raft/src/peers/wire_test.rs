@@ -66,8 +66,14 @@ fn join(tail: Vec<Bytes>) -> Bytes {
     tail.concat().into()
 }
 
-fn pass(request: &Request) -> io::Result<(GroupId, Request)> {
-    let (head, tail) = encode_request(GroupId(9), request)?;
+const ADDRESS: Address = Address {
+    group: GroupId(9),
+    from: NodeId(1 << 32),
+    to: NodeId(2 << 32 | 7),
+};
+
+fn pass(request: &Request) -> io::Result<(Address, Request)> {
+    let (head, tail) = encode_request(ADDRESS, request)?;
     decode_request(head.freeze(), join(tail))
 }
 
@@ -83,8 +89,8 @@ proptest! {
             entries: entries(&kinds, first),
             leader_commit: commit,
         });
-        let (group, read) = pass(&request).unwrap();
-        prop_assert_eq!(group, GroupId(9));
+        let (address, read) = pass(&request).unwrap();
+        prop_assert_eq!(address, ADDRESS);
         prop_assert_eq!(format!("{read:?}"), format!("{request:?}"));
     }
 
@@ -144,7 +150,7 @@ proptest! {
             entries: vec![entry],
             leader_commit: None,
         });
-        let (head, tail) = encode_request(GroupId(1), &request).unwrap();
+        let (head, tail) = encode_request(ADDRESS, &request).unwrap();
         let mut tail = join(tail).to_vec();
         tail[at] ^= 1 << bit;
         prop_assert!(decode_request(head.freeze(), tail.into()).is_err());

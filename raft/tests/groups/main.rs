@@ -12,6 +12,7 @@ mod nodes;
 mod peers;
 mod proxy;
 mod retention;
+mod returned;
 mod scale;
 mod single;
 mod store;

@@ -74,8 +74,19 @@ impl Running {
     }
 }
 
+fn open_log(store: &Store, group: u64) -> GroupLog {
+    let settings = LogSettings {
+        segment_bytes: 64 << 10,
+        ..LogSettings::default()
+    };
+    let dir = format!("group-{group}");
+    store.create_group(GroupId(group), &dir, settings).unwrap()
+}
+
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    /// Its replica of each group.
+    pub(crate) replica: NodeId,
     pub(crate) dir: TempDir,
     pub(crate) running: Option<Running>,
 }
@@ -96,10 +107,20 @@ impl Cluster {
     }
 
     pub(crate) async fn start_with(size: usize, groups: u64, heartbeat: Duration) -> Cluster {
+        Cluster::founded_by(3, size, groups, heartbeat).await
+    }
+
+    /// The first of two nodes has group 1 to itself.
+    pub(crate) async fn start_single() -> Cluster {
+        Cluster::founded_by(1, 2, 1, Duration::from_millis(100)).await
+    }
+
+    async fn founded_by(founders: usize, size: usize, groups: u64, heartbeat: Duration) -> Cluster {
         let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let ids: Vec<NodeId> = (1..).take(size).map(id).collect();
         let nodes = ids.iter().map(|&id| Node {
             id,
+            replica: id,
             dir: tempfile::tempdir().unwrap(),
             running: None,
         });
@@ -114,7 +135,7 @@ impl Cluster {
             nodes,
             wires,
             groups,
-            voters: ids.into_iter().take(3).collect(),
+            voters: ids.into_iter().take(founders).collect(),
             heartbeat,
         };
         for at in 0..size {
@@ -173,17 +194,13 @@ impl Cluster {
         peers.serve(listener, groups.clone(), Arc::new(Echo));
         peers.set_peers(&others);
         let mut machines = BTreeMap::new();
-        let founders = Some(self.voters.clone()).filter(|voters| voters.contains(&node));
+        let replica = self.nodes[at].replica;
+        let founders = Some(self.voters.clone()).filter(|voters| voters.contains(&replica));
         for group in 1..=self.groups {
             let machine = Recorder::new(false);
-            let settings = LogSettings {
-                segment_bytes: 64 << 10,
-                ..LogSettings::default()
-            };
-            let dir = format!("group-{group}");
-            let log = store.create_group(GroupId(group), &dir, settings).unwrap();
-            let opened = groups.open(log, founders.clone(), machine.clone()).await;
-            opened.unwrap();
+            let log = open_log(&store, group);
+            let opened = groups.open_replica(replica, log, founders.clone(), machine.clone());
+            opened.await.unwrap();
             machines.insert(GroupId(group), machine);
         }
         self.nodes[at].running = Some(Running {
@@ -192,6 +209,28 @@ impl Cluster {
             machines,
             store,
         });
+    }
+
+    /// Deletes what a node has of group 1, and has it begin another replica with nothing.
+    pub(crate) async fn begin_anew(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.replica = NodeId::new(node.id.broker(), node.replica.incarnation() + 1);
+        let running = node.running.as_mut().unwrap();
+        running.groups.close(GroupId(1)).await;
+        let (done, deleted) = tokio::sync::oneshot::channel();
+        let done = Box::new(|result: Result<(), _>| done.send(result.is_ok()).unwrap());
+        running.store.delete_group(GroupId(1), done);
+        assert!(deleted.await.unwrap());
+        let store = running.store.clone();
+        let released = tokio::task::spawn_blocking(move || store.release_id(GroupId(1)));
+        released.await.unwrap().unwrap();
+        let machine = Recorder::new(false);
+        let log = open_log(&running.store, 1);
+        let opened = running
+            .groups
+            .open_replica(node.replica, log, None, machine.clone());
+        opened.await.unwrap();
+        running.machines.insert(GroupId(1), machine);
     }
 
     /// Cuts a node off at once, as seen from the others, then lets go of it.

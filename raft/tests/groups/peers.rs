@@ -65,7 +65,7 @@ impl PeerTransport for Wire {
             let wires = way?;
             let answer = wires
                 .way(from, node, group)?
-                .answer(from, request)
+                .answer(from.broker(), request)
                 .await
                 .map_err(io::Error::other);
             // An answer needs the way back.

@@ -94,7 +94,7 @@ async fn those_who_do_not_belong_are_refused_in_plain_words() {
             "belongs to cluster elsewhere",
         ),
         (
-            &|options| options.node = NodeId::new(3, 2),
+            &|options| options.node = NodeId::new(3, 0),
             "its disk was replaced",
         ),
         (&|options| options.node = id(1), "two processes"),
@@ -104,6 +104,9 @@ async fn those_who_do_not_belong_are_refused_in_plain_words() {
         assert!(matches!(error, HandshakeError::Refused(_)), "{error:?}");
         assert!(error.to_string().contains(words), "{error}");
     }
+    // Of a disk that was replaced not everybody has heard yet.
+    let replaced = with(&|options| options.node = NodeId::new(3, 2));
+    replaced.probe(&address).await.unwrap();
     // A node of no cluster yet may look around.
     let homeless = with(&|options| options.cluster_id = String::new());
     assert_eq!(
@@ -121,7 +124,7 @@ async fn garbage_and_clients_are_shown_the_door() {
     let (host, address) = host(options).await;
     let http = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     let kafka = [0, 0, 0, 10, 0, 18, 0, 3, 0, 0, 0, 1, 0, 0];
-    let greedy = [b"KLMP\x01\x01".as_slice(), &[7; 32], &[0xff; 200]].concat();
+    let greedy = [b"KLMP\x02\x01".as_slice(), &[7; 32], &[0xff; 200]].concat();
     let cases: [(&[u8], &[u8]); 4] = [
         (http, b"HTTP/1.1 400"),
         (&kafka, b""),

@@ -19,7 +19,8 @@ async fn three_nodes_of_one_command_end_with_it() -> Result<()> {
     let mut child = Command::new(binary()?)
         // The ports that people get, at an address that nobody else has.
         .args(["dev", "--nodes", "3", "--listen", "127.0.7.9:9092"])
-        .args(["--http", "127.0.7.9:9644", "--data"])
+        // An id that is set is the first node's; the others count up from it.
+        .args(["--http", "127.0.7.9:9644", "--set", "node.id=0", "--data"])
         .arg(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -40,7 +41,12 @@ async fn three_nodes_of_one_command_end_with_it() -> Result<()> {
     let mut new = topic("t", 3, 3);
     new.replication_factor = None;
     create(&client, new).await?;
-    topic_is(&client, "t", |partition| partition.in_sync.len() == 3).await?;
+    topic_is(&client, "t", |partition| {
+        let mut ids = partition.in_sync.clone();
+        ids.sort_unstable();
+        ids == [0, 1, 2]
+    })
+    .await?;
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("a process id is not 0")?;
     let began = Instant::now();
     kill_process(pid, Signal::INT)?;

@@ -18,11 +18,10 @@ use klamm_protocol::messages::{
     AlterPartitionReassignmentsResponse, BrokerId, ListPartitionReassignmentsRequest,
     ListPartitionReassignmentsResponse, TopicName,
 };
-use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, PARTITIONS, TOPIC};
 
-use crate::rig::{client, client_of, create, eventually, topic, topic_is};
+use crate::rig::{client, client_of, create, eventually, node_command, topic, topic_is};
 
 /// Longest wait for more acknowledgements.
 const SOON: Duration = Duration::from_secs(30);
@@ -95,7 +94,7 @@ fn replicas_on_disk(cluster: &Cluster, id: i32) -> Result<usize> {
         let entry = entry?;
         let name = entry.file_name();
         // What is deleted has another name until a checkpoint removes it.
-        let is_there = name.len() > 36 && entry.path().extension().is_none();
+        let is_there = name.len() > 36 && !name.to_string_lossy().ends_with(".deleted");
         let is_partition = is_there && entry.file_type()?.is_dir();
         found += usize::from(is_partition);
     }
@@ -244,17 +243,6 @@ async fn a_fourth_node_joins_and_takes_over() -> Result<()> {
     let history = load.finish().await?;
     load::check_all(&bootstrap, &history).await?;
     Ok(())
-}
-
-/// Runs `klamm node` with these arguments: whether it succeeded, and what it said.
-fn node_command(cluster: &Cluster, args: &[&str]) -> Result<(bool, String)> {
-    let output = std::process::Command::new(binary()?)
-        .arg("node")
-        .args(args)
-        .args(["--bootstrap", &cluster.bootstrap()])
-        .output()?;
-    let said = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8(said)?))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use klamm_client::{Client, NewTopic, Partition, Topic};
+use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::patient;
 
@@ -67,4 +68,15 @@ pub(crate) async fn topic_is(
 pub(crate) fn leader(topic: &Topic, partition: i32) -> Result<i32> {
     let partition = topic.partition(partition).context("the partition")?;
     partition.leader.context("a leader")
+}
+
+/// Runs `klamm node` with these arguments: whether it succeeded, and what it said.
+pub(crate) fn node_command(cluster: &Cluster, args: &[&str]) -> Result<(bool, String)> {
+    let output = std::process::Command::new(binary()?)
+        .arg("node")
+        .args(args)
+        .args(["--bootstrap", &cluster.bootstrap()])
+        .output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8(said)?))
 }

@@ -172,6 +172,7 @@ apis! {
     OffsetDelete => OffsetDeleteRequest,
     DescribeClientQuotas => DescribeClientQuotasRequest,
     DescribeQuorum => DescribeQuorumRequest,
+    UnregisterBroker => UnregisterBrokerRequest,
     UpdateFeatures => UpdateFeaturesRequest,
     DescribeCluster => DescribeClusterRequest,
     DescribeProducers => DescribeProducersRequest,

@@ -376,7 +376,6 @@ pub(crate) async fn cases(_target: &'static Target) -> Result<Vec<Case>> {
         ("FetchSnapshot", 59),
         ("BrokerRegistration", 62),
         ("BrokerHeartbeat", 63),
-        ("UnregisterBroker", 64),
         ("AllocateProducerIds", 67),
     ] {
         cases.push(case(138, what, Expect::Closed, move || {

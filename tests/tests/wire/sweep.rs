@@ -16,7 +16,7 @@ use klamm_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use klamm_protocol::messages::{
-    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiVersionsRequest, BrokerId,
     ConsumerGroupDescribeRequest, CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest,
     DeleteAclsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeAclsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
@@ -25,11 +25,11 @@ use klamm_protocol::messages::{
     ElectLeadersRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
     LeaveGroupRequest, ListConfigResourcesRequest, ListGroupsRequest,
     ListPartitionReassignmentsRequest, MetadataRequest, OffsetDeleteRequest,
-    OffsetForLeaderEpochRequest, UpdateFeaturesRequest, alter_configs_request,
-    alter_partition_reassignments_request, create_partitions_request, delete_topics_request,
-    describe_producers_request, describe_quorum_request, describe_topic_partitions_request,
-    elect_leaders_request, incremental_alter_configs_request, list_partition_reassignments_request,
-    offset_delete_request,
+    OffsetForLeaderEpochRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    alter_configs_request, alter_partition_reassignments_request, create_partitions_request,
+    delete_topics_request, describe_producers_request, describe_quorum_request,
+    describe_topic_partitions_request, elect_leaders_request, incremental_alter_configs_request,
+    list_partition_reassignments_request, offset_delete_request,
 };
 use klamm_protocol::{Api, ApiRequest};
 
@@ -205,7 +205,10 @@ impl Sweep {
                 .with_topics(Some(vec![topic]))
                 .with_timeout_ms(TIMEOUT_MS)
         };
-        self.ask(moving, |r| r.throttle_time_ms).await
+        self.ask(moving, |r| r.throttle_time_ms).await?;
+        let unknown =
+            |_: i16, _: &Topic| UnregisterBrokerRequest::default().with_broker_id(BrokerId(9_999));
+        self.ask(unknown, |r| r.throttle_time_ms).await
     }
 
     async fn configs(&mut self) -> Result<()> {

@@ -115,15 +115,21 @@ impl Image {
         let BrokerRegistration {
             id,
             incarnation,
+            replica,
             rack,
             endpoints,
             fenced,
         } = registration.clone();
+        if replica != self.replica_number(id) {
+            return Err(given_up(id));
+        }
+        self.retired.remove(&id);
         self.brokers.insert(
             id,
             Arc::new(Broker {
                 id,
                 incarnation,
+                replica,
                 epoch: offset,
                 rack,
                 endpoints,
@@ -155,8 +161,30 @@ impl Image {
     }
 
     fn unregister_broker(&mut self, id: i32) -> Result<(), Problem> {
-        self.brokers.remove(&id).ok_or_else(|| not_registered(id))?;
+        let broker = self.brokers.remove(&id).ok_or_else(|| not_registered(id))?;
         self.configs.remove(&ConfigResource::Broker(Some(id)));
+        self.retired.insert(id, broker.replica + 1);
+        let with_replica = |partition: &Partition| partition.replicas.contains(&id);
+        let topics = self
+            .topics()
+            .filter(|t| t.partitions.iter().any(with_replica));
+        let topics: Vec<Arc<Topic>> = topics.cloned().collect();
+        for topic in topics {
+            let partitions = topic.partitions.iter().cloned();
+            let partitions = partitions.map(|mut partition| {
+                if with_replica(&partition) {
+                    partition.moved = true;
+                    partition.lose(id);
+                }
+                partition
+            });
+            let partitions: Vec<Partition> = partitions.collect();
+            let topic = Topic {
+                partitions: partitions.into(),
+                ..(*topic).clone()
+            };
+            self.topics.insert(Arc::clone(&topic.name), Arc::new(topic));
+        }
         Ok(())
     }
 
@@ -284,11 +312,16 @@ impl Image {
             if moving.is_none_or(|moving| moving.since != *since) {
                 return partition.clone();
             }
+            let target = partition.target();
+            let mut finished = partition.clone();
+            for left in partition.replicas.iter().filter(|id| !target.contains(id)) {
+                finished.lose(*left);
+            }
             Partition {
-                replicas: partition.target().to_vec(),
+                replicas: target.to_vec(),
                 moved: true,
                 moving: None,
-                ..partition.clone()
+                ..finished
             }
         })
     }
@@ -452,7 +485,17 @@ fn moved(partition: &Partition, since: i64, target: &[i32]) -> Partition {
     }
 }
 
-fn not_registered(id: i32) -> Problem {
+/// Of a data directory that an id has no more, or not yet.
+pub(crate) fn given_up(id: i32) -> Problem {
+    Problem::new(
+        ErrorCode::DuplicateBrokerRegistration,
+        format!(
+            "Broker {id} was unregistered, and this data directory with it; start it with an empty one."
+        ),
+    )
+}
+
+pub(crate) fn not_registered(id: i32) -> Problem {
     Problem::new(
         ErrorCode::BrokerIdNotRegistered,
         format!("Broker ID {id} is not currently registered."),

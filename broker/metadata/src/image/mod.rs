@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use apply::Outcome;
+pub(crate) use apply::{given_up, not_registered};
 
 use crate::names;
 use crate::resource::ConfigResource;
@@ -42,6 +43,8 @@ pub struct Image {
     groups: OrdMap<GroupId, (TopicId, i32)>,
     moving: OrdSet<GroupId>,
     brokers: OrdMap<i32, Arc<Broker>>,
+    /// Ids that were unregistered: the number that their next data directory gets.
+    retired: OrdMap<i32, u32>,
     configs: OrdMap<ConfigResource, Arc<BTreeMap<String, String>>>,
     features: OrdMap<String, i16>,
     features_epoch: i64,
@@ -75,12 +78,15 @@ pub struct Partition {
     /// Broker ids, preferred leader first. Never empty, never repeated. While replicas move, those that
     /// come and, at the end, those that go are among them.
     pub replicas: Vec<i32>,
-    /// Whether a move was ever finished.
+    /// Whether its group was surely founded: a move was finished, or one of its brokers was unregistered.
     #[serde(default, skip_serializing_if = "is_false")]
     pub moved: bool,
     /// The move under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Move>,
+    /// How many replicas a broker had before the one it has, or will have: [`Partition::number`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<i32, u32>,
 }
 
 /// A change of a partition's replicas that is under way (KIP-455).
@@ -107,6 +113,9 @@ pub struct Broker {
     pub id: i32,
     /// Identity of its data directory.
     pub incarnation: Uuid,
+    /// Number of that directory among those the id had, from 0.
+    #[serde(default, skip_serializing_if = "crate::command::is_first")]
+    pub replica: u32,
     /// Offset of its registration in the metadata log: larger for every later one (Kafka's broker epoch).
     pub epoch: i64,
     /// `broker.rack`.
@@ -144,7 +153,19 @@ impl Partition {
             replicas,
             moved: false,
             moving: None,
+            numbers: BTreeMap::new(),
         }
+    }
+
+    /// Which of its replicas of the partition a broker has now, or will have next, counted from 0. One that left with
+    /// its log, or lost it, is never the same again: it would not know what it promised (R10).
+    pub fn number(&self, broker: i32) -> u32 {
+        self.numbers.get(&broker).copied().unwrap_or(0)
+    }
+
+    /// The replica that `broker` has is gone: what it may have some day is the next.
+    pub(crate) fn lose(&mut self, broker: i32) {
+        *self.numbers.entry(broker).or_default() += 1;
     }
 
     /// The replicas it is to have when no move is under way any more, preferred leader first.
@@ -164,8 +185,9 @@ impl Partition {
         }
     }
 
-    /// Replicas that may found its group, in the order of their turns. Nobody once a move is finished: such
-    /// a group was founded, and a replica that comes back empty must not found a second one.
+    /// Replicas that may found its group, in the order of their turns. Nobody once it has
+    /// [moved](Partition::moved): such a group was founded, and a replica that comes back empty must not found a
+    /// second one.
     pub fn founders(&self) -> &[i32] {
         match self.moved {
             true => &[],
@@ -175,10 +197,13 @@ impl Partition {
 }
 
 impl Topic {
-    /// The folder of a partition's log, below the store's directory: `<topic id>-<index>`. Never text
-    /// a client chose.
-    pub fn directory(&self, partition: i32) -> String {
-        format!("{}-{partition}", self.id)
+    /// The folder of a replica's log, below the store's directory: `<topic id>-<index>`, with `.<number>` behind it
+    /// where the broker had others before ([`Partition::number`]). Never text a client chose.
+    pub fn directory(&self, partition: i32, number: u32) -> String {
+        match number {
+            0 => format!("{}-{partition}", self.id),
+            _ => format!("{}-{partition}.{number}", self.id),
+        }
     }
 
     /// A partition by index.
@@ -219,6 +244,7 @@ impl Image {
             groups: OrdMap::new(),
             moving: OrdSet::new(),
             brokers: OrdMap::new(),
+            retired: OrdMap::new(),
             configs: OrdMap::new(),
             features: OrdMap::new(),
             features_epoch: 0,
@@ -293,6 +319,13 @@ impl Image {
     /// A registered broker.
     pub fn broker(&self, id: i32) -> Option<&Arc<Broker>> {
         self.brokers.get(&id)
+    }
+
+    /// Which data directory of a broker's id takes part in Raft groups: the registered one, or the next that comes.
+    /// A directory that was given up never counts again, for what it promised is not known any more (R10).
+    pub fn replica_number(&self, id: i32) -> u32 {
+        let registered = self.broker(id).map(|broker| broker.replica);
+        registered.unwrap_or_else(|| self.retired.get(&id).copied().unwrap_or(0))
     }
 
     /// All registered brokers, fenced ones too, by id.

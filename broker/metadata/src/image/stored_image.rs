@@ -23,6 +23,8 @@ struct StoredImage {
     cluster_id: Option<String>,
     topics: Vec<StoredTopic>,
     brokers: Vec<Broker>,
+    #[serde(default)]
+    retired: Vec<(i32, u32)>,
     configs: Vec<(ConfigResource, BTreeMap<String, String>)>,
     features: BTreeMap<String, i16>,
     features_epoch: i64,
@@ -53,6 +55,7 @@ impl Image {
             cluster_id: self.cluster_id().map(str::to_owned),
             topics: topics.collect(),
             brokers: self.brokers().map(|broker| (**broker).clone()).collect(),
+            retired: self.retired.iter().map(|(id, next)| (*id, *next)).collect(),
             configs: self
                 .configs
                 .iter()
@@ -85,6 +88,7 @@ impl Image {
             .into_iter()
             .map(|broker| (broker.id, Arc::new(broker)))
             .collect();
+        image.retired = stored.retired.into_iter().collect();
         image.configs = stored
             .configs
             .into_iter()

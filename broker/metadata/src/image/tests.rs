@@ -46,7 +46,9 @@ fn topics_are_found_by_name_id_and_group() {
     let topic = cluster.image.topic("t").expect("created");
     assert_eq!(cluster.image.topic_by_id(topic_id(7)), Some(topic));
     assert_eq!(topic.replication_factor(), 1);
-    assert_eq!(topic.directory(1), "00000000-0000-0000-0000-000000000007-1");
+    let id = "00000000-0000-0000-0000-000000000007";
+    assert_eq!(topic.directory(1, 0), format!("{id}-1"));
+    assert_eq!(topic.directory(1, 2), format!("{id}-1.2"));
     for partition in topic.partitions.iter() {
         assert_eq!(
             cluster.image.partition_of_group(partition.group),

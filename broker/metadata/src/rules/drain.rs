@@ -2,21 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use klamm_records::TopicId;
+use klamm_records::{GroupId, TopicId};
 
 use super::placement::{candidates, replacement};
 use crate::command::Command;
 use crate::image::Image;
 
-/// The next moves off draining brokers, so many that `most` partitions are being moved in all. Nothing where all
-/// other brokers have a replica already: with three nodes, a partition with three replicas stays.
+/// The next moves off draining brokers, so many that `most` partitions are being moved in all; those that wait for a
+/// broker which is gone do not count, and get another one. Nothing where all other brokers have a replica already: with
+/// three nodes, a partition with three replicas stays.
 pub fn drain_brokers(image: &Image, most: usize, seed: u64) -> Vec<Command> {
     let draining: Vec<i32> = image
         .brokers()
         .map(|broker| broker.id)
         .filter(|id| image.is_draining(*id) && image.load(*id).replicas > 0)
         .collect();
-    let mut room = most.saturating_sub(image.moving().count());
+    let is_gone = |id: &i32| !image.is_live(*id);
+    let arrives = |group: &GroupId| {
+        let found = image.partition_of_group(*group);
+        let partition = found.and_then(|(topic, index)| topic.partition(index));
+        partition.is_some_and(|partition| !partition.target().iter().any(is_gone))
+    };
+    let mut room = most.saturating_sub(image.moving().filter(arrives).count());
     if draining.is_empty() || room == 0 {
         return Vec::new();
     }
@@ -28,12 +35,21 @@ pub fn drain_brokers(image: &Image, most: usize, seed: u64) -> Vec<Command> {
             if room == 0 {
                 break;
             }
-            if partition.moving.is_some() {
-                continue;
-            }
-            let mut replicas = partition.replicas.clone();
+            let adding: Vec<i32> = match &partition.moving {
+                None => Vec::new(),
+                Some(moving) => {
+                    let is_drained = moving.removing.iter().any(|id| draining.contains(id));
+                    if !is_drained || !moving.adding.iter().any(is_gone) {
+                        continue;
+                    }
+                    moving.adding.clone()
+                }
+            };
+            let mut replicas = partition.target().to_vec();
             for at in 0..replicas.len() {
-                if !draining.contains(&replicas[at]) {
+                let id = replicas[at];
+                let never_comes = adding.contains(&id) && is_gone(&id);
+                if !draining.contains(&id) && !never_comes {
                     continue;
                 }
                 let load = |candidate: &super::Candidate| {
@@ -45,7 +61,7 @@ pub fn drain_brokers(image: &Image, most: usize, seed: u64) -> Vec<Command> {
                     replicas[at] = new;
                 }
             }
-            if replicas != partition.replicas {
+            if replicas != partition.target() {
                 let partitions = wanted.entry(topic.id).or_default();
                 partitions.insert(partition.index, replicas);
                 room -= 1;
@@ -147,5 +163,27 @@ mod tests {
         assert!(drain_brokers(&cluster.image, 9, 1).is_empty());
         let placed = super::candidates(&cluster.image);
         assert_eq!(placed.len(), 1, "and it gets no new ones");
+    }
+
+    #[test]
+    fn who_dies_on_the_way_is_replaced_and_holds_nobody_up() {
+        let mut cluster = cluster(&[None; 4]);
+        drain(&mut cluster, 1);
+        let begun = drain_brokers(&cluster.image, 9, 1);
+        carry_out(&mut cluster, &begun);
+        let dead = if cluster.image.load(3).replicas > 0 {
+            3
+        } else {
+            4
+        };
+        let fence = crate::rules::fence_broker(cluster.context(), dead, true);
+        cluster.apply(&fence.expect("registered").expect("a change"));
+        let waiting = cluster.image.load(dead).replicas;
+        assert!(waiting > 0);
+        let instead = drain_brokers(&cluster.image, 9, 1);
+        carry_out(&mut cluster, &instead);
+        finish(&mut cluster);
+        let replicas = |id| cluster.image.load(id).replicas;
+        assert_eq!([1, 2, 7 - dead, dead].map(replicas), [0, 6, 6, 0]);
     }
 }

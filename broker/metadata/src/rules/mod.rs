@@ -24,7 +24,7 @@ pub use alter_configs::{
     AlterOperation, ConfigChange, ResourceChange, ResourceReplacement, alter_configs,
     incremental_alter_configs,
 };
-pub use brokers::{fence_broker, register_broker};
+pub use brokers::{fence_broker, register_broker, unregister_broker};
 pub use create_partitions::{NewPartitions, create_partitions};
 pub use create_topics::{CreatedTopic, MAX_PARTITIONS_PER_REQUEST, NewTopic, create_topics};
 pub use delete_topics::{DeletedTopic, TopicRef, delete_topics};

@@ -264,4 +264,26 @@ mod tests {
         reassign(&mut cluster, None);
         assert_eq!(state(&cluster), (vec![1, 2, 3], vec![], vec![2, 3]));
     }
+
+    /// Whoever left begins anew when it comes back; whoever was to leave, and stays after all, goes on.
+    #[test]
+    fn a_replica_that_left_is_another_when_it_comes_back() {
+        let mut cluster = Cluster::new(&[None, None, None]).with_topic("t", 1, &[]);
+        let number = |cluster: &Cluster, id| partition(cluster).number(id);
+        reassign(&mut cluster, Some(&[2, 3]));
+        reassign(&mut cluster, Some(&[1, 3]));
+        reassign(&mut cluster, Some(&[2, 3]));
+        assert_eq!([1, 2, 3].map(|id| number(&cluster, id)), [0, 0, 0]);
+        let first = since(&cluster);
+        finish(&mut cluster, first);
+        assert_eq!([1, 2, 3].map(|id| number(&cluster, id)), [1, 0, 0]);
+        reassign(&mut cluster, Some(&[1]));
+        let second = since(&cluster);
+        finish(&mut cluster, second);
+        assert_eq!([1, 2, 3].map(|id| number(&cluster, id)), [1, 1, 1]);
+        assert_eq!(
+            crate::Image::decode(&cluster.image.encode()),
+            Ok(cluster.image.clone())
+        );
+    }
 }

@@ -66,6 +66,7 @@ impl Bench {
             bench.command(Command::RegisterBroker(BrokerRegistration {
                 id,
                 incarnation: Uuid::from_u128(9),
+                replica: 0,
                 rack: Some(rack.into()),
                 endpoints: BTreeMap::new(),
                 fenced: false,

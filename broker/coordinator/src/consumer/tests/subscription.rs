@@ -132,6 +132,7 @@ fn a_rack_changes_the_hash() {
     bench.command(Command::RegisterBroker(BrokerRegistration {
         id: 1,
         incarnation: Uuid::from_u128(9),
+        replica: 0,
         rack: Some("moved".into()),
         endpoints: BTreeMap::new(),
         fenced: false,

@@ -108,6 +108,7 @@ impl World {
         world.command(&Command::RegisterBroker(BrokerRegistration {
             id: 1,
             incarnation: Uuid::from_u128(1),
+            replica: 0,
             rack: None,
             endpoints: BTreeMap::from([("PLAINTEXT".to_owned(), endpoint)]),
             fenced: false,

@@ -7,6 +7,10 @@ use super::reasons::{
     JAVA_CLASS, NO_QUOTAS, NO_TELEMETRY, NO_THROTTLE, NO_TIERS, OWN_METRICS, RAFT_REPLICATES,
 };
 
+/// Values of `replica.selector.class`.
+const LEADER_SELECTOR: &str = "org.apache.kafka.common.replica.LeaderSelector";
+const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 pub(super) const KEYS: &[Key] = &[
     broker(Int, "num.replica.fetchers", "1")
         .cluster()
@@ -39,8 +43,8 @@ pub(super) const KEYS: &[Key] = &[
         .inert(RAFT_REPLICATES)
         .doc("Bytes of all partitions that a follower fetches at once."),
     broker_null(String, "replica.selector.class")
-        .inert("clients read from leaders; reading from the nearest replica is not supported yet")
-        .doc("Class that chooses the replica a client reads from."),
+        .one_of(&[LEADER_SELECTOR, RACK_AWARE_SELECTOR])
+        .doc("Class that chooses the replica a client reads from. The rack-aware one: a consumer with a client.rack reads from a follower in its rack."),
     broker(
         Long,
         "leader.replication.throttled.rate",
