@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use klamm_metadata::Image;
 use klamm_raft::{NodeId, PeerTransport};
 use klamm_records::GroupId;
 use tokio::sync::watch;
@@ -31,13 +32,17 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
     let mut before = Leads::new();
     // Processes that know all of `before`.
     let mut told: BTreeMap<NodeId, u64> = BTreeMap::new();
+    let mut there = Vec::new();
     for turn in 0_u32.. {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(LOOK) => {}
         }
-        if turn % IN_SYNC_TURNS == 0 {
-            look_at_followers(&shared);
+        // Who has just gone is not told to keep up, least of all once another disk has come in its place.
+        let image = shared.controller.image();
+        let before_that = std::mem::replace(&mut there, live_brokers(&image));
+        if turn % IN_SYNC_TURNS == 0 || there != before_that {
+            look_at_followers(&shared, &image);
         }
         let now = leads(&shared);
         let news = news(&before, &now);
@@ -46,11 +51,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut stopping: watch::Receiver<bool>
     }
 }
 
+/// Live brokers, and the number of each one's disk.
+fn live_brokers(image: &Image) -> Vec<(i32, u32)> {
+    let live = image.brokers().filter(|broker| image.is_live(broker.id));
+    live.map(|broker| (broker.id, broker.replica)).collect()
+}
+
 /// Sees which followers keep up with the partitions led here.
-fn look_at_followers(shared: &Shared) {
+fn look_at_followers(shared: &Shared, image: &Image) {
     let longest = shared.settings().long("replica.lag.time.max.ms");
     let longest = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
-    let image = shared.controller.image();
     let now = Instant::now();
     for partition in shared.partitions.all() {
         let topic = image.topic_by_id(partition.topic_id());

@@ -6,6 +6,7 @@
 //! nothing. RocksDB syncs its files and its directory; the entry of the directory itself is for
 //! whoever creates the store.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -27,7 +28,8 @@ const WRITE_BUFFER_BYTES: usize = 2 << 20;
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 /// Table files that RocksDB keeps open, in each of two databases.
 const MAX_OPEN_FILES: i32 = 48;
-/// Up to so many rows a range is deleted row by row: a range tombstone slows every later read.
+/// Up to so many rows a range is deleted row by row: a range tombstone slows every later read, and each open table file
+/// keeps its own in memory.
 const MAX_SINGLE_DELETES: usize = 32;
 
 /// Name of the file that says why a database is not to be relied on. RocksDB leaves names alone that
@@ -211,29 +213,29 @@ impl RocksRows {
 
     fn write_batch(&self, changes: &[&[Change]]) -> Result<WriteBatch, IndexError> {
         let mut batch = WriteBatch::default();
-        // Rows that this batch put are not committed yet: a delete that follows them has to be a
-        // range, which covers them as well.
-        let mut put_into: Vec<Table> = Vec::new();
+        // Rows that this batch put are not committed yet: a delete that follows covers them as well.
+        let mut put: BTreeSet<(Table, &[u8])> = BTreeSet::new();
         for change in changes.iter().copied().flatten() {
             match change {
                 Change::Put { table, key, value } => {
                     batch.put_cf(self.family(*table), key, value);
-                    if !put_into.contains(table) {
-                        put_into.push(*table);
-                    }
+                    put.insert((*table, key));
                 }
                 Change::Delete { table, key } => batch.delete_cf(self.family(*table), key),
                 Change::DeleteRange { from, below, .. } if from >= below => {}
                 Change::DeleteRange { table, from, below } => {
                     let family = self.family(*table);
-                    let few = if put_into.contains(table) {
-                        None
-                    } else {
-                        self.few_keys(*table, from, below)?
-                    };
-                    match few {
-                        Some(keys) => keys.iter().for_each(|key| batch.delete_cf(family, key)),
-                        None => batch.delete_range_cf(family, from, below),
+                    let just_put = put.range((*table, from.as_slice())..(*table, below.as_slice()));
+                    let just_put: Vec<&[u8]> = just_put
+                        .map(|(_, key)| *key)
+                        .take(MAX_SINGLE_DELETES + 1)
+                        .collect();
+                    match self.few_keys(*table, from, below)? {
+                        Some(keys) if keys.len() + just_put.len() <= MAX_SINGLE_DELETES => {
+                            keys.iter().for_each(|key| batch.delete_cf(family, key));
+                            just_put.iter().for_each(|key| batch.delete_cf(family, key));
+                        }
+                        _ => batch.delete_range_cf(family, from, below),
                     }
                 }
             }
@@ -294,5 +296,83 @@ impl Rows for RocksRows {
         self.database
             .flush_cfs_opt(&families, &flush)
             .map_err(failed("flush"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{IndexBatch, SparseEntry};
+    use klamm_records::GroupId;
+
+    /// Range tombstones in the table files of all families.
+    fn range_tombstones(rows: &RocksRows) -> u64 {
+        let of = |table: &Table| {
+            let property = "rocksdb.aggregated-table-properties";
+            let told = rows
+                .database
+                .property_value_cf(rows.family(*table), property)
+                .expect("a property that there is")
+                .unwrap_or_default();
+            let count = told.split("; ").find_map(|part| {
+                let count = part.strip_prefix("# range deletions=")?;
+                count.parse::<u64>().ok()
+            });
+            count.unwrap_or_else(|| panic!("{told}"))
+        };
+        Table::ALL.iter().map(of).sum()
+    }
+
+    fn fill(batch: &mut IndexBatch, group: GroupId, entries: i64) {
+        batch.put_group(group, b"row".to_vec());
+        batch.put_segment(group, 0, b"row".to_vec());
+        for n in 0..entries {
+            batch.put_raft_entry(group, n as u64, b"blank".to_vec());
+            let entry = SparseEntry {
+                segment_base: 0,
+                base_offset: n,
+                position: 0,
+                raft_index: n as u64,
+                max_timestamp: 0,
+            };
+            batch.put_sparse(group, &entry);
+        }
+    }
+
+    #[test]
+    fn small_groups_are_deleted_without_range_tombstones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let tables = Table::ALL
+            .iter()
+            .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
+        let database = DB::open_cf_descriptors(&database_options(), dir.path(), tables);
+        let rows = RocksRows {
+            database: database.expect("a new one"),
+        };
+        let commit = |batch: IndexBatch| rows.commit(&[&batch.changes]).expect("committed");
+        let (first, second, large) = (GroupId(1), GroupId(2), GroupId(3));
+        let mut batch = IndexBatch::new();
+        fill(&mut batch, first, 3);
+        fill(&mut batch, large, MAX_SINGLE_DELETES as i64 + 1);
+        commit(batch);
+        // Others are put into the same tables at the same time.
+        let mut batch = IndexBatch::new();
+        fill(&mut batch, second, 3);
+        batch.delete_group(first);
+        batch.delete_group(second);
+        commit(batch);
+        assert_eq!(range_tombstones(&rows), 0);
+        for group in [first, second] {
+            let key = keys::group_key(group);
+            for table in Table::ALL {
+                let left = rows.first(table, &key, &keys::group_end(group));
+                assert_eq!(left.expect("read"), None, "{table:?}");
+            }
+        }
+        let mut batch = IndexBatch::new();
+        batch.delete_group(large);
+        commit(batch);
+        assert_eq!(range_tombstones(&rows), 3, "one for each table with many rows");
     }
 }

@@ -60,6 +60,7 @@ async fn a_lost_disk_is_replaced_under_its_id() -> Result<()> {
         })
         .await?;
         load.more(300, SOON).await?;
+        topic_is(&admin, TOPIC, |partition| partition.in_sync.len() == 2).await?;
         cluster.boot(3)?;
         topic_is(&admin, TOPIC, |partition| partition.in_sync.len() == 3).await?;
         metadata_voters_are(&admin, &[1, 2, 3]).await?;
