@@ -13,6 +13,7 @@
 
 mod copying;
 mod keys;
+mod manifest;
 mod memory;
 mod pair;
 mod rocks;

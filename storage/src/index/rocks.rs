@@ -20,6 +20,7 @@ use rocksdb::{
 };
 
 use super::keys::{self, FORMAT, Table};
+use super::manifest;
 use super::{Change, Index, IndexError, IndexStore, Row, Rows, Visit};
 
 /// Memtable size per column family. Small: only a commit's own rows are ever in it.
@@ -73,6 +74,18 @@ fn failed_io(operation: &'static str) -> impl Fn(io::Error) -> IndexError {
     }
 }
 
+/// RocksDB never ends over one kind of damage.
+fn check_manifest(dir: &Path) -> Result<(), IndexError> {
+    match manifest::trouble(dir) {
+        Ok(Some(trouble)) => Err(IndexError::Damaged {
+            operation: "open",
+            cause: trouble.into(),
+        }),
+        // What cannot be read RocksDB meets next, and says so.
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
 fn database_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -103,6 +116,7 @@ fn table_options(cache: &Cache) -> Options {
 
 impl IndexStore for RocksIndexStore {
     fn open(&self, dir: &Path) -> Result<Index, IndexError> {
+        check_manifest(dir)?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let tables = Table::ALL
             .iter()
@@ -373,6 +387,10 @@ mod tests {
         let mut batch = IndexBatch::new();
         batch.delete_group(large);
         commit(batch);
-        assert_eq!(range_tombstones(&rows), 3, "one for each table with many rows");
+        assert_eq!(
+            range_tombstones(&rows),
+            3,
+            "one for each table with many rows"
+        );
     }
 }
