@@ -36,6 +36,8 @@ const NET: Duration = Duration::from_secs(150);
 const TURNS: u64 = 10;
 /// Closed groups are not looked for among fewer.
 const MIN_WATCHED: usize = 64;
+/// A damaged replica that leads again does not give that up sooner: the others may be damaged too.
+const HAND_ON_AGAIN: Duration = Duration::from_secs(30);
 /// Patience grows with failed elections up to this factor.
 const MAX_PATIENCE: u32 = 4;
 
@@ -50,6 +52,8 @@ struct Watched {
     attempts: u32,
     /// The term when it was looked at last.
     term: u64,
+    /// Leadership was handed on because of damage here.
+    handed_on: Option<Instant>,
     /// The leader followed: term, node, and its process when it was first heard.
     followed: Option<(u64, NodeId, u64)>,
 }
@@ -109,6 +113,7 @@ impl Driver {
                 elect_at: None,
                 attempts: 0,
                 term: leadership.term,
+                handed_on: None,
                 followed: None,
             });
             if leadership.leader == Some(group.node()) {
@@ -174,6 +179,15 @@ impl Driver {
             watched.unchanged = 0;
         }
         // A group that has stopped is reported by its watch task, so errors mean nothing here.
+        let rested = watched.handed_on.is_none_or(|at| now >= at + HAND_ON_AGAIN);
+        if group.shared.cannot_send.swap(false, Ordering::Relaxed)
+            && rested
+            && let Some(next) = self.replacement(group)
+        {
+            watched.handed_on = Some(now);
+            tracing::warn!(group = %group.id(), to = %next, "hands on leadership: its own log is damaged");
+            let _ = group.transfer_leader(next).await;
+        }
         if !returned.is_empty() {
             let _ = group.raft.trigger().reset_backoff(returned).await;
         }
@@ -181,6 +195,18 @@ impl Driver {
             watched.heartbeat_at = now + REST + spread(REST);
             let _ = group.raft.trigger().heartbeat().await;
         }
+    }
+
+    /// Who can lead a group in place of this node at once: another voter who is there and has all of the log.
+    fn replacement(&mut self, group: &Group) -> Option<NodeId> {
+        let (voters, _) = group.members();
+        let progress = group.progress();
+        let complete = progress.matched.into_iter().filter(|(node, index)| {
+            *node != group.node() && *index >= progress.last_index && voters.contains(node)
+        });
+        let complete: Vec<NodeId> = complete.map(|(node, _)| node).collect();
+        let mut complete = complete.into_iter();
+        complete.find(|node| self.hears(*node).is_none_or(|hearing| hearing.alive))
     }
 
     /// Last and committed index of a group led here; whether everyone who is there has all of it;

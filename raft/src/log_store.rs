@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use klamm_records::EntryId;
-use klamm_storage::{Completion, Entry, GroupLog};
+use klamm_storage::{Completion, Entry, GroupLog, StorageError};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
@@ -176,6 +176,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+/// Whether other places of the log may be whole.
+pub(crate) fn is_of_the_place(error: &StorageError) -> bool {
+    matches!(error, StorageError::Corrupt { .. } | StorageError::Io(_))
+}
+
 /// Starts an operation of the store and waits for its completion.
 pub(crate) async fn durable(start: impl FnOnce(Completion)) -> io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -220,15 +225,25 @@ impl LogReader {
         max_bytes: usize,
         with_data: bool,
     ) -> io::Result<Vec<LogEntry>> {
+        let stored = self.stored(range, max_bytes, with_data);
+        from_stored(stored.map_err(io_error)?)
+    }
+
+    fn stored(
+        &self,
+        range: std::ops::Range<u64>,
+        max_bytes: usize,
+        with_data: bool,
+    ) -> Result<Vec<Entry>, StorageError> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let entries = self
-            .log()
-            .entries(range, max_bytes, with_data)
-            .map_err(io_error)?;
-        entries.into_iter().map(LogEntry::from_stored).collect()
+        self.log().entries(range, max_bytes, with_data)
     }
+}
+
+fn from_stored(entries: Vec<Entry>) -> io::Result<Vec<LogEntry>> {
+    entries.into_iter().map(LogEntry::from_stored).collect()
 }
 
 impl RaftLogReader<TypeConfig> for LogReader {
@@ -239,9 +254,24 @@ impl RaftLogReader<TypeConfig> for LogReader {
         self.read(self.held(&range), usize::MAX, reads_data(&self.shared))
     }
 
-    /// For replication: bounded in bytes.
+    /// For replication: bounded in bytes. Of what cannot be read that which lies before it is sent, and then nothing:
+    /// openraft takes no entries for a heartbeat, and an error would end the process with all its groups, at every start
+    /// anew.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
-        self.read(self.held(&(start..end)), MAX_REQUEST_BYTES, true)
+        let range = self.held(&(start..end));
+        let first = range.start..range.end.min(range.start + 1);
+        let mut stored = self.stored(range, MAX_REQUEST_BYTES, true);
+        if matches!(&stored, Err(error) if is_of_the_place(error)) {
+            stored = self.stored(first, MAX_REQUEST_BYTES, true);
+        }
+        match stored {
+            Err(error) if is_of_the_place(&error) => {
+                self.shared.cannot_send(&error);
+                tokio::time::sleep(self.shared.heartbeat_interval).await;
+                Ok(Vec::new())
+            }
+            stored => from_stored(stored.map_err(io_error)?),
+        }
     }
 
     /// For apply: in bounded steps, with data only if the state machine wants it.

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesOrdered};
 use futures::{FutureExt, Stream, StreamExt};
 use klamm_records::GroupId;
+use klamm_storage::FillError;
 use openraft::alias::SnapshotOf;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
@@ -28,6 +29,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::NodeId;
 use crate::fill::{self, FillAnswer, FillRequest};
+use crate::log_store::is_of_the_place;
 use crate::machine::Brought;
 use crate::peers::{Lane, entry_bytes};
 use crate::shared::Shared;
@@ -424,6 +426,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             sent = fill::send(&self.shared, self.node, vote) => sent,
         };
         sent.map(SnapshotResponse::new).map_err(|error| {
+            let cause = error.get_ref().and_then(|e| e.downcast_ref());
+            if let Some(FillError::Storage(cause)) = cause
+                && is_of_the_place(cause)
+            {
+                self.shared.cannot_send(cause);
+            }
             let (group, node) = (self.shared.group, self.node);
             tracing::info!(%group, %node, %error, "a replica was not filled; it will be tried again");
             StreamingError::Unreachable(Unreachable::new(&error))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use klamm_records::{EntryId, GroupId};
-use klamm_storage::GroupLog;
+use klamm_storage::{GroupLog, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -48,6 +48,10 @@ pub(crate) struct Shared {
     pub(crate) doubts_leader: AtomicBool,
     /// Something happened that the driver should look at: an append, or its own unfinished work.
     pub(crate) stirred: AtomicBool,
+    /// What another replica needs cannot be read here: somebody else is to lead. Set until the driver has looked.
+    pub(crate) cannot_send: AtomicBool,
+    /// The damage that was told of last.
+    damage_told: Mutex<Option<String>>,
     created: Instant,
     /// When a leader's append was accepted last, in milliseconds since `created`; 0 for never.
     heard_at: AtomicU64,
@@ -98,6 +102,8 @@ impl Shared {
             has_peers: AtomicBool::new(false),
             doubts_leader: AtomicBool::new(true),
             stirred: AtomicBool::new(true),
+            cannot_send: AtomicBool::new(false),
+            damage_told: Mutex::new(None),
             created: Instant::now(),
             heard_at: AtomicU64::new(0),
             applied_term: AtomicU64::new(0),
@@ -126,6 +132,18 @@ impl Shared {
             self.group
         );
         self.opening.store(false, Ordering::Release);
+    }
+
+    /// Another replica needs what cannot be read here.
+    pub(crate) fn cannot_send(&self, error: &StorageError) {
+        let text = error.to_string();
+        let mut told = self.damage_told.lock();
+        if told.as_ref() != Some(&text) {
+            tracing::error!(group = %self.group, error = text, "another replica needs what cannot be read here");
+            *told = Some(text);
+        }
+        self.cannot_send.store(true, Ordering::Relaxed);
+        self.stirred.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn leadership(&self) -> Leadership {

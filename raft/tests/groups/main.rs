@@ -13,6 +13,7 @@ mod peers;
 mod proxy;
 mod retention;
 mod returned;
+mod rot;
 mod scale;
 mod single;
 mod store;
