@@ -16,7 +16,7 @@ use klamm_raft::NodeId;
 use klamm_records::{GroupId, TopicId};
 use klamm_storage::StorageError;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info};
 
 use crate::node::Shared;
@@ -27,6 +27,9 @@ use crate::start::{found_if_empty, founding_pause};
 const OPENING: usize = 256;
 /// Groups whose founder may have gone away are looked at so often.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Partitions that did not open are tried again after so long.
+const OPEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// New groups that another replica is to found, with their voters and this node's turn, should it not.
 type Unfounded = HashMap<GroupId, (BTreeSet<NodeId>, Instant)>;
@@ -46,31 +49,30 @@ pub async fn run(shared: Arc<Shared>) {
     let mut open = HashSet::new();
     let mut unfounded = Unfounded::new();
     let mut first = true;
+    // However often the image changes.
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         changed.borrow_and_update();
         let image = shared.controller.image();
         shared.refresh_settings(&image);
-        close_deleted(&shared, &image, &mut open).await;
+        close_deleted(&shared, &image, &mut open, &mut unfounded).await;
         if std::mem::take(&mut first) {
             delete_leftovers(&shared, &image);
         }
-        open_missing(&shared, &image, &mut open, &mut unfounded).await;
+        let all_open = open_missing(&shared, &image, &mut open, &mut unfounded).await;
         shared.reconciled(image.last_offset());
+        let again = tokio::time::sleep(OPEN_AGAIN);
+        tokio::pin!(again);
         loop {
-            let changed = if unfounded.is_empty() {
-                changed.changed().await
-            } else {
-                match tokio::time::timeout(LOOK, changed.changed()).await {
-                    Ok(changed) => changed,
-                    Err(_) => {
-                        found_by_turn(&shared, &mut unfounded).await;
-                        continue;
-                    }
-                }
-            };
-            match changed {
-                Ok(()) => break,
-                Err(_) => return,
+            tokio::select! {
+                biased;
+                _ = look.tick(), if !unfounded.is_empty() => found_by_turn(&shared, &mut unfounded).await,
+                changed = changed.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = &mut again, if !all_open => break,
             }
         }
     }
@@ -93,7 +95,12 @@ async fn found_by_turn(shared: &Shared, unfounded: &mut Unfounded) {
     }
 }
 
-async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicId>) {
+async fn close_deleted(
+    shared: &Shared,
+    image: &Image,
+    open: &mut HashSet<TopicId>,
+    unfounded: &mut Unfounded,
+) {
     let gone: Vec<TopicId> = open
         .iter()
         .copied()
@@ -102,6 +109,7 @@ async fn close_deleted(shared: &Shared, image: &Image, open: &mut HashSet<TopicI
     for id in gone {
         open.remove(&id);
         for partition in shared.partitions.remove_topic(id) {
+            unfounded.remove(&partition.group().id());
             close(shared, &partition).await;
             info!(topic = %partition.topic(), index = partition.index(), "partition deleted");
         }
@@ -156,13 +164,15 @@ fn delete_leftovers(shared: &Shared, image: &Image) {
     }
 }
 
+/// Opens what is to be here and is not; whether all of it is open then.
 async fn open_missing(
     shared: &Arc<Shared>,
     image: &Image,
     open: &mut HashSet<TopicId>,
     unfounded: &mut Unfounded,
-) {
+) -> bool {
     let mut opening = FuturesUnordered::new();
+    let mut all_open = true;
     for topic in image.topics() {
         open.insert(topic.id);
         let settings = Arc::new(shared.topic_settings(topic));
@@ -177,6 +187,7 @@ async fn open_missing(
                     continue;
                 }
                 // It may be back already, as another replica.
+                unfounded.remove(&partition.group);
                 close_moved(shared, &open).await;
             }
             if !is_replica {
@@ -190,28 +201,34 @@ async fn open_missing(
             }
             opening.push(open_partition(shared, topic, partition, settings.clone()));
             if opening.len() >= OPENING {
-                opening.next().await;
+                all_open &= opening.next().await.unwrap_or(true);
             }
         }
     }
-    while opening.next().await.is_some() {}
+    while let Some(opened) = opening.next().await {
+        all_open &= opened;
+    }
+    all_open
 }
 
+/// Whether the partition is open.
 async fn open_partition(
     shared: &Arc<Shared>,
     topic: &metadata::Topic,
     partition: &metadata::Partition,
     settings: Arc<TopicSettings>,
-) {
+) -> bool {
     let group = partition.group;
     match try_open(shared, topic, partition, settings).await {
         Ok(opened) => {
             shared.partitions.insert(Arc::new(opened));
             debug!(topic = %topic.name, index = partition.index, %group, "partition open");
+            true
         }
-        // The partition stays closed: clients see it without a leader, the rest is served.
+        // The partition stays closed for now: clients see it without a leader, the rest is served.
         Err(cause) => {
             error!(topic = %topic.name, index = partition.index, %group, %cause, "failed to open a partition");
+            false
         }
     }
 }

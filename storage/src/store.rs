@@ -55,6 +55,10 @@ pub(crate) struct Shared {
     /// Ids of deleted groups that the journal may still have frames of: not to be used again before the
     /// second checkpoint after, for a replay would take the new group's frames for the old one's.
     pub(crate) retired: Mutex<BTreeSet<GroupId>>,
+    /// Held while ids are released.
+    releasing: Mutex<()>,
+    /// Bytes that the fills under way still need.
+    pub(crate) booked: Mutex<u64>,
     /// Directories of deleted groups, to be removed by the checkpoint thread.
     pub(crate) graves: Mutex<Vec<PathBuf>>,
     /// Directories were created, renamed or removed in the store's directory.
@@ -193,6 +197,8 @@ impl Store {
             fills: AtomicUsize::new(0),
             deleted: Mutex::default(),
             retired: Mutex::default(),
+            releasing: Mutex::default(),
+            booked: Mutex::default(),
             graves: Mutex::default(),
             root_unsynced: AtomicBool::new(false),
             dir_sync: Mutex::default(),
@@ -360,6 +366,8 @@ impl Store {
     /// # Errors
     /// When a checkpoint fails.
     pub fn release_id(&self, group: GroupId) -> Result<(), StorageError> {
+        // Whoever waits here may find that the checkpoint of another was for his id, too.
+        let _one_by_one = self.handle.shared.releasing.lock();
         while self.is_retired(group) {
             self.checkpoint()?;
         }

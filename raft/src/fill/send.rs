@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use klamm_storage::{FillPlace, FillSource};
+use tokio::time::timeout;
 
 use super::{CHUNK_BYTES, FillAnswer, FillProgress, FillRequest, Outgoing, WINDOW};
 use crate::NodeId;
@@ -14,6 +16,9 @@ use crate::network::{PeerRequest, PeerResponse, Request, Response, Room};
 use crate::peers::Lane;
 use crate::shared::Shared;
 use crate::types::RaftVote;
+
+/// A part is written and synced within this, on any disk that is of use.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
 
 /// Fills the replica on `node` up to what is purged here; its vote in the end. Dropped half way, the next try
 /// goes on where it was.
@@ -111,7 +116,12 @@ impl Sender<'_> {
             room: Room::default(),
         };
         let shared = self.shared;
-        shared.transport.call(self.node, shared.group, request)
+        let call = shared.transport.call(self.node, shared.group, request);
+        async move {
+            // One that is there and does not answer keeps others from being filled.
+            let answer = timeout(ANSWER_WAIT, call).await;
+            answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
     }
 
     fn take(&self, answer: io::Result<PeerResponse>) -> io::Result<FillAnswer> {

@@ -274,6 +274,49 @@ fn an_interrupted_fill_goes_on_and_one_that_is_given_up_leaves_nothing() {
 }
 
 #[test]
+fn fills_share_the_space_that_is_free_and_leave_the_reserve() {
+    const RESERVE: u64 = 1 << 20;
+    let mut machine = Machine::new();
+    machine.options.reserve_bytes = RESERVE;
+    let (store, _) = machine.open();
+    let (from, first, second) = (source_log(&store, 45), group(&store, 2), group(&store, 3));
+    settle(&second);
+    let source = from.fill_source().unwrap().unwrap();
+    let manifest = source.manifest();
+    let total = manifest.total_bytes();
+    machine.disk.set_free(RESERVE + total + total / 2);
+    let mut fill = first.begin_fill(SOURCE, manifest.clone(), None).unwrap();
+    let refused = |log: &GroupLog| match log.begin_fill(SOURCE, manifest.clone(), None) {
+        Err(FillError::NoSpace { needed, .. }) => needed == total,
+        Ok(_) | Err(_) => false,
+    };
+    assert!(refused(&second), "the first one needs it");
+    bring(&source, &mut fill, 5).unwrap();
+    let there = fill.progress().0;
+    assert!(refused(&second), "half of it is written, half to come");
+
+    // Somebody else takes what was to be left.
+    machine.disk.set_free(RESERVE / 2);
+    machine.clock.advance(Duration::from_secs(2));
+    match bring(&source, &mut fill, 1) {
+        Err(FillError::NoSpace { needed, .. }) => assert_eq!(needed, total - there),
+        other => panic!("{other:?}"),
+    }
+    machine.disk.set_free(RESERVE * 2);
+    machine.clock.advance(Duration::from_secs(2));
+    bring(&source, &mut fill, 1).unwrap();
+    machine.disk.set_free(RESERVE + total + total / 2);
+    drop(fill);
+    let mut fill = second.begin_fill(SOURCE, manifest.clone(), None).unwrap();
+    bring(&source, &mut fill, usize::MAX).unwrap();
+    wait(|done| second.install(fill, done)).unwrap();
+    let nothing_is_booked = first.begin_fill(SOURCE, manifest.clone(), None);
+    assert!(nothing_is_booked.is_err(), "less than that is free now");
+    machine.disk.set_free(RESERVE + total);
+    first.begin_fill(SOURCE, manifest.clone(), None).unwrap();
+}
+
+#[test]
 fn nothing_wrong_is_taken() {
     let machine = Machine::new();
     let (store, _) = machine.open();

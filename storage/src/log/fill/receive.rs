@@ -33,6 +33,8 @@ pub struct Fill {
     files: Vec<Receiving>,
     /// Bytes between two index entries.
     interval: u64,
+    /// Part of what is booked in the store: bytes that are still to come.
+    booked: u64,
     /// A write or sync failed: nothing here is to be believed.
     failed: bool,
 }
@@ -152,6 +154,7 @@ impl GroupLog {
             source,
             files: Vec::new(),
             interval: least.max(total / MAX_ENTRIES),
+            booked: 0,
             failed: false,
             manifest,
         };
@@ -162,12 +165,7 @@ impl GroupLog {
             fill.files.push(file);
         }
         drop(usable);
-        let (there, total) = fill.progress();
-        let free = shared.disk.space(&shared.options.dir)?.free;
-        let needed = total - there;
-        if needed > 0 && free < needed.saturating_add(shared.options.reserve_bytes) {
-            return Err(FillError::NoSpace { free, needed });
-        }
+        fill.book()?;
         shared.disk.create_dir_all(&log.path)?;
         shared.root_unsynced.store(true, Ordering::SeqCst);
         Ok(fill)
@@ -227,11 +225,27 @@ impl Fill {
         })
     }
 
+    /// Books the bytes that are still to come: fills that begin at the same time do not count on the same space.
+    fn book(&mut self) -> Result<(), FillError> {
+        let (there, total) = self.progress();
+        let needed = total - there;
+        let shared = self.log.shared();
+        let free = shared.disk.space(&shared.options.dir)?.free;
+        let mut booked = shared.booked.lock();
+        let taken = booked.saturating_add(shared.options.reserve_bytes);
+        if needed > 0 && free < needed.saturating_add(taken) {
+            return Err(FillError::NoSpace { free, needed });
+        }
+        *booked += needed;
+        self.booked = needed;
+        Ok(())
+    }
+
     /// Takes the whole batches at [`Fill::wanted`]. Blocks.
     ///
     /// # Errors
-    /// [`FillError::Refused`] if they are not right; nothing is written then. After a failure of
-    /// the disk the fill takes nothing more.
+    /// [`FillError::Refused`] if they are not right, [`FillError::NoSpace`] while the reserve of the disk is touched;
+    /// nothing is written then. After a failure of the disk the fill takes nothing more.
     pub fn write(&mut self, at: FillPlace, bytes: &[u8]) -> Result<(), FillError> {
         let shared = self.log.shared();
         shared.failure.accepts()?;
@@ -248,6 +262,11 @@ impl Fill {
             return Err(FillError::Refused("a place that is in no segment"));
         };
         let headers = check_batches(&self.manifest, file, bytes)?;
+        // The journal needs what is left, or the node with all its logs stops.
+        if !shared.space.writable() {
+            let (free, needed) = (shared.space.seen().0, self.booked);
+            return Err(FillError::NoSpace { free, needed });
+        }
         let written = put(&self.log, file, bytes);
         self.failed = written.is_err();
         written?;
@@ -258,6 +277,8 @@ impl Fill {
         }
         file.written = position;
         shared.space.wrote(bytes.len() as u64);
+        self.booked -= bytes.len() as u64;
+        *shared.booked.lock() -= bytes.len() as u64;
         if file.is_complete() || file.unsynced >= SYNC_EVERY {
             let synced = sync(&self.log, file);
             self.failed = synced.is_err();
@@ -375,6 +396,7 @@ impl Drop for Fill {
             // If it cannot be, the next start removes it: this one will not count as closed.
             let _ = shared.disk.remove_file(&file.path);
         }
+        *shared.booked.lock() -= self.booked;
         shared.fills.fetch_sub(1, Ordering::SeqCst);
     }
 }
