@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_metadata::settings::TopicSettings;
-use klamm_storage::SegmentInfo;
+use klamm_raft::ProposeError;
+use klamm_storage::{SegmentInfo, StorageError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -101,8 +102,13 @@ async fn expire(partition: &Partition, now_ms: i64) {
 
 /// Drops what lies wholly below the log start from this replica.
 async fn purge(shared: &Shared, partition: &Partition) {
-    if let Err(cause) = partition.purge(&shared.cluster).await {
-        warn!(topic = &**partition.topic(), partition = partition.index(), %cause, "failed to purge");
+    match partition.purge(&shared.cluster).await {
+        // Deleted meanwhile.
+        Ok(()) | Err(ProposeError::Stopped | ProposeError::Storage(StorageError::GroupGone(_))) => {
+        }
+        Err(cause) => {
+            warn!(topic = &**partition.topic(), partition = partition.index(), %cause, "failed to purge");
+        }
     }
 }
 

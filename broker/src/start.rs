@@ -257,6 +257,8 @@ pub async fn register(
     starting: &Starting,
 ) -> Result<(), StartError> {
     let registration = registration(shared, bound, controller_port);
+    let given_up = shared.cluster.until_given_up();
+    tokio::pin!(given_up);
     loop {
         let registration = registration.clone();
         let change = shared.change(move |context| {
@@ -278,6 +280,7 @@ pub async fn register(
         let changed = loop {
             tokio::select! {
                 changed = &mut change => break changed,
+                refused = &mut given_up => return Err(refused.into()),
                 () = tokio::time::sleep(LOOK) => {
                     if let Some(trouble) = shared.cluster.trouble() {
                         starting.waits_for(&trouble);

@@ -82,6 +82,18 @@ pub enum EntryError {
         /// Its nodes.
         voters: String,
     },
+    /// The cluster goes on without this data directory.
+    #[error(
+        "node {id} was removed from cluster {cluster}, as node {by} says: this data directory counts no more; to come back, start node {id} with an empty directory"
+    )]
+    GivenUp {
+        /// `node.id`.
+        id: i32,
+        /// The cluster.
+        cluster: String,
+        /// Who said so.
+        by: i32,
+    },
     /// The nodes named belong to different clusters.
     #[error("node {one} and node {other} belong to different clusters: name the nodes of one")]
     TwoClusters {
@@ -254,7 +266,7 @@ pub(super) async fn meet(
     let mut pause = FIRST_PAUSE;
     let mut told: Option<(String, Instant)> = None;
     loop {
-        let heard = look(peers, shape, me).await;
+        let heard = look(peers, shape, me.node, me.directory).await;
         let words = match decide(me, &heard)? {
             Decision::Wait(words) => words,
             decided => {
@@ -283,11 +295,35 @@ pub(super) async fn meet(
     }
 }
 
-async fn look(peers: &Peers, shape: &Shape, me: &Me) -> Vec<Heard> {
-    let question = encode(&Question::Who(Introduction {
-        broker: me.node.broker(),
-        directory: me.directory,
-    }));
+/// Asks around until somebody who sees a majority of `cluster` says that this directory was given up.
+pub(super) async fn until_given_up(
+    peers: &Peers,
+    shape: &Shape,
+    node: NodeId,
+    directory: Uuid,
+    cluster: String,
+) -> EntryError {
+    loop {
+        tokio::time::sleep(LAST_PAUSE).await;
+        let heard = look(peers, shape, node, directory).await;
+        let mut met = heard.into_iter().filter_map(|heard| heard.met.ok());
+        if let Some((by, _)) = met.find(|(_, standing)| gives_up(node, &cluster, standing)) {
+            let (id, by) = (node.broker(), by.node.broker());
+            return EntryError::GivenUp { id, cluster, by };
+        }
+    }
+}
+
+/// Whether a node of `cluster` knows that this one's directory counts no more.
+fn gives_up(node: NodeId, cluster: &str, standing: &Standing) -> bool {
+    standing.cluster_id.as_deref() == Some(cluster)
+        && !standing.voters.is_empty()
+        && standing.replica > node.incarnation()
+}
+
+async fn look(peers: &Peers, shape: &Shape, node: NodeId, directory: Uuid) -> Vec<Heard> {
+    let broker = node.broker();
+    let question = encode(&Question::Who(Introduction { broker, directory }));
     let asked = shape.seeds.iter().map(|seed| {
         let question = question.clone();
         async move {
@@ -475,5 +511,26 @@ mod tests {
         let all = [itself, heard(2, Ok(standing(None)))];
         let voters = [NodeId::new(1, 0), NodeId::new(2, 0)].into();
         assert_eq!(decide(&me(), &all), Ok(Decision::Found(voters)));
+    }
+
+    #[test]
+    fn a_directory_is_given_up_by_those_who_know() {
+        let given_up = Standing {
+            replica: 1,
+            ..standing(Some("here"))
+        };
+        let node = me().node;
+        assert!(gives_up(node, "here", &given_up));
+        assert!(!gives_up(node, "elsewhere", &given_up));
+        assert!(
+            !gives_up(NodeId::new(1, 1), "here", &given_up),
+            "it is the next"
+        );
+        assert!(!gives_up(node, "here", &standing(Some("here"))));
+        let alone = Standing {
+            voters: Vec::new(),
+            ..given_up
+        };
+        assert!(!gives_up(node, "here", &alone), "it sees no majority");
     }
 }

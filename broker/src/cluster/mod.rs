@@ -166,6 +166,17 @@ impl Cluster {
         })
     }
 
+    /// Waits until the others say that this node's data directory was given up; for ever if they do not.
+    pub async fn until_given_up(&self) -> EntryError {
+        let others = self.others.as_ref();
+        let known = others.and_then(|others| Some((others, others.desk.cluster_id()?)));
+        let Some((others, cluster)) = known else {
+            return std::future::pending().await;
+        };
+        let (peers, directory) = (&others.peers, others.desk.directory());
+        meeting::until_given_up(peers, &others.shape, self.node, directory, cluster).await
+    }
+
     /// The controller is there to be asked by the others.
     pub fn has_controller(&self, controller: &Controller) {
         if let Some(others) = &self.others {

@@ -19,6 +19,34 @@ const SETTINGS: [&str; 2] = ["min.insync.replicas=2", "default.replication.facto
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_partitions_of_a_founder_that_is_away_are_led_while_more_are_created() -> Result<()> {
+    let mut cluster = Cluster::start(3, &SETTINGS)?;
+    let admin = client(&cluster).await?;
+    let away = match admin.metadata_quorum().await?.leader {
+        1 => 2,
+        _ => 1,
+    };
+    cluster.kill(away)?;
+    create(&admin, topic("first", 6, 3)).await?;
+    let began = Instant::now();
+    for more in 0.. {
+        let first = admin.refresh_topic("first").await?;
+        let founded_by_it = |p: &&klamm_client::Partition| p.replicas.first() == Some(&away);
+        ensure!(
+            first.partitions.iter().any(|p| founded_by_it(&p)),
+            "{first:?}"
+        );
+        if first.partitions.iter().all(|p| p.leader.is_some()) {
+            break;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(10), "{first:?}");
+        create(&admin, topic(&format!("more-{more}"), 1, 3)).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_a_leader_loses_nothing_that_was_acknowledged() -> Result<()> {
     let mut cluster = Cluster::start(3, &SETTINGS)?;
     let bootstrap = cluster.bootstrap();

@@ -95,6 +95,14 @@ async fn a_node_is_removed_and_another_votes_in_its_place() -> Result<()> {
     let (removed, said) = node_command(&cluster, &["remove", &gone.to_string()])?;
     ensure!(removed && said.contains("is removed"), "{said}");
     ensure!(cluster.wait_end(gone, SOON)?.success(), "it ends by itself");
+    cluster.launch(gone)?;
+    ensure!(!cluster.wait_end(gone, SOON)?.success(), "it is not wanted");
+    let said = cluster.node(gone).log();
+    let told = format!("node {gone} was removed from cluster");
+    ensure!(
+        said.contains(&told) && said.contains("empty directory"),
+        "{said}"
+    );
     let rest: Vec<i32> = (1..=4).filter(|id| *id != gone).collect();
     metadata_voters_are(&admin, &rest).await?;
     load.more(300, SOON).await?;
