@@ -197,16 +197,19 @@ impl Driver {
         }
     }
 
-    /// Who can lead a group in place of this node at once: another voter who is there and has all of the log.
+    /// Who can lead a group in place of this node at once: another voter who is there and has all that is committed.
     fn replacement(&mut self, group: &Group) -> Option<NodeId> {
         let (voters, _) = group.members();
         let progress = group.progress();
-        let complete = progress.matched.into_iter().filter(|(node, index)| {
-            *node != group.node() && *index >= progress.last_index && voters.contains(node)
+        // Under load a follower is always a round trip behind. Proposals wait while it gets the rest.
+        let keeps_up = progress.matched.into_iter().filter(|(node, index)| {
+            let has_it = *index >= progress.committed_index;
+            *node != group.node() && has_it && voters.contains(node)
         });
-        let complete: Vec<NodeId> = complete.map(|(node, _)| node).collect();
-        let mut complete = complete.into_iter();
-        complete.find(|node| self.hears(*node).is_none_or(|hearing| hearing.alive))
+        let mut there: Vec<(NodeId, u64)> = keeps_up.collect();
+        there.retain(|(node, _)| self.hears(*node).is_none_or(|hearing| hearing.alive));
+        let best = there.into_iter().max_by_key(|(_, index)| *index);
+        best.map(|(node, _)| node)
     }
 
     /// Last and committed index of a group led here; whether everyone who is there has all of it;
@@ -250,6 +253,7 @@ impl Driver {
     ) {
         watched.unchanged = u32::MAX;
         watched.seen = None;
+        group.shared.cannot_send.store(false, Ordering::Relaxed);
         let doubts = self.doubts(group, leadership, watched);
         group.shared.doubts_leader.store(doubts, Ordering::Release);
         if !doubts {

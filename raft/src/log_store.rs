@@ -176,11 +176,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
-/// Whether other places of the log may be whole.
-pub(crate) fn is_of_the_place(error: &StorageError) -> bool {
-    matches!(error, StorageError::Corrupt { .. } | StorageError::Io(_))
-}
-
 /// Starts an operation of the store and waits for its completion.
 pub(crate) async fn durable(start: impl FnOnce(Completion)) -> io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -261,11 +256,11 @@ impl RaftLogReader<TypeConfig> for LogReader {
         let range = self.held(&(start..end));
         let first = range.start..range.end.min(range.start + 1);
         let mut stored = self.stored(range, MAX_REQUEST_BYTES, true);
-        if matches!(&stored, Err(error) if is_of_the_place(error)) {
+        if matches!(&stored, Err(error) if error.is_damage()) {
             stored = self.stored(first, MAX_REQUEST_BYTES, true);
         }
         match stored {
-            Err(error) if is_of_the_place(&error) => {
+            Err(error) if error.is_damage() => {
                 self.shared.cannot_send(&error);
                 tokio::time::sleep(self.shared.heartbeat_interval).await;
                 Ok(Vec::new())

@@ -29,7 +29,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::NodeId;
 use crate::fill::{self, FillAnswer, FillRequest};
-use crate::log_store::is_of_the_place;
 use crate::machine::Brought;
 use crate::peers::{Lane, entry_bytes};
 use crate::shared::Shared;
@@ -39,6 +38,8 @@ use crate::types::{LogId, RaftVote, TypeConfig};
 const WINDOW: usize = 16;
 /// Bytes under way from one group to one peer; the last request may exceed it.
 const WINDOW_BYTES: usize = 4 << 20;
+/// Requests in a row that tell of nothing but a commit and are left out.
+const MOST_LEFT_OUT: u32 = 64;
 /// Pauses between attempts to reach a peer that does not answer; the link itself wakes us sooner.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
@@ -265,6 +266,8 @@ struct Pipeline<'a, S> {
     in_flight: FuturesOrdered<BoxFuture<'static, Answered>>,
     bytes: usize,
     last_sent: Option<LogId>,
+    /// Requests left out since.
+    left_out: u32,
 }
 
 impl<S> Pipeline<'_, S>
@@ -302,9 +305,13 @@ where
             && request.entries.is_empty()
             && prev.is_some()
             && prev == self.last_sent
+            && self.left_out < MOST_LEFT_OUT
         {
+            // openraft remembers each until something is answered.
+            self.left_out += 1;
             return Ok(());
         }
+        self.left_out = 0;
         let bytes = request.entries.iter().map(entry_bytes).sum();
         let room = if bytes > 0 {
             self.peer
@@ -390,6 +397,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             in_flight: FuturesOrdered::new(),
             bytes: 0,
             last_sent: None,
+            left_out: 0,
         };
         let answers = stream::unfold(pipeline, |mut pipeline| async move {
             let answer = pipeline.next().await?;
@@ -428,7 +436,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         sent.map(SnapshotResponse::new).map_err(|error| {
             let cause = error.get_ref().and_then(|e| e.downcast_ref());
             if let Some(FillError::Storage(cause)) = cause
-                && is_of_the_place(cause)
+                && cause.is_damage()
             {
                 self.shared.cannot_send(cause);
             }

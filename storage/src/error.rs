@@ -43,6 +43,18 @@ pub enum StorageError {
     Io(Arc<str>),
 }
 
+impl StorageError {
+    /// Whether it is this place that cannot be read, for its bytes are wrong or its sector is lost: others may be whole.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StorageError::Corrupt { .. } => true,
+            // EIO.
+            StorageError::Io(what) => what.contains("(os error 5)"),
+            _ => false,
+        }
+    }
+}
+
 impl From<std::io::Error> for StorageError {
     fn from(error: std::io::Error) -> StorageError {
         StorageError::Io(error.to_string().into())

@@ -203,8 +203,8 @@ fn write(
     let fill = incoming.fill.as_mut().filter(|_| incoming.number == number);
     let fill = fill.ok_or_else(|| refusal("this fill was begun anew"))?;
     if let Err(error) = fill.write(at, bytes) {
-        // A part that does not fit is of no harm to what is there.
-        if !matches!(error, FillError::Refused(_)) {
+        // A part that does not fit is of no harm to what is there, nor is one for which there is no room yet.
+        if !matches!(error, FillError::Refused(_) | FillError::NoSpace { .. }) {
             incoming.give_up();
         }
         return Err(storage(error));

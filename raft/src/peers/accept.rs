@@ -111,7 +111,11 @@ async fn greet(
         ));
     }
     prepare(stream)?;
-    let greeting = handshake::accept(stream, &credentials, |peer| {
+    let greeting = handshake::accept(stream, &credentials, |peer, lane| {
+        // Whoever it is may ask, and be told that it was given up.
+        if lane == Lane::Question {
+            return None;
+        }
         let roster = door.roster.read();
         let other = roster
             .keys()

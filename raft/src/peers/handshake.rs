@@ -216,7 +216,7 @@ where
 pub(super) async fn accept<S>(
     stream: &mut S,
     us: &Credentials,
-    objection: impl FnOnce(&PeerIdentity) -> Option<String>,
+    objection: impl FnOnce(&PeerIdentity, Lane) -> Option<String>,
 ) -> Result<(PeerIdentity, Lane), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -265,7 +265,7 @@ where
             )
         })
     });
-    let refusal = refusal.or_else(|| objection(&peer));
+    let refusal = refusal.or_else(|| objection(&peer, lane));
     let mut verdict = BytesMut::new();
     match &refusal {
         None => {

@@ -29,7 +29,7 @@ async fn meet(
     let (mut there, mut here) = duplex(4096);
     futures::join!(
         dial(&mut there, dialler, Lane::Data, wanted),
-        accept(&mut here, acceptor, |_| None),
+        accept(&mut here, acceptor, |_, _| None),
     )
 }
 
@@ -125,7 +125,7 @@ async fn other_programs_are_recognised() {
     for (bytes, name) in cases {
         let (mut there, mut here) = duplex(4096);
         there.write_all(bytes).await.unwrap();
-        let error = accept(&mut here, &us, |_| None).await.unwrap_err();
+        let error = accept(&mut here, &us, |_, _| None).await.unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
     }
 }

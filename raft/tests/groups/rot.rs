@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use klamm_raft::Proposal;
+
 use crate::fixture::*;
 use crate::nodes::Cluster;
 
@@ -25,6 +29,28 @@ fn segments(cluster: &Cluster, at: usize) -> Vec<(i64, PathBuf, u64)> {
     parts
         .map(|s| (s.base_offset, s.path, s.size_bytes))
         .collect()
+}
+
+/// Many proposals at a time, until one is refused.
+async fn write_while_it_leads(cluster: &Cluster, leader: usize) {
+    let group = cluster.run(leader).group(1);
+    let term = group.leadership().term;
+    let mut expected_offset = cluster.run(leader).log(1).end_offset();
+    let mut under_way = FuturesOrdered::new();
+    loop {
+        while under_way.len() < 16 {
+            let batch = batch(1, 100);
+            let proposal = Proposal::Batch {
+                batch,
+                expected_offset,
+            };
+            expected_offset += 1;
+            under_way.push_back(answer(propose(&group, term, proposal)));
+        }
+        if let Some(Err(_)) = under_way.next().await {
+            return;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +81,9 @@ async fn a_leader_that_cannot_send_what_a_follower_needs_hands_on() {
     })
     .await;
     cluster.boot(behind).await;
-    eventually("another one leads", || cluster.run(whole).group(1).leads()).await;
+    // Under load nobody has all of the log at any moment.
+    let another_leads = eventually("another one leads", || cluster.run(whole).group(1).leads());
+    tokio::join!(another_leads, write_while_it_leads(&cluster, leader));
     cluster.append(1, None, 100).await;
     cluster.agree(1).await;
     cluster.shut_down().await;

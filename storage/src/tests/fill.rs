@@ -302,6 +302,11 @@ fn fills_share_the_space_that_is_free_and_leave_the_reserve() {
         Err(FillError::NoSpace { needed, .. }) => assert_eq!(needed, total - there),
         other => panic!("{other:?}"),
     }
+    // Nor is what was begun given up when it is begun again.
+    let mut fill = first
+        .begin_fill(SOURCE, manifest.clone(), Some(fill))
+        .unwrap();
+    assert_eq!(fill.progress().0, there);
     machine.disk.set_free(RESERVE * 2);
     machine.clock.advance(Duration::from_secs(2));
     bring(&source, &mut fill, 1).unwrap();

@@ -27,6 +27,22 @@ fn lose_disk(cluster: &Cluster, id: i32) -> Result<()> {
     Ok(fs::remove_dir_all(cluster.node(id).dir.join("data"))?)
 }
 
+/// A node that starts with a disk that was given up is told so.
+fn is_not_wanted(cluster: &mut Cluster, id: i32) -> Result<()> {
+    let told = |cluster: &Cluster| {
+        let log = cluster.node(id).log();
+        let words = format!("node {id} was removed from cluster");
+        (log.matches(&words).count(), log)
+    };
+    let (before, _) = told(cluster);
+    cluster.launch(id)?;
+    let ended = cluster.wait_end(id, SOON)?;
+    let (times, log) = told(cluster);
+    let is_told = times > before && log.contains("empty directory");
+    ensure!(!ended.success() && is_told, "{ended}: {log}");
+    Ok(())
+}
+
 /// Waits until these have a vote in the metadata group, and nobody else follows it.
 async fn metadata_voters_are(client: &Client, wanted: &[i32]) -> Result<()> {
     eventually(async || {
@@ -95,14 +111,7 @@ async fn a_node_is_removed_and_another_votes_in_its_place() -> Result<()> {
     let (removed, said) = node_command(&cluster, &["remove", &gone.to_string()])?;
     ensure!(removed && said.contains("is removed"), "{said}");
     ensure!(cluster.wait_end(gone, SOON)?.success(), "it ends by itself");
-    cluster.launch(gone)?;
-    ensure!(!cluster.wait_end(gone, SOON)?.success(), "it is not wanted");
-    let said = cluster.node(gone).log();
-    let told = format!("node {gone} was removed from cluster");
-    ensure!(
-        said.contains(&told) && said.contains("empty directory"),
-        "{said}"
-    );
+    is_not_wanted(&mut cluster, gone)?;
     let rest: Vec<i32> = (1..=4).filter(|id| *id != gone).collect();
     metadata_voters_are(&admin, &rest).await?;
     load.more(300, SOON).await?;
@@ -113,9 +122,16 @@ async fn a_node_is_removed_and_another_votes_in_its_place() -> Result<()> {
     create(&admin, topic("later", 3, 2)).await?;
     cluster.boot(away)?;
     // It may come again, with nothing.
-    lose_disk(&cluster, gone)?;
+    let data = cluster.node(gone).dir.join("data");
+    let old = cluster.node(gone).dir.join("old");
+    fs::rename(&data, &old)?;
     cluster.boot(gone)?;
     live_nodes_are(&admin, 4).await?;
+    // And then not with what it had before.
+    cluster.stop(gone)?;
+    fs::remove_dir_all(&data)?;
+    fs::rename(&old, &data)?;
+    is_not_wanted(&mut cluster, gone)?;
     let history = load.finish().await?;
     load::check_all(&bootstrap, &history).await?;
     Ok(())

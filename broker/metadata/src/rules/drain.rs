@@ -21,7 +21,8 @@ pub fn drain_brokers(image: &Image, most: usize, seed: u64) -> Vec<Command> {
     let arrives = |group: &GroupId| {
         let found = image.partition_of_group(*group);
         let partition = found.and_then(|(topic, index)| topic.partition(index));
-        partition.is_some_and(|partition| !partition.target().iter().any(is_gone))
+        let moving = partition.and_then(|partition| partition.moving.as_ref());
+        moving.is_some_and(|moving| !moving.adding.iter().any(is_gone))
     };
     let mut room = most.saturating_sub(image.moving().filter(arrives).count());
     if draining.is_empty() || room == 0 {
@@ -163,6 +164,24 @@ mod tests {
         assert!(drain_brokers(&cluster.image, 9, 1).is_empty());
         let placed = super::candidates(&cluster.image);
         assert_eq!(placed.len(), 1, "and it gets no new ones");
+    }
+
+    #[test]
+    fn a_broker_that_is_gone_lets_no_more_begin_than_are_wanted() {
+        let mut cluster = Cluster::new(&[None; 5]);
+        cluster.apply(&Command::CreateTopic {
+            name: "t".into(),
+            id: crate::testing::topic_id(1),
+            partitions: vec![vec![1, 2, 3]; 6],
+            configs: BTreeMap::new(),
+        });
+        let fence = crate::rules::fence_broker(cluster.context(), 3, true);
+        cluster.apply(&fence.expect("registered").expect("a change"));
+        drain(&mut cluster, 1);
+        let begun = drain_brokers(&cluster.image, 2, 1);
+        carry_out(&mut cluster, &begun);
+        assert_eq!(cluster.image.moving().count(), 2);
+        assert!(drain_brokers(&cluster.image, 2, 1).is_empty());
     }
 
     #[test]

@@ -230,10 +230,11 @@ impl Fill {
         let (there, total) = self.progress();
         let needed = total - there;
         let shared = self.log.shared();
-        let free = shared.disk.space(&shared.options.dir)?.free;
         let mut booked = shared.booked.lock();
+        let free = shared.disk.space(&shared.options.dir)?.free;
         let taken = booked.saturating_add(shared.options.reserve_bytes);
-        if needed > 0 && free < needed.saturating_add(taken) {
+        // One that was begun keeps what it has; its writes wait for room.
+        if there == 0 && needed > 0 && free < needed.saturating_add(taken) {
             return Err(FillError::NoSpace { free, needed });
         }
         *booked += needed;

@@ -116,6 +116,9 @@ async fn behaviour_98_groups_go_through_states() -> Result<()> {
     seen("CompletingRebalance", 2).await?;
     settle(&members, &answers[0].leader).await?;
     seen("Stable", 2).await?;
+    let (_, topic) = connect_and_create().await?;
+    // An empty group without offsets is forgotten at the next look.
+    assert_eq!(members[0].commit(&topic, 1).await?, ErrorCode::NONE);
     for member in &members {
         assert_eq!(member.leave().await?, ErrorCode::NONE);
     }

@@ -10,7 +10,7 @@ use klamm_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use crate::calls::{TIMEOUT_MS, Topic, code, connect_and_create, create, name, text};
 use crate::rig::{connect, unique};
 
-use super::calls::new_group;
+use super::calls::{commit, commit_request, committed, new_group};
 use super::consumer::{
     Consumer, Partitions, all_of, describe_consumers, listed, reconcile, wait_for_consumers,
     wait_for_share,
@@ -103,6 +103,14 @@ async fn behaviour_101_a_partition_is_given_when_its_owner_has_dropped_it() -> R
     assert_eq!(
         first.code_of(&first.beat_request()).await?,
         ErrorCode::UNKNOWN_MEMBER_ID
+    );
+    // An empty group without offsets is forgotten at the next look.
+    let request = commit_request(&group, &topic, vec![committed(0, 1)])
+        .with_generation_id_or_member_epoch(second.epoch)
+        .with_member_id(text(&second.id));
+    assert_eq!(
+        commit(&second.connection, 9, &request).await?,
+        ErrorCode::NONE
     );
     second.leave(-1).await?;
     let described = describe_consumers(&first.connection, 1, &group).await?;
