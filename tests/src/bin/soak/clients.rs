@@ -12,6 +12,7 @@ use klamm_client::{
 };
 use klamm_tests::group::{self, Consumers, Ledger};
 use klamm_tests::history::{parse, value};
+use klamm_tests::load;
 use tokio::task::JoinHandle;
 
 use crate::samples::Samples;
@@ -23,6 +24,11 @@ const BURST: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Readers may be this far behind when producers end.
 const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// Groups whose commits are held against what is found again.
+const GROUPS: i64 = 50;
+/// More than the longest of openraft's queues is.
+const WALK: i64 = 9_000;
 
 /// How often what a group has committed is looked at.
 const LOOKS: Duration = Duration::from_secs(5);
@@ -55,6 +61,49 @@ pub(crate) fn start(
     tasks.push(tokio::spawn(members(address.to_owned(), counts.clone())));
     tasks.push(tokio::spawn(keyed(client.clone(), counts.clone())));
     tasks
+}
+
+/// The groups' first commits: as many as let each partition that keeps them walk once through openraft's queues,
+/// which are rings, made in full size with the group (raft/README.md, "Costs"). At the rate of [`commit`] that
+/// takes hours, and would hide behind 0.7 MB a partition what grows for ever.
+pub(crate) async fn walk(address: &str) -> Result<()> {
+    let mut groups = tokio::task::JoinSet::new();
+    for number in 0..GROUPS {
+        let client = Client::connect(address, load::patient()).await?;
+        groups.spawn(async move {
+            for _ in 0..WALK {
+                commit_one(&client, &group_name(number), 0).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = groups.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+fn group_name(number: i64) -> String {
+    format!("soak-{}", number % GROUPS)
+}
+
+/// What every group here commits for.
+fn committed_at() -> TopicPartition {
+    TopicPartition {
+        topic: TOPIC.to_owned(),
+        partition: 0,
+    }
+}
+
+async fn commit_one(client: &Client, group: &str, offset: i64) -> Result<()> {
+    let at = committed_at();
+    for committed in client
+        .commit_offsets(group, &[OffsetToCommit { at, offset }])
+        .await?
+    {
+        committed?;
+    }
+    Ok(())
 }
 
 async fn produce(
@@ -131,20 +180,10 @@ async fn commit(client: Client, counts: Arc<Counts>) -> Result<()> {
     let mut offset = 0;
     while counts.goes_on() {
         offset += 1;
-        let group = format!("soak-{}", offset % 50);
-        let at = TopicPartition {
-            topic: TOPIC.to_owned(),
-            partition: 0,
-        };
-        let commit = OffsetToCommit {
-            at: at.clone(),
-            offset,
-        };
-        for committed in client.commit_offsets(&group, &[commit]).await? {
-            committed?;
-        }
+        let group = group_name(offset);
+        commit_one(&client, &group, offset).await?;
         let found = client.committed_offsets(&group, None).await?;
-        let found = found.get(&at).map(|found| found.offset);
+        let found = found.get(&committed_at()).map(|found| found.offset);
         ensure!(found == Some(offset), "{group}: {found:?} for {offset}");
         counts.committed.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(PAUSE / 2).await;

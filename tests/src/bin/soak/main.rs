@@ -116,6 +116,7 @@ async fn main() -> Result<()> {
     create_topics(&client).await?;
     let counts = Arc::new(Counts::default());
     let samples = Arc::new(Samples::default());
+    clients::walk(&address).await?;
     let mut tasks = clients::start(&client, &address, &counts, &samples);
     tasks.extend(hostile::start(&address, &counts));
     let began = Instant::now();
