@@ -34,13 +34,13 @@ pub async fn run(shared: &Arc<Shared>) {
     };
     let began = Instant::now();
     let before = led().len();
-    hand_over(shared, led).await;
+    hand_over(led).await;
     let metadata = shared.controller.group();
     if metadata.hears_quorum() {
         // Clients are told of this broker no more, and it gets no new replicas.
         let _ = timeout(FENCE_WAIT, fence(shared, shared.node_id, true)).await;
     }
-    hand_over(shared, || {
+    hand_over(|| {
         let metadata = Some(metadata.clone());
         metadata.into_iter().filter(Group::leads).collect()
     })
@@ -53,7 +53,7 @@ pub async fn run(shared: &Arc<Shared>) {
 }
 
 /// Asks others to lead until nothing is left, or nobody is there to ask.
-async fn hand_over(shared: &Shared, led: impl Fn() -> Vec<Group>) {
+async fn hand_over(led: impl Fn() -> Vec<Group>) {
     let deadline = Instant::now() + DRAIN;
     let mut asked: HashMap<GroupId, (Instant, Vec<NodeId>)> = HashMap::new();
     while Instant::now() < deadline {
@@ -66,7 +66,7 @@ async fn hand_over(shared: &Shared, led: impl Fn() -> Vec<Group>) {
                 waiting = true;
                 continue;
             }
-            let Some(to) = successor(shared, &group, tried) else {
+            let Some(to) = successor(&group, tried) else {
                 continue;
             };
             waiting = true;
@@ -85,14 +85,10 @@ async fn hand_over(shared: &Shared, led: impl Fn() -> Vec<Group>) {
 
 /// The replica that is heard and has most of the log; not one that was asked before, as long as there is
 /// another.
-fn successor(shared: &Shared, group: &Group, tried: &[NodeId]) -> Option<NodeId> {
+fn successor(group: &Group, tried: &[NodeId]) -> Option<NodeId> {
     const ROUNDS: usize = 3;
-    let (voters, _) = group.members();
-    let matched = group.progress().matched.into_iter();
-    let there = matched.filter(|(node, _)| {
-        *node != group.node() && voters.contains(node) && shared.cluster.hears(*node)
-    });
     let times = |node: NodeId| tried.iter().filter(|before| **before == node).count();
+    let there = group.successors().into_iter();
     there
         .filter(|(node, _)| times(*node) < ROUNDS)
         .min_by_key(|(node, index)| (times(*node), std::cmp::Reverse(*index)))

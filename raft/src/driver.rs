@@ -66,8 +66,8 @@ struct Driver {
     most_watched: usize,
     /// What is known of the nodes, looked up once per tick.
     nodes: HashMap<NodeId, Option<Hearing>>,
-    /// Connection to each node at the last tick.
-    connections: HashMap<NodeId, u64>,
+    /// Since when each node was heard without a break, at the last tick.
+    since: HashMap<NodeId, Option<std::time::Instant>>,
 }
 
 /// Runs until the node's groups are dropped.
@@ -82,7 +82,7 @@ pub(crate) async fn drive(inner: Weak<Inner>, options: GroupsOptions) {
             watched: HashMap::new(),
             most_watched: MIN_WATCHED,
             nodes: HashMap::new(),
-            connections: HashMap::new(),
+            since: HashMap::new(),
         }
     };
     for turn in 0.. {
@@ -145,7 +145,7 @@ impl Driver {
         let mut changed = !self.can_tell();
         for (node, hearing) in &mut self.nodes {
             if let Some(before) = hearing {
-                self.connections.insert(*node, before.connection);
+                self.since.insert(*node, before.since);
             }
             let now = self.transport.hears(*node);
             changed |= *hearing != now;
@@ -163,11 +163,11 @@ impl Driver {
             .or_insert_with(|| transport.hears(node))
     }
 
-    /// Whether a node has come (back) since the last tick.
+    /// Whether a node has come (back) since the last tick: it may follow another by now.
     fn returned(&mut self, node: NodeId) -> bool {
-        let connection = self.hears(node).map(|hearing| hearing.connection);
-        let before = self.connections.get(&node).copied();
-        connection.is_some_and(|now| before.is_none_or(|before| now != before))
+        let since = self.hears(node).map(|hearing| hearing.since);
+        let before = self.since.get(&node).copied();
+        since.is_some_and(|now| before != Some(now))
     }
 
     async fn lead(&mut self, group: &Group, watched: &mut Watched, now: Instant) {
@@ -180,12 +180,15 @@ impl Driver {
         }
         // A group that has stopped is reported by its watch task, so errors mean nothing here.
         let rested = watched.handed_on.is_none_or(|at| now >= at + HAND_ON_AGAIN);
-        if group.shared.cannot_send.swap(false, Ordering::Relaxed)
-            && rested
-            && let Some(next) = self.replacement(group)
+        let damaged = group.shared.cannot_send.swap(false, Ordering::Relaxed) && rested;
+        let waits = group.shared.waits_for_successor(group.leadership().term);
+        if (damaged || waits)
+            && let Some(next) = replacement(group)
         {
-            watched.handed_on = Some(now);
-            tracing::warn!(group = %group.id(), to = %next, "hands on leadership: its own log is damaged");
+            if damaged {
+                watched.handed_on = Some(now);
+            }
+            tracing::warn!(group = %group.id(), to = %next, damaged, "hands on leadership");
             let _ = group.transfer_leader(next).await;
         }
         if !returned.is_empty() {
@@ -195,21 +198,6 @@ impl Driver {
             watched.heartbeat_at = now + REST + spread(REST);
             let _ = group.raft.trigger().heartbeat().await;
         }
-    }
-
-    /// Who can lead a group in place of this node at once: another voter who is there and has all that is committed.
-    fn replacement(&mut self, group: &Group) -> Option<NodeId> {
-        let (voters, _) = group.members();
-        let progress = group.progress();
-        // Under load a follower is always a round trip behind. Proposals wait while it gets the rest.
-        let keeps_up = progress.matched.into_iter().filter(|(node, index)| {
-            let has_it = *index >= progress.committed_index;
-            *node != group.node() && has_it && voters.contains(node)
-        });
-        let mut there: Vec<(NodeId, u64)> = keeps_up.collect();
-        there.retain(|(node, _)| self.hears(*node).is_none_or(|hearing| hearing.alive));
-        let best = there.into_iter().max_by_key(|(_, index)| *index);
-        best.map(|(node, _)| node)
     }
 
     /// Last and committed index of a group led here; whether everyone who is there has all of it;
@@ -323,6 +311,17 @@ impl Driver {
             _ => timeout / 4 + spread(most),
         }
     }
+}
+
+/// Who can lead a group in place of this node at once: another voter who is there and has all that is committed.
+/// Under load a follower is always a round trip behind; proposals wait while it gets the rest.
+fn replacement(group: &Group) -> Option<NodeId> {
+    let committed = group.progress().committed_index;
+    let successors = group.successors().into_iter();
+    let best = successors
+        .filter(|(_, index)| *index >= committed)
+        .max_by_key(|(_, index)| *index);
+    best.map(|(node, _)| node)
 }
 
 /// Another part of `most` each time.

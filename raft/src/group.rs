@@ -9,7 +9,7 @@ use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, StorageError, Vote};
 use openraft::ChangeMembers;
 use openraft::alias::StoredMembershipOf;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::raft::VoteResponse;
 
 use crate::NodeId;
@@ -281,27 +281,67 @@ impl Group {
     }
 
     /// Whether this node is in touch with a majority of the group's voters (itself included), by
-    /// the pings between nodes. A leader that is not must not answer for how things stand now.
+    /// the pings between nodes.
     pub fn hears_quorum(&self) -> bool {
-        let newest = self.newest_membership();
         let here = self.shared.node.0;
-        let alive = |node: u64| node == here || self.shared.transport.is_heard(NodeId(node));
-        newest
-            .membership()
-            .get_joint_config()
-            .iter()
-            .all(|voters| voters.iter().filter(|node| alive(**node)).count() * 2 > voters.len())
+        self.majority(|node| node == here || self.shared.transport.is_heard(NodeId(node)))
+    }
+
+    /// Whether something is so for a majority of the voters, of each set of them while they change.
+    fn majority(&self, is_so: impl Fn(u64) -> bool) -> bool {
+        let newest = self.newest_membership();
+        let mut sets = newest.membership().get_joint_config().iter();
+        sets.all(|voters| voters.iter().filter(|node| is_so(**node)).count() * 2 > voters.len())
+    }
+
+    /// Whether this node leads, and may answer for how things stand now (R15): a majority of the voters has accepted
+    /// its leadership, and each of them has been heard without a break since. None of them can have given it
+    /// up and voted for another meanwhile, as one may have while this process stood still.
+    pub fn leads_surely(&self) -> bool {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let accepted = metrics.heartbeat.as_ref();
+        let here = self.shared.node.0;
+        self.leads()
+            && self.majority(|node| {
+                let heard = self.shared.transport.hears(NodeId(node));
+                // Ages, the older first: what comes between makes it no surer.
+                let heard = heard.filter(|heard| heard.alive);
+                let unbroken = heard.and_then(|heard| Some(heard.since?.elapsed()));
+                let accepted = accepted.and_then(|accepted| accepted.get(&node).copied()?);
+                let accepted = accepted.map(|at| at.into_inner().elapsed());
+                node == here || matches!((accepted, unbroken), (Some(a), Some(u)) if a <= u)
+            })
     }
 
     /// Hands leadership to the voter `to`, who calls an election as soon as it has the whole log.
     /// Returns when that has begun; who leads in the end is told as every change of leadership is.
+    /// From now on this node takes no proposals; if `to` does not come, another voter is asked.
     /// Does nothing on a node that does not lead.
     ///
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        let leadership = self.leadership();
+        if leadership.leader == Some(self.shared.node) {
+            self.shared.hands_over(leadership.term);
+        }
         let begun = self.raft.trigger().transfer_leader(to.0).await;
         begun.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// The other voters that are there as far as can be told, and up to which index each has the log. Empty on
+    /// a node that does not lead.
+    pub fn successors(&self) -> Vec<(NodeId, u64)> {
+        let (voters, _) = self.members();
+        let there = |node: NodeId| {
+            let hearing = self.shared.transport.hears(node);
+            hearing.is_none_or(|hearing| hearing.alive)
+        };
+        let mut matched = self.progress().matched;
+        matched
+            .retain(|(node, _)| *node != self.shared.node && voters.contains(node) && there(*node));
+        matched
     }
 
     /// Adds a replica that gets the log but has no vote yet. It is open on its node, with an empty

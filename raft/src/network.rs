@@ -10,7 +10,7 @@
 use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesOrdered};
@@ -113,6 +113,8 @@ pub struct Hearing {
     pub session: u64,
     /// Changes with every new connection.
     pub connection: u64,
+    /// Since when the node has been heard without a break in which it could have given this one up. `None`: never.
+    pub since: Option<Instant>,
 }
 
 /// Carries calls to other nodes.

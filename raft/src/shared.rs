@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) stirred: AtomicBool,
     /// What another replica needs cannot be read here: somebody else is to lead. Set until the driver has looked.
     pub(crate) cannot_send: AtomicBool,
+    /// The term in which this node, its leader, gave leadership away last, and when.
+    handed_over: Mutex<Option<(u64, Instant)>>,
     /// The damage that was told of last.
     damage_told: Mutex<Option<String>>,
     created: Instant,
@@ -103,6 +105,7 @@ impl Shared {
             doubts_leader: AtomicBool::new(true),
             stirred: AtomicBool::new(true),
             cannot_send: AtomicBool::new(false),
+            handed_over: Mutex::new(None),
             damage_told: Mutex::new(None),
             created: Instant::now(),
             heard_at: AtomicU64::new(0),
@@ -132,6 +135,18 @@ impl Shared {
             self.group
         );
         self.opening.store(false, Ordering::Release);
+    }
+
+    /// This node, which leads in `term`, asks another to lead.
+    pub(crate) fn hands_over(&self, term: u64) {
+        *self.handed_over.lock() = Some((term, Instant::now()));
+    }
+
+    /// Whether this node, which leads in `term`, asked another to lead, who has not come in two leases. openraft
+    /// takes no proposals meanwhile, and never takes such a wish back.
+    pub(crate) fn waits_for_successor(&self, term: u64) -> bool {
+        let handed_over = *self.handed_over.lock();
+        handed_over.is_some_and(|(then, at)| then == term && at.elapsed() > self.lease * 2)
     }
 
     /// Another replica needs what cannot be read here.

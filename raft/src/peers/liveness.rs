@@ -12,6 +12,8 @@ pub(super) struct Liveness {
     silence: Duration,
     /// When the last ping that came back was sent, in microseconds since `start`; 0: never.
     heard_at: AtomicU64,
+    /// When the first ping of an unbroken series was sent, likewise.
+    since: AtomicU64,
     round_trip: AtomicU64,
     session: AtomicU64,
     connection: AtomicU64,
@@ -25,6 +27,7 @@ impl Liveness {
             start: Instant::now(),
             silence,
             heard_at: AtomicU64::new(0),
+            since: AtomicU64::new(0),
             round_trip: AtomicU64::new(0),
             session: AtomicU64::new(0),
             connection: AtomicU64::new(0),
@@ -37,13 +40,24 @@ impl Liveness {
         self.session.store(session, Ordering::Release);
         self.connection.fetch_add(1, Ordering::AcqRel);
         self.gone.store(false, Ordering::Release);
+        // Whoever listens there may be another process than before.
+        self.since.store(self.at(dialled), Ordering::Release);
         self.heard(dialled);
+    }
+
+    fn at(&self, time: Instant) -> u64 {
+        micros(time.saturating_duration_since(self.start)).max(1)
     }
 
     /// A ping came back that was sent at `sent`.
     pub(super) fn heard(&self, sent: Instant) {
-        let at = micros(sent.saturating_duration_since(self.start)).max(1);
-        self.heard_at.fetch_max(at, Ordering::AcqRel);
+        let at = self.at(sent);
+        let before = self.heard_at.fetch_max(at, Ordering::AcqRel);
+        // The other end counts on its own: it may have been silent there for somewhat longer.
+        let broken = self.silence - self.silence / 4;
+        if at.saturating_sub(before) > micros(broken) {
+            self.since.store(at, Ordering::Release);
+        }
         self.round_trip
             .store(micros(sent.elapsed()).max(1), Ordering::Relaxed);
     }
@@ -65,6 +79,10 @@ impl Liveness {
             alive: heard && !gone && self.silent_for() < self.silence,
             session: self.session.load(Ordering::Acquire),
             connection: self.connection.load(Ordering::Acquire),
+            since: match self.since.load(Ordering::Acquire) {
+                0 => None,
+                since => Some(self.start + Duration::from_micros(since)),
+            },
         }
     }
 
@@ -98,6 +116,24 @@ mod tests {
         assert!(!liveness.hearing().alive);
         liveness.heard(Instant::now());
         assert!(liveness.hearing().alive);
+    }
+
+    #[test]
+    fn a_break_begins_a_new_series() {
+        let silence = Duration::from_millis(400);
+        let liveness = Liveness::new(silence);
+        assert_eq!(liveness.hearing().since, None);
+        let began = Instant::now();
+        liveness.connected(7, began);
+        let first = liveness.hearing().since;
+        liveness.heard(began + silence / 2);
+        assert_eq!(liveness.hearing().since, first, "no break");
+        // A process that stood still has sent no pings meanwhile.
+        liveness.heard(began + silence / 2 + silence);
+        let second = liveness.hearing().since;
+        assert!(second > first, "{second:?} {first:?}");
+        liveness.connected(7, began + silence * 2);
+        assert!(liveness.hearing().since > second, "another connection");
     }
 
     #[test]

@@ -441,6 +441,7 @@ impl PeerTransport for Peers {
             alive: false,
             session: 0,
             connection: 0,
+            since: None,
         };
         let peer = of_broker(&roster, node.broker());
         Some(peer.map_or(unknown, |peer| peer.liveness.hearing()))

@@ -242,6 +242,26 @@ async fn leadership_is_handed_over_without_a_pause() {
     cluster.stop_and_compare(1).await;
 }
 
+/// openraft never takes a hand-over back: until another leads, nothing would be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_a_node_that_has_gone_ends_with_another_leader() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.append(1, None, 100).await;
+    cluster.agree(1).await;
+    let (leader, _) = cluster.leader(1, None).await;
+    let [to, other] = [1, 2].map(|n| (leader + n) % 3);
+    let group = cluster.run(leader).group(1);
+    cluster.kill(to).await;
+    group.transfer_leader(cluster.nodes[to].id).await.unwrap();
+    eventually("the third one leads", || {
+        cluster.run(other).group(1).leads()
+    })
+    .await;
+    cluster.append(1, Some(leader), 100).await;
+    cluster.boot(to).await;
+    cluster.stop_and_compare(1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_node_takes_the_place_of_one() {
     let cluster = Cluster::start(4, 1).await;
