@@ -59,7 +59,15 @@ metric_docs! {
     FETCHED_BYTES: "klamm_fetched_bytes_total", "counter", [], "Bytes of record batches answered to consumers";
     FETCH_SESSIONS: "klamm_fetch_sessions", "gauge", [], "Incremental fetch sessions open";
     TOPICS: "klamm_topics", "gauge", [], "Topics in the cluster";
-    PARTITIONS: "klamm_partitions", "gauge", ["state"], "Partitions of this node: leading, or without a leader known here";
+    PARTITIONS: "klamm_partitions", "gauge", ["state"], "Partitions of this node: leading, following another node, or without a leader known here";
+    UNDER_REPLICATED: "klamm_partitions_under_replicated", "gauge", [], "Partitions led by this node of which a replica is not in sync";
+    UNDER_MIN_ISR: "klamm_partitions_under_min_isr", "gauge", [], "Partitions led by this node with fewer replicas in sync than min.insync.replicas wants";
+    REPLICA_LAG: "klamm_replica_lag_entries_max", "gauge", [], "Entries of the log that the slowest replica of a partition led by this node lacks";
+    NODES: "klamm_cluster_nodes", "gauge", [], "Nodes registered in the cluster";
+    NODES_HEARD: "klamm_node_up_peers", "gauge", [], "Other nodes that this one hears";
+    CONTROLLER: "klamm_controller_is_leader", "gauge", [], "1 on the node that leads the metadata group";
+    FILLS: "klamm_replica_fills", "gauge", ["direction"], "Replicas that are being filled with another one's log: in, of this node; out, from it";
+    FILL_BYTES_LEFT: "klamm_replica_fill_left_bytes", "gauge", ["direction"], "Bytes of segments that those replicas lack";
     LOG_SIZE: "klamm_log_size_bytes", "gauge", [], "Bytes of all partition logs";
     SEGMENTS: "klamm_log_segments", "gauge", [], "Segment files";
     OPEN_FILES: "klamm_log_open_files", "gauge", [], "Segment files held open";

@@ -23,6 +23,7 @@ pub async fn render(shared: &Arc<Shared>) -> String {
         text: String::from_utf8_lossy(&buffer).into_owned(),
     };
     node(&mut page, shared);
+    cluster(&mut page, shared);
     store(&mut page, shared);
     process(&mut page);
     groups(&mut page, &overview);
@@ -85,21 +86,80 @@ fn node(page: &mut Page, shared: &Shared) {
     page.value(&doc::ANSWER_MEMORY, shared.answers.used());
     page.value(&doc::FETCH_SESSIONS, shared.sessions.len());
     page.value(&doc::TOPICS, shared.controller.image().topic_count());
-    let partitions = shared.partitions.all();
-    let leading = partitions
-        .iter()
-        .filter(|partition| partition.serving_epoch().is_some())
-        .count();
+    partitions(page, shared);
+}
+
+fn partitions(page: &mut Page, shared: &Shared) {
+    let (mut leading, mut following, mut leaderless) = (0, 0, 0);
+    let (mut under_replicated, mut under_min_isr, mut lag) = (0, 0, 0);
+    let image = shared.controller.image();
+    for partition in shared.partitions.all() {
+        if partition.serving_epoch().is_none() {
+            let leader = partition.leadership().leader;
+            let is_led = leader.is_some_and(|leader| leader != partition.group().node());
+            following += usize::from(is_led);
+            leaderless += usize::from(!is_led);
+            continue;
+        }
+        leading += 1;
+        let topic = image.topic_by_id(partition.topic_id());
+        let assigned = topic.and_then(|topic| topic.partition(partition.index()));
+        // Deleted in this moment.
+        let Some(assigned) = assigned else { continue };
+        let (replicas, in_sync) = (assigned.replicas.len(), partition.in_sync().len());
+        let least = partition.settings().min_insync_replicas.min(replicas);
+        under_replicated += usize::from(in_sync < replicas);
+        under_min_isr += usize::from(in_sync < least);
+        let progress = partition.group().progress();
+        let behind = progress.matched.iter();
+        let behind = behind.map(|(_, index)| progress.last_index.saturating_sub(*index));
+        lag = lag.max(behind.max().unwrap_or(0));
+    }
     page.head(&doc::PARTITIONS);
-    page.line(format_args!(
-        "{}{{state=\"leading\"}} {leading}",
-        doc::PARTITIONS.name
-    ));
-    page.line(format_args!(
-        "{}{{state=\"leaderless\"}} {}",
-        doc::PARTITIONS.name,
-        partitions.len() - leading
-    ));
+    for (state, count) in [
+        ("leading", leading),
+        ("following", following),
+        ("leaderless", leaderless),
+    ] {
+        page.line(format_args!(
+            "{}{{state=\"{state}\"}} {count}",
+            doc::PARTITIONS.name
+        ));
+    }
+    page.value(&doc::UNDER_REPLICATED, under_replicated);
+    page.value(&doc::UNDER_MIN_ISR, under_min_isr);
+    page.value(&doc::REPLICA_LAG, lag);
+}
+
+fn cluster(page: &mut Page, shared: &Shared) {
+    let image = shared.controller.image();
+    page.value(&doc::NODES, image.brokers().count());
+    page.value(&doc::NODES_HEARD, shared.cluster.heard());
+    let leads = shared.controller.group().leads();
+    page.value(&doc::CONTROLLER, u8::from(leads));
+    let fills = shared.groups.fills();
+    let of = |incoming: bool| {
+        let these = fills.iter().map(|(_, fill)| fill);
+        these.filter(move |fill| fill.incoming == incoming)
+    };
+    let directions = [("in", true), ("out", false)];
+    page.head(&doc::FILLS);
+    for (direction, incoming) in directions {
+        page.line(format_args!(
+            "{}{{direction=\"{direction}\"}} {}",
+            doc::FILLS.name,
+            of(incoming).count()
+        ));
+    }
+    page.head(&doc::FILL_BYTES_LEFT);
+    for (direction, incoming) in directions {
+        let left = of(incoming).map(|fill| fill.bytes_total.saturating_sub(fill.bytes_done));
+        page.line(format_args!(
+            "{}{{direction=\"{direction}\"}} {}",
+            doc::FILL_BYTES_LEFT.name,
+            left.sum::<u64>()
+        ));
+    }
 }
 
 fn store(page: &mut Page, shared: &Shared) {
