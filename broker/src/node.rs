@@ -306,10 +306,14 @@ impl Shared {
         if self.is_draining() {
             return Err(Some("stopping".to_owned()));
         }
-        match self.ready.load(Ordering::Acquire) {
-            true => Ok(()),
-            false => Err(None),
+        if !self.ready.load(Ordering::Acquire) {
+            return Err(None);
         }
+        // It leads nothing that clients could use, and knows of no changes.
+        if !self.controller.group().hears_quorum() {
+            return Err(self.cluster.trouble());
+        }
+        Ok(())
     }
 
     /// Where HTTP is, for people.

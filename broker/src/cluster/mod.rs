@@ -242,6 +242,13 @@ impl Cluster {
                 .is_some_and(|others| others.peers.is_heard(node))
     }
 
+    /// How many other nodes are heard.
+    pub fn heard(&self) -> usize {
+        let status = self.others.as_ref().map(|others| others.peers.status());
+        let alive = status.into_iter().flatten().filter(|status| status.alive);
+        alive.count()
+    }
+
     /// Who is not heard and why, in words; `None` when all are.
     pub fn trouble(&self) -> Option<String> {
         let others = self.others.as_ref()?;

@@ -43,6 +43,8 @@ use klamm_protocol::ErrorCode;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::partition::Partition;
+
 pub use lag::{GroupCount, GroupLag, Lags, Overview};
 pub use placement::offsets_topic;
 pub use supervisor::run;
@@ -75,6 +77,7 @@ enum Phase {
 struct Door {
     asks: mpsc::Sender<Ask>,
     looks: mpsc::Sender<Look>,
+    partition: Arc<Partition>,
 }
 
 /// Takes all committed offsets of a shard.
@@ -158,7 +161,11 @@ impl Coordinators {
         let partition = Self::partition_of(image, group).ok_or(ErrorCode::NOT_COORDINATOR)?;
         let slots = self.slots.read();
         let slot = slots.get(&partition).ok_or(ErrorCode::NOT_COORDINATOR)?;
-        slot.door().map(|door| door.asks)
+        let door = slot.door()?;
+        // Another may be the coordinator by now, with newer offsets.
+        let fresh = door.partition.check_fresh();
+        fresh.map_err(|_| ErrorCode::NOT_COORDINATOR)?;
+        Ok(door.asks)
     }
 
     /// The queues of all shards that this node leads.

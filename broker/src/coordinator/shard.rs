@@ -224,7 +224,11 @@ impl<'a> Active<'a> {
         let (completed, completions) = mpsc::unbounded_channel();
         // From now on; what changed before is in the image that the shard is given.
         *task.slot.topics.lock() = super::TopicChanges::default();
-        task.slot.set(Phase::Active(Door { asks, looks: look }));
+        task.slot.set(Phase::Active(Door {
+            asks,
+            looks: look,
+            partition: task.partition.clone(),
+        }));
         Active {
             task,
             term,

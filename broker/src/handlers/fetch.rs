@@ -352,6 +352,13 @@ impl Fetch {
             isolation: self.limits.isolation,
             from_follower: self.limits.rack.is_some() && self.hears_leader(partition),
         });
+        let read = match read {
+            // Who waits at the end of a log that another may lead by now would wait for ever.
+            Ok(read) if read.records.is_empty() && leads_alone(partition) => {
+                Err(ErrorCode::NOT_LEADER_OR_FOLLOWER)
+            }
+            read => read,
+        };
         match read {
             Err(error) => {
                 let mut part = FetchPartition::of_error(index, error);
@@ -432,6 +439,11 @@ impl Fetch {
         self.ctx.shared.metrics.bytes_fetched(found.bytes);
         encode(&self.ctx, response, found.held)
     }
+}
+
+/// Whether this node leads and has lost touch with the majority.
+fn leads_alone(partition: &Partition) -> bool {
+    partition.serving_epoch().is_some() && partition.check_fresh().is_err()
 }
 
 fn leader_hint(ctx: &RequestContext, target: &Target) -> LeaderIdAndEpoch {

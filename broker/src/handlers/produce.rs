@@ -42,6 +42,8 @@ use crate::server::dispatch::{Reply, Started, reply, undecodable};
 
 /// Client id of tools that may write to internal topics (behaviour 42).
 const ADMIN_CLIENT_ID: &str = "__admin_client";
+/// How often a leader whose followers let it wait is asked whether it is one still.
+const FRESH_LOOK: Duration = Duration::from_millis(200);
 /// A commit on this node's own disk is allowed this long, however short the client's timeout:
 /// that one is meant for replicas.
 const LOCAL_COMMIT: Duration = Duration::from_secs(5);
@@ -127,7 +129,9 @@ impl Waiting {
         }
     }
 
-    /// What became of it, at the latest at the deadline.
+    /// What became of it, at the latest at the deadline. A leader that has lost touch with the majority can say
+    /// nothing: the client is to look for another one. A record that was written all the same is known to the
+    /// next leader by its sequence number.
     async fn settled(
         self,
         deadline: Instant,
@@ -139,22 +143,36 @@ impl Waiting {
                 appended,
                 end_offset,
             } => {
-                let committed = partition.wait_committed(end_offset, deadline).await;
-                let result = if committed {
-                    Ok(appended)
-                } else {
-                    Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into())
+                let committed = partition.wait_committed(end_offset, deadline);
+                let result = while_fresh(&partition, committed).await;
+                let result = match result {
+                    Some(true) => Ok(appended),
+                    Some(false) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
                 };
                 (Some(partition), result)
             }
             Waiting::Committing { partition, result } => {
-                let result = match tokio::time::timeout_at(deadline, result).await {
-                    Ok(Ok(result)) => result.map_err(Failure::from),
-                    Ok(Err(_)) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-                    Err(_) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
+                let result = tokio::time::timeout_at(deadline, result);
+                let result = match while_fresh(&partition, result).await {
+                    Some(Ok(Ok(result))) => result.map_err(Failure::from),
+                    Some(Ok(Err(_))) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+                    Some(Err(_)) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
                 };
                 (Some(partition), result)
             }
+        }
+    }
+}
+
+/// Waits as long as this leader is in touch with a majority; `None` if it is not any more.
+async fn while_fresh<T>(partition: &Partition, waiting: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(waiting);
+    loop {
+        if let Ok(done) = tokio::time::timeout(FRESH_LOOK, &mut waiting).await {
+            return Some(done);
+        }
+        if partition.check_fresh().is_err() {
+            return None;
         }
     }
 }
@@ -316,9 +334,10 @@ impl Produce {
             .get(topic.id, part.index)
             .ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
         partition.check_epoch(-1)?;
-        // Nothing could be acknowledged before there is a majority again, and would wait in memory.
-        if !ctx.shared.cluster.is_alone() && partition.check_fresh().is_err() {
-            return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+        // Nothing could be acknowledged here before there is a majority again, and would wait in memory. The
+        // others may have another leader by now, and this error makes clients ask.
+        if !ctx.shared.cluster.is_alone() {
+            partition.check_fresh()?;
         }
         let settings = partition.settings();
         // No more than there are, as in Kafka: a topic of one replica is not stopped by the default.

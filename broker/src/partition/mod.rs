@@ -188,13 +188,12 @@ impl Partition {
         true
     }
 
-    /// Whether this leader may answer for how things stand now (R15): it is in touch with a majority, so
-    /// no other has taken over unnoticed for longer than a silence.
+    /// Whether this leader may answer for how things stand now (R15): no other has taken over unnoticed.
     ///
     /// # Errors
     /// `NOT_LEADER_OR_FOLLOWER` when it may not.
     pub fn check_fresh(&self) -> Result<(), ErrorCode> {
-        match self.group.hears_quorum() {
+        match self.group.leads_surely() {
             true => Ok(()),
             false => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
         }
