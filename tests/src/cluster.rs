@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::broker::{binary, freeze, screen};
+use crate::network::Network;
 
 /// How long a start may take once all nodes that are needed run.
 pub const START: Duration = Duration::from_secs(30);
@@ -29,6 +30,8 @@ pub struct Node {
     pub http: String,
     /// Its configuration, and its data in `data` beside it.
     pub dir: PathBuf,
+    /// The network namespace it runs in, if not the test's.
+    namespace: Option<String>,
     process: Option<Process>,
 }
 
@@ -58,6 +61,23 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let nodes = (1..=size).map(|id| Node::new(dir.path(), id));
         let nodes = nodes.collect::<Result<Vec<Node>>>()?;
+        Cluster::of(nodes, dir, settings)
+    }
+
+    /// A cluster that runs and is ready, each node at a host of its own.
+    pub fn start_on(network: &Network, settings: &[&str]) -> Result<Cluster> {
+        let dir = tempfile::tempdir()?;
+        let nodes = (1..=network.hosts()).map(|id| Node::on(network, dir.path(), id));
+        let nodes = nodes.collect::<Result<Vec<Node>>>()?;
+        let mut cluster = Cluster::of(nodes, dir, settings)?;
+        for id in 1..=network.hosts() {
+            cluster.launch(id)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    fn of(nodes: Vec<Node>, dir: TempDir, settings: &[&str]) -> Result<Cluster> {
         let settings = settings.iter().map(|line| (*line).to_owned()).collect();
         let cluster = Cluster {
             founders: nodes.len(),
@@ -65,8 +85,8 @@ impl Cluster {
             dir,
             settings,
         };
-        for id in 1..=size {
-            cluster.configure(id, id)?;
+        for node in &cluster.nodes {
+            cluster.configure(node.id, node.id)?;
         }
         Ok(cluster)
     }
@@ -146,7 +166,16 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(node.dir.join("log"))?;
-        let mut child = Command::new(binary()?)
+        let mut command = match &node.namespace {
+            None => Command::new(binary()?),
+            Some(name) => {
+                // Becomes the program: the process id is the node's.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(binary()?);
+                command
+            }
+        };
+        let mut child = command
             .args(["start", "--log", "info,openraft=error", "--config"])
             .arg(node.dir.join("server.properties"))
             .stdin(Stdio::null())
@@ -227,12 +256,33 @@ impl Cluster {
 impl Node {
     fn new(dir: &Path, id: i32) -> Result<Node> {
         let host = format!("127.0.7.{id}");
+        Node::at(id, [free(&host)?, free(&host)?, free(&host)?], None, dir)
+    }
+
+    fn on(network: &Network, dir: &Path, id: i32) -> Result<Node> {
+        let host = network.address(id);
+        let ports = [9092, 9093, 9644];
+        Node::at(
+            id,
+            ports.map(|port| format!("{host}:{port}")),
+            Some(network.namespace(id)),
+            dir,
+        )
+    }
+
+    fn at(
+        id: i32,
+        [kafka, controller, http]: [String; 3],
+        namespace: Option<String>,
+        dir: &Path,
+    ) -> Result<Node> {
         let node = Node {
             id,
-            kafka: free(&host)?,
-            controller: free(&host)?,
-            http: free(&host)?,
+            kafka,
+            controller,
+            http,
             dir: dir.join(format!("node-{id}")),
+            namespace,
             process: None,
         };
         std::fs::create_dir_all(&node.dir)?;

@@ -91,7 +91,8 @@ impl History {
         {
             match found.get(&(*producer, *number)) {
                 None => anyhow::bail!(
-                    "lost-write: partition {partition} offset {offset}: {producer}:{number}"
+                    "lost-write: partition {partition} offset {offset}: {producer}:{number}; there is {}",
+                    at_offset(records, *offset)
                 ),
                 Some(at) => ensure!(
                     at == offset,
@@ -101,6 +102,18 @@ impl History {
         }
         Ok(())
     }
+}
+
+/// What a reader found at an offset, and how much in all.
+fn at_offset(records: &[(i64, Vec<u8>)], offset: i64) -> String {
+    let near = records.iter().filter(|(at, _)| (at - offset).abs() < 4);
+    let near: Vec<String> = near
+        .map(|(at, bytes)| match parse(bytes) {
+            Some((producer, number)) => format!("{at}={producer}:{number}"),
+            None => format!("{at}=?"),
+        })
+        .collect();
+    format!("[{}] of {} records", near.join(" "), records.len())
 }
 
 #[cfg(test)]

@@ -6,4 +6,6 @@ pub mod cluster;
 pub mod group;
 pub mod history;
 pub mod load;
+pub mod network;
+pub mod pulse;
 pub mod volume;

@@ -18,7 +18,7 @@ pub const TOPIC: &str = "load";
 /// Its partitions.
 pub const PARTITIONS: i32 = 4;
 /// How long producers keep trying.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Options of clients that outlast a crash of the broker.
 pub fn patient() -> ClientOptions {
