@@ -60,6 +60,9 @@ metric_docs! {
     FETCH_SESSIONS: "klamm_fetch_sessions", "gauge", [], "Incremental fetch sessions open";
     TOPICS: "klamm_topics", "gauge", [], "Topics in the cluster";
     PARTITIONS: "klamm_partitions", "gauge", ["state"], "Partitions of this node: leading, or without a leader known here";
+    METADATA_SNAPSHOTS: "klamm_metadata_snapshots_total", "counter", [], "Snapshots of the metadata that this node has met in its log since it started";
+    METADATA_SNAPSHOT: "klamm_metadata_snapshot_offset", "gauge", [], "Offset at which the newest snapshot of the metadata begins; -1 while there is none";
+    METADATA_BYTES: "klamm_metadata_log_bytes", "gauge", [], "Bytes of the metadata log";
     LOG_SIZE: "klamm_log_size_bytes", "gauge", [], "Bytes of all partition logs";
     SEGMENTS: "klamm_log_segments", "gauge", [], "Segment files";
     OPEN_FILES: "klamm_log_open_files", "gauge", [], "Segment files held open";
