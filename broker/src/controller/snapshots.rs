@@ -56,6 +56,7 @@ pub(super) async fn trim(
     cluster: Arc<Cluster>,
     mut newest: watch::Receiver<Option<i64>>,
 ) {
+    let mut told = None;
     loop {
         let start = *newest.borrow_and_update();
         let done = match start {
@@ -66,7 +67,10 @@ pub(super) async fn trim(
                     return;
                 }
                 Err(cause) => {
-                    warn!(start, %cause, "the metadata log was not shortened");
+                    if told != Some(start) {
+                        told = Some(start);
+                        warn!(start, %cause, "the metadata log was not shortened; this is tried again");
+                    }
                     false
                 }
             },
