@@ -220,3 +220,54 @@ impl StateMachine for MetadataMachine {
         self.leadership.send_replace(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use klamm_metadata::{Command, Record};
+    use klamm_records::EntryId;
+
+    use super::*;
+    use crate::controller::batches;
+
+    /// Has a machine apply these records as one batch.
+    fn apply(machine: &MetadataMachine, at: i64, records: &[Record]) -> u64 {
+        let values: Vec<_> = records.iter().map(Record::encode).collect();
+        let mut batch = batches(&values, 0).remove(0);
+        batch.header.base_offset = at;
+        let bytes = batch.bytes.len() as u64;
+        let id = EntryId { term: 1, index: 1 };
+        machine.apply(Applied::Batch { id, batch });
+        bytes
+    }
+
+    fn found(cluster_id: &str) -> Record {
+        let cluster_id = cluster_id.to_owned();
+        Record::Command(Command::Found { cluster_id })
+    }
+
+    #[test]
+    fn bytes_are_counted_from_the_newest_snapshot_on() {
+        let machine = MetadataMachine::new();
+        let first = apply(&machine, 0, &[found("x"), found("x")]);
+        assert_eq!(machine.since_snapshot().0, first);
+        assert_eq!(apply(&machine, 0, &[found("x"), found("x")]), first);
+        assert_eq!(machine.since_snapshot().0, first, "it came before");
+        let newest = machine.watch_snapshots();
+        apply(&machine, 2, &machine.image().snapshot());
+        assert_eq!(machine.since_snapshot().0, 0);
+        assert_eq!((*newest.borrow(), machine.snapshots()), (Some(2), 1));
+        assert_eq!(*machine.watch().borrow(), 3);
+        let next = apply(&machine, 3, &[found("x")]);
+        assert_eq!(machine.since_snapshot().0, next);
+        assert_eq!(machine.image().last_offset(), 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "the snapshot at offset 1 differ")]
+    fn a_snapshot_of_another_image_ends_the_group() {
+        let (machine, other) = (MetadataMachine::new(), MetadataMachine::new());
+        apply(&machine, 0, &[found("x")]);
+        apply(&other, 0, &[found("y")]);
+        apply(&machine, 1, &other.image().snapshot());
+    }
+}
