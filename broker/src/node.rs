@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::cleaner;
 use crate::cluster::{self, Beginning, Cluster, EntryError, ShapeError};
 use crate::context::ConnectionInfo;
-use crate::controller::Controller;
+use crate::controller::{Controller, SnapshotLimits};
 use crate::coordinator::{self, Coordinators};
 use crate::drain;
 use crate::fetch::FetchSessions;
@@ -464,6 +464,7 @@ impl Node {
             &cluster,
             clock.clone(),
             founders,
+            SnapshotLimits::of(&settings),
         )
         .await?;
         let shared = Arc::new(Shared::of(Parts {

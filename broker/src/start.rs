@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tracing::{error, warn};
 
 use crate::cluster::{Beginning, Cluster, Shape};
-use crate::controller::{Controller, MetadataMachine};
+use crate::controller::{Controller, MetadataMachine, SnapshotLimits};
 use crate::identity::Identity;
 use crate::node::{Shared, StartError};
 use crate::partition::log_settings;
@@ -187,6 +187,7 @@ pub async fn open_metadata(
     cluster: &Arc<Cluster>,
     clock: Arc<dyn Clock>,
     founders: Option<BTreeSet<NodeId>>,
+    limits: SnapshotLimits,
 ) -> Result<Controller, StartError> {
     let log = match store.group(GroupId::METADATA) {
         Some(log) => log,
@@ -227,7 +228,7 @@ pub async fn open_metadata(
                 StartError::Metadata("the metadata group elected no leader".to_owned())
             })?;
     }
-    let controller = Controller::start(group, machine, clock, cluster.clone());
+    let controller = Controller::start(group, machine, clock, cluster.clone(), limits);
     cluster.has_controller(&controller);
     Ok(controller)
 }

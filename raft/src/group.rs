@@ -138,7 +138,8 @@ impl Group {
     /// Index below which no entry is kept for any member's sake, as this leader knows. `None` on a node that does
     /// not lead; a follower that purges on its own asks the leader first: it may lead one day.
     ///
-    /// What a voter lacks is kept, and what a learner lacks that is there and has a beginning. A learner without a
+    /// What a voter lacks is kept (while its node is there, at least: [`crate::StateMachine::keeps_for_absent_voters`]),
+    /// and what a learner lacks that is there and has a beginning. A learner without a
     /// log, or on a node that is gone, is filled from the segments instead; what follows those is kept meanwhile.
     pub fn held_by_all(&self) -> Option<u64> {
         let newest = self.newest_membership();
@@ -149,11 +150,15 @@ impl Group {
             let hearing = self.shared.transport.hears(NodeId(node));
             hearing.is_none_or(|hearing| hearing.alive)
         };
+        let keeps = self.shared.machine.keeps_for_absent_voters();
         let matched = metrics.replication.as_ref()?.iter();
         let held = matched
             .filter(|(node, id)| {
-                **node != self.shared.node.0
-                    && (voters.contains(*node) || (id.is_some() && is_there(**node)))
+                let is_kept = match voters.contains(*node) {
+                    true => keeps || is_there(**node),
+                    false => id.is_some() && is_there(**node),
+                };
+                **node != self.shared.node.0 && is_kept
             })
             .map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
         let held = held.chain(self.shared.fills.held()).min();

@@ -301,7 +301,8 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), String> {
     if !shared.wants_data || shared.log.raft_state().purged.is_none() {
         return Ok(());
     }
-    let restored = crate::machine::restore(shared).await;
+    let end = shared.log.entries_start_offset();
+    let restored = crate::machine::restore(shared, end).await;
     restored.map_err(|error| error.to_string())
 }
 

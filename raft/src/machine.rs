@@ -35,16 +35,21 @@ pub trait StateMachine: Send + Sync + 'static {
     fn committed(&self, end_offset: i64);
     /// A committed entry, in order.
     fn apply(&self, entry: Applied);
-    /// What lies below `GroupLog::entries_start_offset` is committed and comes as no entry: a machine that keeps what
-    /// records say reads them here, from the log start on, and has nothing else then. Called before the first
+    /// Whether a leader keeps entries for a voter whose node is gone, as long as that takes. If not, the voter is filled
+    /// when it comes back: for logs that are made short, and so are filled quickly.
+    fn keeps_for_absent_voters(&self) -> bool {
+        true
+    }
+    /// What lies below `end_offset` is committed and comes as no entry: a machine that keeps what
+    /// records say reads them here, from the log start on. Called before the first
     /// entry when the group opens and entries are purged, if it wants data; and, whatever it wants, when the
     /// replica was filled with another one's log because its own ended before what that one still had as
     /// entries: then in the middle of its life. The log start may have moved, too. On a thread that may block.
     ///
     /// # Errors
     /// When the log cannot be read. The group then does not open, or fails.
-    fn restore(&self, log: &GroupLog) -> Result<(), StorageError> {
-        let _ = log;
+    fn restore(&self, log: &GroupLog, end_offset: i64) -> Result<(), StorageError> {
+        let _ = (log, end_offset);
         Ok(())
     }
     /// Leadership of the group changed (called in order, from one task).
@@ -162,9 +167,10 @@ impl Machine {
 }
 
 /// Has the machine read what comes as no entry.
-pub(crate) async fn restore(shared: &Arc<Shared>) -> Result<(), StorageError> {
+pub(crate) async fn restore(shared: &Arc<Shared>, end_offset: i64) -> Result<(), StorageError> {
     let work = Arc::clone(shared);
-    let restored = tokio::task::spawn_blocking(move || work.machine.restore(&work.log)).await;
+    let restore = move || work.machine.restore(&work.log, end_offset);
+    let restored = tokio::task::spawn_blocking(restore).await;
     restored.map_err(|error| StorageError::Io(error.to_string().into()))?
 }
 
@@ -303,10 +309,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
             }
         }
         if self.applied < Some(upto) {
-            restore(&self.shared).await.map_err(io_error)?;
+            let end = committed_end(&self.shared.log, Some(entry_id(upto)))?;
+            restore(&self.shared, end).await.map_err(io_error)?;
             self.applied = Some(upto);
             self.membership = meta.last_membership.clone();
-            let end = committed_end(&self.shared.log, Some(entry_id(upto)))?;
             self.shared.committed(end);
             self.shared.applied(upto.leader_id.term);
         }

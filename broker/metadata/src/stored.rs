@@ -26,18 +26,10 @@ pub(crate) fn encode<T: Serialize>(version: u16, value: &T) -> Vec<u8> {
         .expect("maps have string keys and no value can fail to serialize")
 }
 
-/// The version is judged before the body: the body of a newer version may have any form.
-pub(crate) fn decode<T: DeserializeOwned>(
-    what: &'static str,
-    known: u16,
-    bytes: &[u8],
-) -> Result<T, DecodeError> {
-    let malformed = |error: serde_json::Error| DecodeError::Malformed {
-        what,
-        cause: error.to_string(),
-    };
+/// The version, which this program knows.
+pub(crate) fn version(what: &'static str, known: u16, bytes: &[u8]) -> Result<u16, DecodeError> {
     let found = serde_json::from_slice::<Version>(bytes)
-        .map_err(malformed)?
+        .map_err(|error| malformed(what, &error))?
         .version;
     if found > known {
         return Err(DecodeError::NewerVersion { what, found, known });
@@ -48,8 +40,25 @@ pub(crate) fn decode<T: DeserializeOwned>(
             cause: "version 0 was never written".to_owned(),
         });
     }
+    Ok(found)
+}
+
+fn malformed(what: &'static str, error: &serde_json::Error) -> DecodeError {
+    DecodeError::Malformed {
+        what,
+        cause: error.to_string(),
+    }
+}
+
+/// The version is judged before the body: the body of a newer version may have any form.
+pub(crate) fn decode<T: DeserializeOwned>(
+    what: &'static str,
+    known: u16,
+    bytes: &[u8],
+) -> Result<T, DecodeError> {
+    version(what, known, bytes)?;
     Ok(serde_json::from_slice::<Read<T>>(bytes)
-        .map_err(malformed)?
+        .map_err(|error| malformed(what, &error))?
         .value)
 }
 

@@ -8,36 +8,43 @@
 //! leader what it decided, together with the offset of the image that it decided on; the leader takes
 //! it only if nothing has come in between, else the node waits for the newer image and decides again.
 //! So each change is decided on the state that it changes, wherever it came in.
+//!
+//! The task of the group's leader also writes snapshots into the log when they are due (`snapshots.rs`).
 
 mod machine;
+mod snapshots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use klamm_metadata::{Command, Image};
+use klamm_metadata::{Command, Image, Record};
 use klamm_protocol::ErrorCode;
 use klamm_raft::{Group, Leadership, NodeId, Proposal, ProposeError};
 use klamm_records::{BatchBuilder, BatchHeader, NewRecord};
 use klamm_storage::{Batch, Clock};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tracing::{info, warn};
 
 use crate::cluster::{Changed, Cluster};
 pub use machine::MetadataMachine;
+pub use snapshots::SnapshotLimits;
 
 /// Changes that may wait; the next caller waits for room.
 const QUEUE: usize = 1024;
 /// Changes decided before a proposal goes out.
 const MAX_CHANGES: usize = 512;
-/// Command bytes per batch, well below what a batch may hold.
+/// Bytes of records per batch, well below what a batch may hold.
 const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// A change that finds no leader, or always comes too late, is given up after this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before a leader is looked for again, unless leadership changes sooner.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Whether a snapshot is due is looked at so often, and after each change.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Decides a change: what to replicate. Runs on the controller's task: pure and quick. Called again
 /// when the state changed before it was replicated; the last time counts.
@@ -65,8 +72,11 @@ impl Controller {
         machine: Arc<MetadataMachine>,
         clock: Arc<dyn Clock>,
         cluster: Arc<Cluster>,
+        limits: SnapshotLimits,
     ) -> Controller {
         let (changes, queue) = mpsc::channel(QUEUE);
+        let newest = machine.watch_snapshots();
+        let trim = tokio::spawn(snapshots::trim(group.clone(), cluster.clone(), newest));
         let task = Task {
             queue,
             applied: machine.watch(),
@@ -75,6 +85,9 @@ impl Controller {
             group: group.clone(),
             clock,
             cluster,
+            limits,
+            no_snapshot_before: Instant::now(),
+            trim: trim.abort_handle(),
         };
         tokio::spawn(task.run());
         Controller {
@@ -102,6 +115,12 @@ impl Controller {
     /// Leadership of the metadata group.
     pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
         self.machine.watch_leadership()
+    }
+
+    /// How many snapshots of the metadata this node has met, and the offset at which the newest begins.
+    pub fn snapshots(&self) -> (u64, Option<i64>) {
+        let newest = *self.machine.watch_snapshots().borrow();
+        (self.machine.snapshots(), newest)
     }
 
     /// Lets `decide` check a change against the newest state, has its commands replicated and answers
@@ -182,17 +201,72 @@ struct Task {
     group: Group,
     clock: Arc<dyn Clock>,
     cluster: Arc<Cluster>,
+    limits: SnapshotLimits,
+    /// One did not come about just now.
+    no_snapshot_before: Instant,
+    trim: AbortHandle,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.trim.abort();
+    }
 }
 
 impl Task {
     async fn run(mut self) {
         let mut changes = Vec::with_capacity(MAX_CHANGES);
-        while self.queue.recv_many(&mut changes, MAX_CHANGES).await > 0 {
-            let result = self.settle(&mut changes).await;
-            for change in changes.drain(..) {
-                // The caller may have gone away; its change stands.
-                let _ = change.done.send(result);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                came = self.queue.recv_many(&mut changes, MAX_CHANGES) => {
+                    if came == 0 {
+                        return;
+                    }
+                    let result = self.settle(&mut changes).await;
+                    for change in changes.drain(..) {
+                        // The caller may have gone away; its change stands.
+                        let _ = change.done.send(result);
+                    }
+                }
+                _ = look.tick() => {}
             }
+            let (bytes, elapsed) = self.machine.since_snapshot();
+            if self.limits.are_reached(bytes, elapsed) {
+                self.snapshot().await;
+            }
+        }
+    }
+
+    /// Writes a snapshot, if this node leads. Nothing else is written meanwhile: this task writes all there is.
+    async fn snapshot(&mut self) {
+        let now = self.group.leadership();
+        let is_time = Instant::now() >= self.no_snapshot_before;
+        if !now.serving || !is_time || !self.group.hears_quorum() {
+            return;
+        }
+        self.no_snapshot_before = Instant::now() + LOOK;
+        let image = self.machine.image();
+        // What may have been written before a leadership was lost is not applied yet.
+        if image.last_offset() + 1 != self.group.log().end_offset() {
+            return;
+        }
+        // So that what lies before the snapshot is whole segments.
+        if let Err(error) = snapshots::roll(self.group.log()).await {
+            warn!(%error, "no snapshot of the metadata: its log takes nothing");
+            return;
+        }
+        let start = image.last_offset() + 1;
+        let encode = move || image.snapshot().iter().map(Record::encode).collect();
+        let values: Vec<Vec<u8>> = match tokio::task::spawn_blocking(encode).await {
+            Ok(values) => values,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        let bytes: usize = values.iter().map(Vec::len).sum();
+        if let Attempt::Done(_) = self.replicate(now.term, &values).await {
+            self.no_snapshot_before = Instant::now();
+            info!(start, bytes, "wrote a snapshot of the metadata");
         }
     }
 
@@ -205,7 +279,8 @@ impl Task {
                 // Without a majority a proposal would wait for one, and all changes behind it.
                 _ if now.serving && self.group.hears_quorum() => {
                     let (_, commands) = self.decide(changes);
-                    self.replicate(now.term, &commands).await
+                    let values: Vec<_> = commands.iter().map(Command::encode).collect();
+                    self.replicate(now.term, &values).await
                 }
                 Some(leader) if self.cluster.hears(leader) && leader != self.group.node() => {
                     refuse_forwarded(changes);
@@ -271,14 +346,14 @@ impl Task {
         timeout_at(deadline, applied).await.is_ok_and(|r| r.is_ok())
     }
 
-    /// Proposes commands in as few batches as fit and waits until this node has applied them.
-    async fn replicate(&mut self, term: u64, commands: &[Command]) -> Attempt {
+    /// Proposes records in as few batches as fit and waits until this node has applied them.
+    async fn replicate(&mut self, term: u64, values: &[Vec<u8>]) -> Attempt {
         let mut end = self.group.log().end_offset();
-        if commands.is_empty() {
+        if values.is_empty() {
             return Attempt::Done(end);
         }
         let mut committed = Vec::new();
-        for batch in batches(commands, self.clock.now_ms()) {
+        for batch in batches(values, self.clock.now_ms()) {
             let (done, result) = oneshot::channel();
             let expected_offset = end;
             end += i64::from(batch.header.record_count);
@@ -323,13 +398,12 @@ fn refuse_forwarded(changes: &mut Vec<Change>) {
     }
 }
 
-/// Commands as record batches, one record each.
-fn batches(commands: &[Command], now_ms: i64) -> Vec<Batch> {
+/// Record batches with these values, one record each.
+fn batches(values: &[Vec<u8>], now_ms: i64) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut builder = BatchBuilder::new();
     let mut size = 0;
-    for command in commands {
-        let value = command.encode();
+    for value in values {
         if size > 0 && size + value.len() > MAX_BATCH_BYTES {
             batches.push(finish(std::mem::take(&mut builder)));
             size = 0;
@@ -338,19 +412,19 @@ fn batches(commands: &[Command], now_ms: i64) -> Vec<Batch> {
         let record = NewRecord {
             timestamp: now_ms,
             key: None,
-            value: Some(&value),
+            value: Some(value),
             headers: &[],
         };
         builder
             .push(&record)
-            .expect("a metadata command fits a batch");
+            .expect("a metadata record fits a batch");
     }
     batches.push(finish(builder));
     batches
 }
 
 fn finish(builder: BatchBuilder) -> Batch {
-    let bytes = builder.build().expect("metadata commands fit a batch");
+    let bytes = builder.build().expect("metadata records fit a batch");
     let header = BatchHeader::parse(&bytes).expect("a built batch has a header");
     Batch { header, bytes }
 }

@@ -68,6 +68,9 @@ metric_docs! {
     CONTROLLER: "klamm_controller_is_leader", "gauge", [], "1 on the node that leads the metadata group";
     FILLS: "klamm_replica_fills", "gauge", ["direction"], "Replicas that are being filled with another one's log: in, of this node; out, from it";
     FILL_BYTES_LEFT: "klamm_replica_fill_left_bytes", "gauge", ["direction"], "Bytes of segments that those replicas lack";
+    METADATA_SNAPSHOTS: "klamm_metadata_snapshots_total", "counter", [], "Snapshots of the metadata that this node has met in its log since it started";
+    METADATA_SNAPSHOT: "klamm_metadata_snapshot_offset", "gauge", [], "Offset at which the newest snapshot of the metadata begins; -1 while there is none";
+    METADATA_BYTES: "klamm_metadata_log_bytes", "gauge", [], "Bytes of the metadata log";
     LOG_SIZE: "klamm_log_size_bytes", "gauge", [], "Bytes of all partition logs";
     SEGMENTS: "klamm_log_segments", "gauge", [], "Segment files";
     OPEN_FILES: "klamm_log_open_files", "gauge", [], "Segment files held open";

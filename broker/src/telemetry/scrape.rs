@@ -86,6 +86,11 @@ fn node(page: &mut Page, shared: &Shared) {
     page.value(&doc::ANSWER_MEMORY, shared.answers.used());
     page.value(&doc::FETCH_SESSIONS, shared.sessions.len());
     page.value(&doc::TOPICS, shared.controller.image().topic_count());
+    let (snapshots, newest) = shared.controller.snapshots();
+    page.value(&doc::METADATA_SNAPSHOTS, snapshots);
+    page.value(&doc::METADATA_SNAPSHOT, newest.unwrap_or(-1));
+    let log = shared.controller.group().log();
+    page.value(&doc::METADATA_BYTES, log.size_bytes());
     partitions(page, shared);
 }
 

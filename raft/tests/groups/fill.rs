@@ -4,6 +4,7 @@
 //! which ends these tests.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use klamm_raft::{FillProgress, Group, Proposal};
@@ -347,5 +348,48 @@ async fn a_learner_that_was_gone_is_filled_again() {
     assert_eq!(cluster.agree(1).await, 43);
     assert_eq!(*cluster.run(NEW).machine(1).restored.lock(), [43]);
     no_leftovers(&cluster, NEW).await;
+    cluster.stop_and_compare(1).await;
+}
+
+/// A group that does not wait for voters that are gone: they are filled, too, and may lead afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_was_gone_is_filled_where_nothing_is_kept_for_it() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.append(1, None, 5_000).await;
+    cluster.agree(1).await;
+    let (leader, _) = cluster.leader(1, None).await;
+    let away = (leader + 1) % 3;
+    cluster.kill(away).await;
+    for _ in 0..20 {
+        cluster.append(1, Some(away), 5_000).await;
+    }
+    for (_, running) in cluster.running() {
+        running
+            .machine(1)
+            .keeps_for_absent
+            .store(false, Ordering::SeqCst);
+    }
+    let (leader, _) = cluster.leader(1, Some(away)).await;
+    let group = cluster.run(leader).group(1);
+    let last = group.log().raft_state().last.unwrap();
+    eventually("the node is missed", || {
+        group.held_by_all().is_some_and(|end| end > last.index)
+    })
+    .await;
+    group.purge(last.index).await.unwrap();
+    assert_eq!(group.log().raft_state().purged, Some(last));
+    drop(group);
+    cluster.append(1, Some(away), 5_000).await;
+    cluster.boot(away).await;
+    assert_eq!(cluster.agree(1).await, 22);
+    assert_eq!(*cluster.run(away).machine(1).restored.lock(), [21]);
+    // It has what it takes to lead.
+    let group = cluster.run(leader).group(1);
+    let to = cluster.nodes[away].id;
+    let led = || cluster.run(away).group(1).leadership().serving;
+    group.transfer_leader(to).await.unwrap();
+    eventually("it leads", led).await;
+    drop(group);
+    cluster.append(1, None, 5_000).await;
     cluster.stop_and_compare(1).await;
 }

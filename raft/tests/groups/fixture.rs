@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,7 @@ pub(crate) struct Recorder {
     pub(crate) committed: AtomicI64,
     /// Where its log's entries began when it was told to read what lies before.
     pub(crate) restored: Mutex<Vec<i64>>,
+    pub(crate) keeps_for_absent: AtomicBool,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -77,6 +78,7 @@ impl Recorder {
             applied: Mutex::default(),
             committed: AtomicI64::new(0),
             restored: Mutex::default(),
+            keeps_for_absent: AtomicBool::new(true),
             leadership: watch::Sender::new(nobody),
         })
     }
@@ -157,9 +159,14 @@ impl StateMachine for Recorder {
         applied.push(seen);
     }
 
-    fn restore(&self, log: &GroupLog) -> Result<(), StorageError> {
+    fn keeps_for_absent_voters(&self) -> bool {
+        self.keeps_for_absent.load(Ordering::SeqCst)
+    }
+
+    fn restore(&self, log: &GroupLog, end_offset: i64) -> Result<(), StorageError> {
+        assert!(end_offset >= log.entries_start_offset());
         self.applied.lock().clear();
-        self.restored.lock().push(log.entries_start_offset());
+        self.restored.lock().push(end_offset);
         Ok(())
     }
 

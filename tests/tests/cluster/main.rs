@@ -11,5 +11,6 @@ mod leaving;
 mod moving;
 mod nearest;
 mod rig;
+mod snapshots;
 mod status;
 mod stopping;

@@ -23,6 +23,7 @@ mod groups_hostile;
 mod idempotence;
 mod long_poll;
 mod metadata;
+mod metadata_log;
 mod offsets;
 mod process;
 mod produce;

@@ -260,10 +260,15 @@ impl Image {
         self.cluster_id.as_deref()
     }
 
-    /// Offset of the last applied command in the metadata log; -1 before the first. Grows with every
+    /// Offset of the last record of the metadata log that it knows; -1 before the first. Grows with every
     /// command, so it is also the image's version.
     pub fn last_offset(&self) -> i64 {
         self.last_offset
+    }
+
+    /// At `offset` lies a record of the metadata log that changes nothing.
+    pub(crate) fn pass(&mut self, offset: i64) {
+        self.last_offset = offset;
     }
 
     /// A topic by name.

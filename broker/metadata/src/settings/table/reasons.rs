@@ -25,8 +25,7 @@ pub(super) const OWN_RUNTIME: &str =
 pub(super) const OWN_BATCHING: &str =
     "what comes while a write is on its way is written together with the next one";
 pub(super) const RAFT_ELECTS: &str = "elections are timed by the program itself";
-pub(super) const METADATA_LOG: &str =
-    "the metadata log is an ordinary log here and needs no tuning";
+pub(super) const METADATA_LOG: &str = "the metadata log is an ordinary log here, as long as its snapshots let it be, and needs no more tuning";
 pub(super) const NO_ZOOKEEPER: &str = "there is no ZooKeeper: the nodes of the cluster are the quorum (process.roles, controller.quorum.voters)";
 pub(super) const LZ4_LEVEL: &str = "the lz4 codec has one level, the fast one";
 pub(super) const OWN_METRICS: &str = "metrics are served as Prometheus text at klamm.http.listener";
