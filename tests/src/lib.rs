@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod group;
 pub mod history;
 pub mod load;
+pub mod rot;
 pub mod volume;
