@@ -116,14 +116,21 @@ async fn close_deleted(
     }
 }
 
-/// A partition that has moved away: its group has let this replica go, or it would still be one in the image.
-async fn close_moved(shared: &Shared, partition: &Partition) {
+/// A replica that is not the one of this node any more: the partition has moved away, and its group has let it go, or
+/// it would still be one in the image; or it was given up for another.
+async fn close_moved(shared: &Shared, partition: &Partition, is_replaced: bool) {
     let (topic, index) = (partition.topic_id(), partition.index());
     shared.partitions.remove(topic, index);
     let deleted = close(shared, partition).await;
     // It may come back, and then begins with nothing.
     let _ = deleted.await;
-    info!(topic = %partition.topic(), index = partition.index(), "partition moved away, its replica deleted");
+    let (topic, index) = (partition.topic(), partition.index());
+    match is_replaced {
+        true => {
+            info!(%topic, index, "the replica was given up and deleted, another takes its place")
+        }
+        false => info!(%topic, index, "partition moved away, its replica deleted"),
+    }
 }
 
 /// Closes a partition and has its files deleted; what is answered tells of their end.
@@ -188,7 +195,7 @@ async fn open_missing(
                 }
                 // It may be back already, as another replica.
                 unfounded.remove(&partition.group);
-                close_moved(shared, &open).await;
+                close_moved(shared, &open, is_replica).await;
             }
             if !is_replica {
                 continue;
@@ -278,6 +285,10 @@ async fn try_open(
             )?
         }
     };
+    // It cannot take what it lacks, so it is nobody's to vote or lead with: it is replaced, or stays closed.
+    if let Some(damage) = log.quarantine() {
+        return Err(damage.into());
+    }
     let replica = Partition::replica(log.clone(), shared.limits.reads_nearest);
     // The first replica founds the group, and leads it at first: all at once would vote for themselves.
     let is_founder = partition.founders().first() == Some(&shared.node_id);

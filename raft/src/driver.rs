@@ -249,7 +249,7 @@ impl Driver {
             watched.attempts = 0;
             return;
         }
-        let patience = self.patience(leadership, watched.attempts);
+        let patience = self.patience(leadership, watched.attempts) + self.reserve(group);
         if watched.term != leadership.term {
             // Somebody has just got a vote here, or asks for one: give him time.
             watched.term = leadership.term;
@@ -290,6 +290,14 @@ impl Driver {
                 watched.followed = Some((leadership.term, leader, hearing.session));
                 false
             }
+        }
+    }
+
+    /// A replica of whose log parts are damaged leads only where nobody else would.
+    fn reserve(&self, group: &Group) -> Duration {
+        match group.log().known_damage() {
+            Some(_) => self.options.election_timeout * 2,
+            None => Duration::ZERO,
         }
     }
 

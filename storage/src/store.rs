@@ -394,6 +394,21 @@ impl Store {
         self.handle.shared.buffers.release();
     }
 
+    /// Logs of which damage is known, and what, ascending: [`GroupLog::known_damage`].
+    pub fn damaged(&self) -> Vec<(GroupId, String)> {
+        let groups = self.handle.shared.groups.read();
+        let damaged = groups
+            .iter()
+            .filter_map(|(group, log)| Some((*group, log.known_damage()?)));
+        damaged.collect()
+    }
+
+    /// Places of stored data found corrupt since the start. Grows whenever a log is found damaged while the store runs.
+    pub fn corruptions(&self) -> u64 {
+        let shared = &self.handle.shared;
+        shared.counters.corruptions.load(Ordering::Relaxed) + shared.pair.damages()
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> StoreStats {
         let shared = &self.handle.shared;

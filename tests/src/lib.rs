@@ -8,4 +8,5 @@ pub mod history;
 pub mod load;
 pub mod network;
 pub mod pulse;
+pub mod rot;
 pub mod volume;

@@ -16,8 +16,9 @@ use crate::image::Endpoint;
 use crate::resource::ConfigResource;
 use crate::stored;
 
-/// Newest stored version of a command that this program writes and reads.
-pub const VERSION: u16 = 1;
+/// Newest stored version of a command that this program reads. Each is written in the version that had it first, so
+/// that a log is read by all programs that know what is in it. 2: `ReplaceReplica`.
+pub const VERSION: u16 = 2;
 
 /// One change of cluster state. Built by [`crate::rules`], which check it against the image;
 /// applied by [`crate::Image::apply`], which checks again what may have changed in between.
@@ -91,6 +92,19 @@ pub enum Command {
         /// The partitions, and since when they were moved: one that is in another move by now stays in that.
         partitions: BTreeMap<i32, i64>,
     },
+    /// Gives up one replica of a partition because its log is damaged: the same broker gets the next one, which is
+    /// filled by the others.
+    ReplaceReplica {
+        /// The topic.
+        #[serde(with = "stored::topic_id")]
+        id: TopicId,
+        /// The partition.
+        partition: i32,
+        /// Whose replica.
+        broker: i32,
+        /// Which of its replicas: refused when the broker has another by now.
+        number: u32,
+    },
     /// Changes the explicit overrides of a resource.
     AlterConfigs {
         /// Whose.
@@ -163,9 +177,13 @@ pub enum DecodeError {
 }
 
 impl Command {
-    /// The stored form, of version [`VERSION`].
+    /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        stored::encode(VERSION, self)
+        let version = match self {
+            Command::ReplaceReplica { .. } => 2,
+            _ => 1,
+        };
+        stored::encode(version, self)
     }
 
     /// Reads the stored form.
@@ -248,14 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn the_stored_form_of_version_2_is_read() {
+        let command = Command::ReplaceReplica {
+            id: topic_id(7),
+            partition: 1,
+            broker: 3,
+            number: 2,
+        };
+        let stored = r#"{"version":2,"value":{"replace-replica":{"id":"00000000-0000-0000-0000-000000000007","partition":1,"broker":3,"number":2}}}"#;
+        assert_eq!(Command::decode(stored.as_bytes()).as_ref(), Ok(&command));
+        assert_eq!(command.encode(), stored.as_bytes());
+    }
+
+    #[test]
     fn what_is_not_known_is_an_error() {
-        let newer = br#"{"version":2,"value":{"a thing of the future":true}}"#;
+        let newer = br#"{"version":3,"value":{"a thing of the future":true}}"#;
         assert_eq!(
             Command::decode(newer),
             Err(DecodeError::NewerVersion {
                 what: "a metadata command",
-                found: 2,
-                known: 1
+                found: 3,
+                known: 2
             })
         );
         for malformed in [

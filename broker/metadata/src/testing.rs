@@ -149,6 +149,8 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         4 => (id(), 0..4_i32, any_replicas()).prop_map(|(id, from, partitions)| Command::AddPartitions { id, from, partitions }),
         4 => (id(), btree_map(0..3_i32, vec(0..5_i32, 0..4), 0..3)).prop_map(|(id, partitions)| Command::Reassign { id, partitions }),
         2 => (id(), btree_map(0..3_i32, 0..60_i64, 0..3)).prop_map(|(id, partitions)| Command::FinishReassignment { id, partitions }),
+        2 => (id(), 0..3_i32, 0..5_i32, 0..3_u32)
+            .prop_map(|(id, partition, broker, number)| Command::ReplaceReplica { id, partition, broker, number }),
         4 => (any_resource(), any_configs(), vec("[a-z.]{1,2}", 0..3))
             .prop_map(|(resource, sets, removes)| Command::AlterConfigs { resource, sets, removes }),
         1 => (0..4_i32, any::<u32>()).prop_map(|(broker, count)| Command::AllocateProducerIds { broker, count }),

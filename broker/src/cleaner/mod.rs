@@ -7,8 +7,8 @@
 //! While the wall clock is not to be believed nothing is compacted ([`crate::jump`]): it says when a
 //! tombstone has been there for long enough.
 //!
-//! A log whose records cannot be read is named, left alone until the next start, and the others go
-//! on. Each log has one pass a round; between rounds, and for what only has to wait (a purge, free
+//! A log whose records cannot be read is named, left alone until the next start or until the replica
+//! is replaced, and the others go on. Each log has one pass a round; between rounds, and for what only has to wait (a purge, free
 //! space), are `log.cleaner.backoff.ms`.
 //!
 //! Deliberately absent: the rewriting itself, which is `klamm_storage`'s.
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use klamm_metadata::settings::Settings;
-use klamm_raft::ProposeError;
+use klamm_raft::{NodeId, ProposeError};
 use klamm_records::GroupId;
 use klamm_storage::{Compaction, CompactionError, CompactionRules, StorageError};
 use tokio::sync::watch;
@@ -43,8 +43,8 @@ const NAP: Duration = Duration::from_millis(100);
 /// Logs that are passed over.
 #[derive(Default)]
 struct Skipped {
-    /// Until the next start: their data are damaged.
-    uncleanable: HashSet<GroupId>,
+    /// Until the next start, or until another replica is here: their data are damaged.
+    uncleanable: HashSet<(GroupId, NodeId)>,
     /// Until the next round: they had their turn, or something has to happen first.
     deferred: HashSet<GroupId>,
     /// A pass of this round did not come to the end of its log: the next one begins at once.
@@ -113,15 +113,15 @@ async fn dirtiest(
     now_ms: i64,
 ) -> Option<(Arc<Partition>, Due)> {
     let partitions = shared.partitions.all();
-    let open: HashSet<GroupId> = partitions.iter().map(|p| p.log().group()).collect();
-    skipped.uncleanable.retain(|group| open.contains(group));
+    let open: HashSet<(GroupId, NodeId)> = partitions.iter().map(|p| replica(p)).collect();
+    skipped.uncleanable.retain(|replica| open.contains(replica));
     shared.metrics.uncleanable(skipped.uncleanable.len());
     let mut best: Option<(Arc<Partition>, Due)> = None;
     for partition in partitions {
         let group = partition.log().group();
         let settings = partition.settings();
         if !settings.compact
-            || skipped.uncleanable.contains(&group)
+            || skipped.uncleanable.contains(&replica(&partition))
             || skipped.deferred.contains(&group)
         {
             continue;
@@ -146,6 +146,12 @@ async fn dirtiest(
         }
     }
     best
+}
+
+/// Which replica of which group a partition is.
+fn replica(partition: &Partition) -> (GroupId, NodeId) {
+    let group = partition.group();
+    (group.id(), group.node())
 }
 
 /// Makes one pass.
@@ -238,9 +244,9 @@ fn report(
             error!(
                 topic,
                 partition = index,
-                "compaction of this partition is off until the next start: its log is damaged"
+                "this replica is not compacted until it is replaced, or until the next start: its log is damaged"
             );
-            skipped.uncleanable.insert(group);
+            skipped.uncleanable.insert(replica(partition));
             shared.metrics.uncleanable(skipped.uncleanable.len());
         }
         Err(Failure::Pass(CompactionError::Stopped)) => {}

@@ -54,6 +54,11 @@ async fn give_back(shared: &Shared) {
         if !shared.cluster.hears(to) || !voters.contains(&to) {
             continue;
         }
+        // One that is damaged would only hand it on again.
+        let (there, group) = (shared.node_of(to.broker()), partition.group().id());
+        if !shared.cluster.is_whole(there, group).await {
+            continue;
+        }
         match partition.group().transfer_leader(to).await {
             Ok(()) => given += 1,
             Err(cause) => {

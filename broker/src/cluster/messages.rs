@@ -35,6 +35,8 @@ pub(super) enum Question {
         /// Who is to lead.
         to: i32,
     },
+    /// Is there a replica of this group, of which no damage is known?
+    Whole(u64),
     /// How does the metadata group stand?
     Quorum,
     /// Let this node into the cluster: it has a disk that is empty, and an id that nobody has.
@@ -59,6 +61,8 @@ pub(super) enum Answer {
     Held(Vec<Option<u64>>),
     /// To `GiveUp`: whether this node leads the group, and so has begun to hand it over.
     GivingUp(bool),
+    /// To `Whole`.
+    Whole(bool),
     /// To `Quorum`; `None` from a node that does not lead.
     Quorum(Option<Quorum>),
     /// To `Admit`: whether it gets the metadata log now, which the leader of its group decides.

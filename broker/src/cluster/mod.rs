@@ -8,6 +8,7 @@
 //! - `mover.rs`: partitions move to other replicas;
 //! - `voters.rs`: who has a vote in the metadata group;
 //! - `drainer.rs`: partitions move off nodes that are to be drained;
+//! - `repairer.rs`: damaged replicas are replaced;
 //! - `balance.rs`: leadership goes back to preferred leaders.
 //!
 //! A node on its own has none of this: every question about others has an answer without asking. Connections, proofs and
@@ -20,6 +21,7 @@ mod drainer;
 mod meeting;
 mod messages;
 mod mover;
+mod repairer;
 mod roster;
 mod service;
 mod sessions;
@@ -196,6 +198,7 @@ impl Cluster {
             tokio::spawn(mover::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(voters::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(drainer::run(shared.clone(), stopping.subscribe())),
+            tokio::spawn(repairer::run(shared.clone(), stopping.subscribe())),
             tokio::spawn(balance::run(shared.clone(), stopping.subscribe())),
         ]
     }
@@ -314,6 +317,12 @@ impl Cluster {
         let question = Question::GiveUp { group, to };
         let answer = self.ask(leader, &question).await;
         matches!(answer, Some(Answer::GivingUp(true)))
+    }
+
+    /// Whether another node has a replica of a group of which it knows no damage.
+    pub async fn is_whole(&self, node: NodeId, group: GroupId) -> bool {
+        let answer = self.ask(node, &Question::Whole(group.0)).await;
+        matches!(answer, Some(Answer::Whole(true)))
     }
 
     /// The metadata group as its leader sees it; `None` when there is none to ask.

@@ -7,7 +7,10 @@
 //!   leader goes on from there.
 //! - A replica that is to go stays one in the image until the group has let it go, so that no member ever loses its log.
 //!
-//! How the log gets to new replicas is klamm-raft's. Not here: which moves are wanted (AlterPartitionReassignments).
+//! A replica that is replaced by another of its broker is a move, too: its members are told apart by their numbers.
+//!
+//! How the log gets to new replicas is klamm-raft's. Not here: which moves are wanted (AlterPartitionReassignments,
+//! `drainer.rs`, `repairer.rs`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -304,6 +307,32 @@ mod tests {
             Step::Wait,
             "2 is needed for a majority of the new ones"
         );
+    }
+
+    /// The lost one of 2 stays a voter until the next has the log, and goes in the same step.
+    #[test]
+    fn a_replica_is_replaced_by_the_next_of_its_broker() {
+        let (lost, new) = (node(2), NodeId::new(2, 1));
+        let [one, three] = [1, 3].map(node);
+        let step = |voters: &[NodeId], learners: &[NodeId], ready: &[NodeId]| {
+            next(&Sight {
+                me: one,
+                voters: &voters.iter().copied().collect(),
+                learners: &learners.iter().copied().collect(),
+                target: &[one, new, three],
+                spared: &BTreeSet::new(),
+                is_changing: false,
+                caught_up: &|node| ready.contains(&node),
+                hears: &|_| true,
+            })
+        };
+        let before = [one, lost, three];
+        assert_eq!(step(&before, &[], &before), Step::AddLearner(new));
+        assert_eq!(step(&before, &[new], &before), Step::Wait);
+        let all = [one, new, three];
+        let change = Step::ChangeVoters(all.into());
+        assert_eq!(step(&before, &[new], &all), change);
+        assert_eq!(step(&all, &[], &all), Step::Finish);
     }
 
     #[test]

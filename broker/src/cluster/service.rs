@@ -118,6 +118,12 @@ impl Desk {
         groups.iter().map(held).collect()
     }
 
+    fn is_whole(&self, group: u64) -> bool {
+        let groups = self.inner.groups.get();
+        let group = groups.and_then(|groups| groups.get(GroupId(group)));
+        group.is_some_and(|group| group.log().known_damage().is_none())
+    }
+
     async fn give_up(&self, group: u64, to: i32) -> bool {
         let groups = self.inner.groups.get();
         let group = groups.and_then(|groups| groups.get(GroupId(group)));
@@ -194,6 +200,7 @@ impl Desk {
             }
             Question::Held(groups) => Answer::Held(self.held(&groups)),
             Question::GiveUp { group, to } => Answer::GivingUp(self.give_up(group, to).await),
+            Question::Whole(group) => Answer::Whole(self.is_whole(group)),
             Question::Quorum => Answer::Quorum(self.quorum()),
             Question::Admit { node, address } => {
                 Answer::Admitted(self.admit(from, NodeId(node), address).await)

@@ -100,7 +100,8 @@ async fn wait_returned(ctx: &RequestContext, cancelled: &[(String, i32)], deadli
         let image = ctx.shared.controller.image();
         let moves = |(topic, index): &(String, i32)| {
             let topic = image.topic(topic)?;
-            topic.partition(*index)?.moving.clone()
+            let moving = topic.partition(*index)?.moving.as_ref();
+            moving.filter(|moving| moving.is_reassignment()).cloned()
         };
         cancelled.iter().all(|at| moves(at).is_none())
     };
@@ -151,13 +152,14 @@ fn moving<'a>(
     let brokers = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
     let partitions = partitions.filter_map(|partition| {
         let moving = partition.moving.as_ref()?;
-        Some(
+        // A damaged replica that is replaced by another of its broker moves nowhere.
+        moving.is_reassignment().then(|| {
             OngoingPartitionReassignment::default()
                 .with_partition_index(partition.index)
                 .with_replicas(brokers(&partition.replicas))
                 .with_adding_replicas(brokers(&moving.adding))
-                .with_removing_replicas(brokers(&moving.removing)),
-        )
+                .with_removing_replicas(brokers(&moving.removing))
+        })
     });
     let partitions: Vec<_> = partitions.collect();
     (!partitions.is_empty()).then(|| {

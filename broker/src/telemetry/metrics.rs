@@ -80,6 +80,8 @@ metric_docs! {
     JOURNAL_ROUND: "klamm_journal_round_frames", "histogram", [], "Frames that shared one fdatasync";
     CHECKPOINTS: "klamm_checkpoints_total", "counter", [], "Checkpoints of the store";
     CORRUPTIONS: "klamm_corruptions_total", "counter", [], "Places of stored data found corrupt";
+    REPAIRS: "klamm_replica_repairs_total", "counter", ["outcome"], "Damaged replicas replaced by new ones that the others fill: begun, finished, or abandoned because the partition went";
+    DAMAGED: "klamm_replicas_damaged", "gauge", [], "Replicas of this node of whose log damage is known, until they are replaced";
     DISK_FREE: "klamm_disk_free_bytes", "gauge", [], "Free bytes of the file system that holds the data";
     DISK_TOTAL: "klamm_disk_total_bytes", "gauge", [], "Size of the file system that holds the data";
     WRITABLE: "klamm_writable", "gauge", [], "1 while producing is allowed, 0 while the disk is full up to its reserve";
@@ -102,6 +104,33 @@ metric_docs! {
     UNCLEANABLE: "klamm_compaction_uncleanable_partitions", "gauge", [], "Partitions that are not compacted because their log is damaged";
     PARTITION_SIZE: "klamm_partition_log_size_bytes", "gauge", ["topic", "partition"], "Bytes of one partition's log; only with klamm.metrics.partitions=true";
     PARTITION_END: "klamm_partition_high_watermark", "gauge", ["topic", "partition"], "Offset after the last committed record; only with klamm.metrics.partitions=true";
+}
+
+/// How far the replacement of a damaged replica came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepairOutcome {
+    /// The damaged one is given up.
+    Begun,
+    /// The new one has the log, and a vote.
+    Finished,
+    /// The partition went, or went elsewhere.
+    Abandoned,
+}
+
+impl RepairOutcome {
+    const ALL: [RepairOutcome; 3] = [
+        RepairOutcome::Begun,
+        RepairOutcome::Finished,
+        RepairOutcome::Abandoned,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            RepairOutcome::Begun => "begun",
+            RepairOutcome::Finished => "finished",
+            RepairOutcome::Abandoned => "abandoned",
+        }
+    }
 }
 
 /// 100 µs to 10 s.
@@ -147,6 +176,7 @@ pub struct Metrics {
     compaction_after: IntCounter,
     compaction_seconds: Gauge,
     uncleanable: IntGauge,
+    repairs: IntCounterVec,
 }
 
 fn opts(doc: &MetricDoc) -> Opts {
@@ -192,6 +222,10 @@ impl Metrics {
             })
             .collect();
         let rebalances = counters(doc::GROUP_REBALANCES);
+        let repairs = counters(doc::REPAIRS);
+        for outcome in RepairOutcome::ALL {
+            repairs.with_label_values(&[outcome.label()]);
+        }
         let load_opts = HistogramOpts::new(doc::SHARD_LOADS.name, doc::SHARD_LOADS.help)
             .buckets(LATENCY_BUCKETS.to_vec());
         Metrics {
@@ -224,6 +258,7 @@ impl Metrics {
                 Gauge::with_opts(opts(&doc::COMPACTION_SECONDS)),
             ),
             uncleanable: register(&registry, IntGauge::with_opts(opts(&doc::UNCLEANABLE))),
+            repairs,
             registry,
         }
     }
@@ -262,6 +297,11 @@ impl Metrics {
     /// Something that is no request was refused.
     pub fn rejected(&self, kind: &str) {
         self.rejects.with_label_values(&[kind]).inc();
+    }
+
+    /// The replacement of a damaged replica came so far.
+    pub fn repair(&self, outcome: RepairOutcome) {
+        self.repairs.with_label_values(&[outcome.label()]).inc();
     }
 
     /// A connection was accepted.

@@ -5,5 +5,5 @@ mod metrics;
 mod scrape;
 
 pub use logs::{LogControl, LogFormat, init_logs};
-pub use metrics::{METRICS, Metrics};
+pub use metrics::{METRICS, Metrics, RepairOutcome};
 pub use scrape::render;

@@ -186,6 +186,7 @@ fn store(page: &mut Page, shared: &Shared) {
     );
     page.value(&doc::CHECKPOINTS, stats.checkpoints);
     page.value(&doc::CORRUPTIONS, stats.corruptions);
+    page.value(&doc::DAMAGED, shared.store.damaged().len());
     page.value(&doc::DISK_FREE, stats.free_bytes);
     page.value(&doc::DISK_TOTAL, stats.total_bytes);
     page.value(&doc::WRITABLE, u8::from(shared.store.writable()));

@@ -91,3 +91,31 @@ async fn a_replica_does_not_answer_for_the_next() {
     assert_eq!(next.map(|(_, index)| *index), Some(0), "{matched:?}");
     assert_eq!(here.members().0, [old].into());
 }
+
+/// A voter whose log was given up is replaced by the next replica of the same node, which then counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_the_place_of_the_one_before() {
+    let mut cluster = Cluster::start(3, 1).await;
+    for _ in 0..20 {
+        cluster.append(1, None, 10_000).await;
+    }
+    cluster.agree(1).await;
+    let (leader, _) = cluster.leader(1, None).await;
+    let [replaced, third] = [1, 2].map(|n| (leader + n) % 3);
+    cluster.begin_anew(replaced).await;
+    cluster.append(1, None, 1_000).await;
+    let (old, new) = (cluster.nodes[replaced].id, cluster.nodes[replaced].replica);
+    let here = cluster.run(leader).group(1);
+    let (mut voters, _) = here.members();
+    assert!(voters.remove(&old) && voters.insert(new));
+    here.add_learner(new).await.unwrap();
+    caught_up(&cluster, leader, new).await;
+    here.change_voters(&voters).await.unwrap();
+    assert_eq!(here.members(), (voters, [].into()));
+    drop(here);
+    cluster.kill(third).await;
+    cluster.append(1, None, 1_000).await;
+    cluster.boot(third).await;
+    cluster.agree(1).await;
+    cluster.stop_and_compare(1).await;
+}

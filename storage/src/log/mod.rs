@@ -233,6 +233,35 @@ impl Log {
         }
     }
 
+    /// What is known to be damaged, in words; nothing of a log that is deleted. Places whose segment is gone, or ends
+    /// before them by now, count no more.
+    pub(crate) fn known_damage(&self) -> Option<String> {
+        let places = self.damaged.lock().clone();
+        let state = self.state.lock();
+        if state.deleted {
+            return None;
+        }
+        if let Some(reason) = &state.quarantine {
+            return Some(reason.clone());
+        }
+        let segments = &state.segments;
+        let holds = |(file, position): &&(SegmentFile, u64)| {
+            let mut segments = segments.iter();
+            segments.any(|segment| segment.file() == *file && *position < segment.size)
+        };
+        let mut left = places.iter().filter(holds);
+        let (file, position) = left.next()?;
+        let more = match left.count() {
+            0 => String::new(),
+            more => format!(", and {more} other places"),
+        };
+        let path = self.segment_path(*file);
+        Some(format!(
+            "corrupt data in {} at {position}{more}",
+            path.display()
+        ))
+    }
+
     /// Refuses on a deleted or quarantined log.
     pub(crate) fn check(&self, state: &LogState) -> Result<(), StorageError> {
         if state.deleted {
@@ -314,6 +343,13 @@ impl GroupLog {
             .check(&state)
             .err()
             .filter(|e| matches!(e, StorageError::Corrupt { .. }))
+    }
+
+    /// What is known to be damaged of the log, in words: it is in quarantine, or parts of it were found corrupt since
+    /// the start and are there still. A log of which this tells something serves what is whole; it is for its node to
+    /// have it replaced.
+    pub fn known_damage(&self) -> Option<String> {
+        self.log.known_damage()
     }
 
     /// Epoch history: (leader epoch, its first offset), ascending.

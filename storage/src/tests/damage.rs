@@ -97,10 +97,24 @@ fn frame_damaged_twice(within: usize) {
         store.close().unwrap();
     }
     let (store, _) = machine.open();
+    let known: Vec<GroupId> = store.damaged().into_iter().map(|known| known.0).collect();
+    assert_eq!(known, [GroupId(1)]);
     wait(|done| store.delete_group(GroupId(1), done)).unwrap();
+    assert!(store.damaged().is_empty());
     drop(store);
     let machine = machine.killed();
-    assert_eq!(machine.open().0.groups(), vec![GroupId(2)]);
+    let (store, _) = machine.open();
+    assert_eq!(store.groups(), vec![GroupId(2)]);
+    // Another log may have its id, and is whole.
+    store.release_id(GroupId(1)).unwrap();
+    let anew = store.create_group(GroupId(1), "g-1.1", settings()).unwrap();
+    append(&anew, vec![batch_entry(id(2, 1), batch_of(1, 100, 1_000))]);
+    drop((store, anew));
+    let machine = machine.crashed(1);
+    let (store, report) = machine.open();
+    assert!(report.corrupt.is_empty(), "{report:?}");
+    assert_eq!(store.group(GroupId(1)).unwrap().end_offset(), 1);
+    assert!(store.damaged().is_empty());
 }
 
 #[test]
@@ -247,6 +261,15 @@ fn a_rotten_segment_is_quarantined_by_range() {
     machine.disk.rot(&rotten.path, len + 100, 1).unwrap();
     let some = log.read(rotten.base_offset, 60, 10_000, true).unwrap();
     assert_eq!(some.len() as u64, len);
+    // What is known of it is forgotten with the segment.
+    let known = store.damaged();
+    assert!(
+        known.len() == 1 && known[0].1.contains(&*rotten.path.to_string_lossy()),
+        "{known:?}"
+    );
+    wait(|done| log.purge(id(1, 60), done)).unwrap();
+    wait(|done| log.set_start_offset(60, done)).unwrap();
+    assert!(store.damaged().is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Several nodes, as processes: founding and entering a cluster, changes through any node, acks, failover, hand-over, moves,
+//! Several nodes, as processes: founding and entering a cluster, changes through any node, acks, failover, hand-over, moves, repairs,
 //! what its state looks like.
 
 mod acks;
@@ -10,6 +10,7 @@ mod groups;
 mod leaving;
 mod moving;
 mod nearest;
+mod repairing;
 mod rig;
 mod snapshots;
 mod status;

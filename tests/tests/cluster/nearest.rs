@@ -15,16 +15,16 @@ use rustix::process::Signal;
 
 use crate::rig::{client, create, eventually, leader, topic, topic_is};
 
-const SETTINGS: [&str; 2] = [
+pub(crate) const SETTINGS: [&str; 2] = [
     "broker.rack=rack-{id}",
     "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector",
 ];
 
 /// The last version of both requests that names topics.
-const VERSION: i16 = 12;
+pub(crate) const VERSION: i16 = 12;
 /// The last one without a rack.
 const NO_RACKS: i16 = 10;
-const NONE: i16 = 0;
+pub(crate) const NONE: i16 = 0;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 /// Longer than a test takes.
@@ -56,7 +56,7 @@ async fn produce(leader: &Connection) -> Result<i64> {
 }
 
 /// Reads from `offset` as a consumer in a rack, waiting for records for so long.
-async fn fetch(
+pub(crate) async fn fetch(
     node: &Connection,
     version: i16,
     rack: &str,

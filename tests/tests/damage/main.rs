@@ -3,7 +3,6 @@
 
 mod start;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,10 +11,10 @@ use klamm_client::{
     ProducerOptions, ReaderOptions,
 };
 use klamm_protocol::ErrorCode;
-use klamm_records::{BATCH_HEADER_LEN, BatchHeader};
 use klamm_tests::broker::{Broker, free_port};
 use klamm_tests::history::value;
 use klamm_tests::load::{self, Load};
+use klamm_tests::rot::{first_segment, rot};
 use klamm_tests::volume::Volume;
 
 const TOPIC: &str = "rotten";
@@ -65,40 +64,6 @@ async fn write(producer: &Producer, partition: i32, number: u64) -> Result<i64> 
 
 fn record(partition: i32, number: u64) -> Vec<u8> {
     value(partition.unsigned_abs(), number, RECORD_BYTES)
-}
-
-/// The first, sealed segment of a partition's folder.
-fn first_segment(folder: &Path) -> Result<PathBuf> {
-    let mut segments: Vec<PathBuf> = std::fs::read_dir(folder)
-        .with_context(|| folder.display().to_string())?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-    segments.sort();
-    ensure!(segments.len() > 2, "nothing was rolled: {segments:?}");
-    segments.into_iter().next().context("a first segment")
-}
-
-/// Flips a bit in the middle of a segment; answers which offset it hits.
-fn rot(segment: &Path) -> Result<i64> {
-    let mut bytes = std::fs::read(segment)?;
-    let middle = bytes.len() / 2;
-    let mut position = 0;
-    let hit = loop {
-        let header = bytes
-            .get(position..position + BATCH_HEADER_LEN)
-            .and_then(BatchHeader::parse)
-            .context("a batch header")?;
-        let next = position + header.total_len().context("a length")?;
-        if next > middle {
-            ensure!(position + BATCH_HEADER_LEN < middle, "within the records");
-            break header.base_offset;
-        }
-        position = next;
-    };
-    bytes[middle] ^= 0x10;
-    std::fs::write(segment, &bytes)?;
-    Ok(hit)
 }
 
 fn is_storage_error(error: &klamm_client::Error) -> bool {

@@ -1,7 +1,7 @@
 //! A bit flips in what a start reads, the index and the journal: it starts, names the damage, and
 //! serves all that is whole.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,7 @@ use klamm_client::{
 use klamm_protocol::ErrorCode;
 use klamm_tests::broker::Broker;
 use klamm_tests::history::value;
+use klamm_tests::rot::{flip, large_frames};
 
 /// A client that waits for elections, but not for what has no leader for good.
 fn patient_enough() -> ClientOptions {
@@ -111,12 +112,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn flip(path: &Path, position: usize) -> Result<()> {
-    let mut bytes = std::fs::read(path)?;
-    *bytes.get_mut(position).context("a byte there")? ^= 0x04;
-    Ok(std::fs::write(path, bytes)?)
-}
-
 /// One file of each kind in RocksDB's folder, and where to flip a bit in it.
 fn victims(index: &Path) -> Result<Vec<(String, usize)>> {
     let mut victims = Vec::new();
@@ -197,23 +192,6 @@ async fn a_flipped_bit_in_the_index_costs_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Blocks of the journal that hold one large batch: (file, position of its frame).
-fn large_frames(data: &Path) -> Result<Vec<(PathBuf, usize)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(data.join("journal"))? {
-        let path = entry?.path();
-        let bytes = std::fs::read(&path)?;
-        for at in (0..bytes.len()).step_by(4096) {
-            let len = bytes.get(at + 52..at + 56).context("whole pages")?;
-            let len = u32::from_le_bytes(len.try_into()?) as usize;
-            if bytes.get(at..at + 4) == Some(b"KLMJ") && len > LARGE && len < 2 * LARGE {
-                found.push((path.clone(), at + 48));
-            }
-        }
-    }
-    Ok(found)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_the_journal_costs_one_topic_at_most() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -221,7 +199,7 @@ async fn a_flipped_bit_in_the_journal_costs_one_topic_at_most() -> Result<()> {
     let broker = Broker::start(&origin, 0, &[])?;
     fill(&broker.address).await?;
     broker.kill()?;
-    let frames = large_frames(&origin)?;
+    let frames = large_frames(&origin, LARGE)?;
     let (file, frame) = frames.get(frames.len() / 2).context("large batches")?;
     let below = file.strip_prefix(&origin)?;
     // The block's header, which it has twice; a byte of the frame's header; one of its payload.

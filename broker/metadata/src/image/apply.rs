@@ -77,6 +77,12 @@ impl Image {
             Command::FinishReassignment { id, partitions } => {
                 self.finish_reassignment(*id, partitions)
             }
+            Command::ReplaceReplica {
+                id,
+                partition,
+                broker,
+                number,
+            } => self.replace_replica(offset, *id, *partition, *broker, *number),
             Command::AlterConfigs {
                 resource,
                 sets,
@@ -326,6 +332,34 @@ impl Image {
         })
     }
 
+    fn replace_replica(
+        &mut self,
+        offset: i64,
+        id: TopicId,
+        index: i32,
+        broker: i32,
+        number: u32,
+    ) -> Result<(), Problem> {
+        let topic = self.topic_by_id(id).ok_or_else(Problem::unknown_topic_id)?;
+        let partition = topic.partition(index).ok_or_else(Problem::unknown_topic)?;
+        check_replaceable(partition, broker, number)?;
+        self.change_partitions(id, &BTreeMap::from([(index, ())]), |partition, ()| {
+            let mut replaced = partition.clone();
+            replaced.lose(broker);
+            Partition {
+                moved: true,
+                moving: Some(Move {
+                    since: offset,
+                    from: partition.replicas.clone(),
+                    adding: Vec::new(),
+                    removing: Vec::new(),
+                    renewing: vec![broker],
+                }),
+                ..replaced
+            }
+        })
+    }
+
     /// Changes the partitions of a topic for which there is something in `changes`.
     fn change_partitions<T>(
         &mut self,
@@ -472,7 +506,10 @@ fn moved(partition: &Partition, since: i64, target: &[i32]) -> Partition {
     let adding = difference(target, partition.settled());
     // Who was about to come and shall not goes, too: it may have a vote already.
     let removing = difference(&partition.replicas, target);
-    let is_move = !adding.is_empty() || !removing.is_empty();
+    // Whose replica is being replaced is not through with it because others are to come, or in another order.
+    let moving = partition.moving.as_ref();
+    let renewing = moving.map_or_else(Vec::new, |moving| moving.renewing.clone());
+    let is_move = !adding.is_empty() || !removing.is_empty() || !renewing.is_empty();
     Partition {
         replicas: [target, &removing].concat(),
         moving: is_move.then_some(Move {
@@ -480,8 +517,28 @@ fn moved(partition: &Partition, since: i64, target: &[i32]) -> Partition {
             from: partition.settled().to_vec(),
             adding,
             removing,
+            renewing,
         }),
         ..partition.clone()
+    }
+}
+
+/// Whether a replica is the one that its broker has of the partition, and nothing else changes there.
+pub(crate) fn check_replaceable(
+    partition: &Partition,
+    broker: i32,
+    number: u32,
+) -> Result<(), Problem> {
+    if !partition.replicas.contains(&broker) || partition.number(broker) != number {
+        return Err(Problem::invalid_request(format!(
+            "Replica {number} of broker {broker} is not one of the partition any more."
+        )));
+    }
+    match partition.moving {
+        None => Ok(()),
+        Some(_) => Err(Problem::throttled(
+            "The replicas of the partition are changing already.",
+        )),
     }
 }
 

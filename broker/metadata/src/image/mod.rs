@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use apply::Outcome;
-pub(crate) use apply::{given_up, not_registered};
+pub(crate) use apply::{check_replaceable, given_up, not_registered};
 
 use crate::names;
 use crate::resource::ConfigResource;
@@ -78,7 +78,8 @@ pub struct Partition {
     /// Broker ids, preferred leader first. Never empty, never repeated. While replicas move, those that
     /// come and, at the end, those that go are among them.
     pub replicas: Vec<i32>,
-    /// Whether its group was surely founded: a move was finished, or one of its brokers was unregistered.
+    /// Whether its group was surely founded: a move was finished, a replica was replaced, or one of its brokers was
+    /// unregistered.
     #[serde(default, skip_serializing_if = "is_false")]
     pub moved: bool,
     /// The move under way.
@@ -100,6 +101,16 @@ pub struct Move {
     pub adding: Vec<i32>,
     /// Replicas that go; ascending.
     pub removing: Vec<i32>,
+    /// Brokers that gave up a damaged replica and get the next one instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renewing: Vec<i32>,
+}
+
+impl Move {
+    /// Whether other brokers are to have the replicas; else one gets a new replica, or the order is another.
+    pub fn is_reassignment(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -166,6 +177,12 @@ impl Partition {
     /// The replica that `broker` has is gone: what it may have some day is the next.
     pub(crate) fn lose(&mut self, broker: i32) {
         *self.numbers.entry(broker).or_default() += 1;
+    }
+
+    /// Whether a broker gave up a damaged replica, and the one that replaces it is not a member of the group yet.
+    pub fn is_renewing(&self, broker: i32) -> bool {
+        let moving = self.moving.as_ref();
+        moving.is_some_and(|moving| moving.renewing.contains(&broker))
     }
 
     /// The replicas it is to have when no move is under way any more, preferred leader first.

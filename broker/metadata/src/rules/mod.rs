@@ -16,6 +16,7 @@ mod features;
 mod placement;
 mod producer_ids;
 mod reassignments;
+mod repair;
 mod topic_configs;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use producer_ids::{PRODUCER_ID_BLOCK, allocate_producer_ids};
 pub use reassignments::{
     GroupMove, Reassignment, alter_partition_reassignments, finish_reassignments,
 };
+pub use repair::{Damaged, replace_damaged};
 pub use topic_configs::check_topic_configs;
 
 use crate::command::Command;
