@@ -154,14 +154,16 @@ class Run:
         self.pause(SETTLE_SECONDS)
 
     def failovers(self, count):
-        """Node after node is killed, every third time the one that leads the metadata log."""
-        turn = 0
+        """Node after node is killed, every third time the one that leads the metadata log; never the one that came back last, which leads
+        nothing yet."""
+        victim = None
         for number in range(1, count + 1):
             metadata_leader = self.cluster.metadata_leader()
-            if number % 3 == 1:
+            order = sorted(self.cluster.nodes)
+            if number % 3 == 1 and metadata_leader != victim:
                 victim = metadata_leader
             else:
-                victim, turn = sorted(self.cluster.nodes)[turn % len(self.cluster.nodes)], turn + 1
+                victim = order[(order.index(victim) + 1) % len(order)] if victim is not None else order[0]
             node = self.cluster.nodes[victim]
             away = AWAY_SECONDS[(number - 1) % len(AWAY_SECONDS)] if count > 1 else AWAY_SECONDS[1]
             led = self.cluster.led_by(victim)
@@ -201,21 +203,21 @@ class Run:
     def run(self):
         sent, logs = {}, None
         try:
-            self.begin()
-            self.fault("calm", "the calm before")
-            self.pause(CALM_SECONDS)
-            self.failovers(self.args.failovers)
-            self.rolling_restarts(self.args.rolling)
-        except Failed as problem:
-            self.problems.append(str(problem))
-            progress(f"FAILED {problem}")
-        except KeyboardInterrupt:
-            self.problems.append("interrupted")
-        try:
+            try:
+                self.begin()
+                self.fault("calm", "the calm before")
+                self.pause(CALM_SECONDS)
+                self.failovers(self.args.failovers)
+                self.rolling_restarts(self.args.rolling)
+            except (Failed, KafkaException) as problem:
+                self.problems.append(str(problem))
+                progress(f"FAILED {problem}")
             if any(client.process for client in self.clients):
                 sent, logs = self.finish()
         except (Failed, KafkaException) as problem:
             self.problems.append(f"after the faults: {problem}")
+        except KeyboardInterrupt:
+            self.problems.append("interrupted")
         finally:
             for client in self.clients:
                 client.end()
@@ -232,10 +234,11 @@ class Run:
         for client in self.clients:
             acks, deliveries = client.records("acks"), client.records("deliveries")
             log = logs.get(client.name)
-            verdict = checker.judge(acks, deliveries, checker.read_words(client.file("errors")), log or {}, self.faults)
+            errors = checker.read_words(client.file("errors"))
+            # Without the log, only the errors can be judged; that it could not be read is a problem of its own.
+            verdict = checker.judge(acks, deliveries, errors, log, self.faults) if log else checker.judge([], [], errors, {}, self.faults)
             self.problems += [f"{client.name}: {problem}" for problem in client.problems]
-            if log and not acks:
-                self.problems.append(f"{client.name}: no record was acknowledged")
+            self.problems += self.incomplete(client, sent.get(client.name), acks)
             notes = checker.read_words(client.file("notes"))
             result["clients"][client.name] = {
                 "sent": sent.get(client.name), "acknowledged": len(acks), "in_log": sum(map(len, (log or {}).values())),
@@ -248,6 +251,17 @@ class Run:
         result["good"] = not self.problems and all(
             not any(client[count] for count in checker.COUNTS) for client in result["clients"].values())
         return result
+
+    @staticmethod
+    def incomplete(client, sent, acks):
+        """What is missing for a verdict on this client, in words."""
+        missing = [f"{client.name} wrote no {name}" for name in ("acks", "deliveries", "errors") if not os.path.exists(client.file(name))]
+        failed = sum(kind in ("delivery", "produce", "unsettled") for _, kind, _ in checker.read_words(client.file("errors")))
+        if not acks:
+            missing.append(f"{client.name}: no record was acknowledged")
+        if sent is not None and not failed and len(acks) != sent:
+            missing.append(f"{client.name}: {sent} records were sent, {len(acks)} acknowledged, and none failed")
+        return missing
 
 
 def read_back(bootstrap, topic):
