@@ -87,9 +87,10 @@ class Verdict:
         return not any(self.counts.values())
 
 
-def judge(acks, deliveries, errors, log, faults=()):
-    """`log` is {partition: [(offset, number)]} in the order read from the beginning; number is None for what is not a record
-    of this producer. The rest is as the files have it."""
+def judge(acks, deliveries, errors, log, faults=(), consumed=True):
+    """`log` is {partition: [(offset, number)]} in the order read from the beginning; number is None for what is not a record of this
+    producer. `consumed` says whether the group's consumer went on to the end: else nothing is undelivered. The rest is as the files
+    have it."""
     verdict = Verdict()
     for when, kind, text in errors:
         verdict.found("errors", f"{kind}: {text} at {clock(when)}, {during(faults, when)}")
@@ -107,7 +108,7 @@ def judge(acks, deliveries, errors, log, faults=()):
         # A producer is told no offset of what the broker had already.
         elif offset >= 0 and (partition, offset) not in places[number]:
             verdict.found("misplaced", f"{told}; it is at {places[number]}")
-        if number not in delivered:
+        if consumed and number not in delivered:
             verdict.found("undelivered", told)
     return verdict
 

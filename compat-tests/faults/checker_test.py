@@ -18,7 +18,7 @@ class History:
         self.deliveries = [[1_005 + n, n, n % 2, n // 2] for n in range(40)]
         self.errors = []
 
-    def judge(self):
+    def judge(self, consumed=True):
         with tempfile.TemporaryDirectory() as folder:
             for name in ("acks", "deliveries", "errors"):
                 with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
@@ -28,7 +28,7 @@ class History:
                         file.write("1041 4")
             acks, deliveries = (checker.read_records(os.path.join(folder, name)) for name in ("acks", "deliveries"))
             errors = checker.read_words(os.path.join(folder, "errors"))
-            return checker.judge(acks, deliveries, errors, self.log, FAULTS)
+            return checker.judge(acks, deliveries, errors, self.log, FAULTS, consumed)
 
 
 class Planted(unittest.TestCase):
@@ -94,6 +94,12 @@ class Planted(unittest.TestCase):
         history = History()
         del history.deliveries[7]
         self.find(history, {"undelivered": 1}, "record 7, acknowledged for partition 1 offset 3")
+
+    def test_consumer_that_ended(self):
+        history = History()
+        del history.deliveries[30:]
+        self.assertFalse(history.judge().good)
+        self.assertTrue(history.judge(consumed=False).good, "its end is an error of its own")
 
     def test_hole(self):
         history = History()

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -39,7 +40,9 @@ class Client:
         self.name, self.folder = name, os.path.join(folder, name)
         self.topic, self.group = f"faults-{name}", f"faults-{name}-group"
         self.command = shlex.split(command) + [bootstrap, self.topic, self.group, str(rate), self.folder]
-        self.process, self.problems, self.said = None, [], {}
+        self.process, self.problems, self.said, self.ended = None, [], {}, []
+        # How many records it sent, and what its topic holds: known at the end.
+        self.sent, self.log = None, None
         self.heard = threading.Condition()
         os.makedirs(self.folder, exist_ok=True)
 
@@ -58,9 +61,17 @@ class Client:
             self.said["ended"] = ""
             self.heard.notify_all()
 
-    def check(self):
-        if self.process.poll() is not None:
-            raise Failed(f"{self.name} ended with status {self.process.returncode}, see {self.folder}/log")
+    @property
+    def runs(self):
+        """Whether it is there; the first time that it is not counts as an error of the application."""
+        if self.process is None or self.ended:
+            return False
+        status = self.process.poll()
+        if status is not None:
+            how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+            self.ended.append((now(), "ended", f"the client ended {how}, see {self.folder}/log"))
+            progress(f"FAILED {self.name} ended {how}; the others go on")
+        return status is None
 
     def tell(self, *words):
         try:
@@ -77,6 +88,10 @@ class Client:
                 ended = "it ended" if "ended" in self.said else f"not within {seconds} s"
                 self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
             return self.said.get(word)
+
+    def hear_sent(self):
+        said = self.hear("produced", PRODUCED_SECONDS)
+        self.sent = int(said) if said else None
 
     def end(self):
         if self.process and self.process.poll() is None:
@@ -124,7 +139,8 @@ class Run:
 
     @staticmethod
     def missing(client):
-        client.check()
+        if not client.runs:
+            raise Failed(f"{client.name} ended, see {client.folder}/log")
         for name in ("acks", "deliveries"):
             if not os.path.exists(client.file(name)) or os.path.getsize(client.file(name)) == 0:
                 return f"no {name}"
@@ -134,8 +150,8 @@ class Run:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.cluster.check()
-            for client in self.clients:
-                client.check()
+            if not any([client.runs for client in self.clients]):
+                raise Failed("no client is left")
             time.sleep(0.1)
 
     def fault(self, kind, words, **facts):
@@ -186,22 +202,23 @@ class Run:
     def finish(self):
         """Producers stop, what they sent is settled, and consumers get what there is."""
         self.stopped = now()
-        for client in self.clients:
+        left = [client for client in self.clients if client.runs]
+        for client in left:
             client.tell("stop")
-        sent = {client.name: client.hear("produced", PRODUCED_SECONDS) for client in self.clients}
-        progress(f"producers stopped; sent: {', '.join(f'{name} {number}' for name, number in sent.items())}")
-        logs = {client.name: read_back(self.cluster.bootstrap, client.topic) for client in self.clients}
-        progress(f"read back: {', '.join(f'{name} {sum(map(len, log.values()))}' for name, log in logs.items())}")
+        for client in left:
+            client.hear_sent()
+        progress(f"producers stopped; sent: {', '.join(f'{client.name} {client.sent}' for client in left)}")
         for client in self.clients:
-            client.tell("drain", *(f"{partition}:{records[-1][0] + 1}" for partition, records in logs[client.name].items() if records))
-        for client in self.clients:
+            client.log = read_back(self.cluster.bootstrap, client.topic)
+        progress(f"read back: {', '.join(f'{client.name} {sum(map(len, client.log.values()))}' for client in self.clients)}")
+        for client in left:
+            client.tell("drain", *(f"{partition}:{records[-1][0] + 1}" for partition, records in client.log.items() if records))
+        for client in left:
             client.hear("consumed", CONSUMED_SECONDS)
-        return {name: int(number) if number else None for name, number in sent.items()}, logs
 
     # What comes of it.
 
     def run(self):
-        sent, logs = {}, None
         try:
             try:
                 self.begin()
@@ -213,7 +230,7 @@ class Run:
                 self.problems.append(str(problem))
                 progress(f"FAILED {problem}")
             if any(client.process for client in self.clients):
-                sent, logs = self.finish()
+                self.finish()
         except (Failed, KafkaException) as problem:
             self.problems.append(f"after the faults: {problem}")
         except KeyboardInterrupt:
@@ -222,45 +239,46 @@ class Run:
             for client in self.clients:
                 client.end()
             self.cluster.end()
-        if logs is None:
-            self.problems.append("nothing could be judged")
-        return self.result(sent, logs or {})
+        return self.result()
 
-    def result(self, sent, logs):
+    def result(self):
         result = {"broker": self.args.broker, "began": self.began, "seconds": round((now() - self.began) / 1000), "rate": self.args.rate,
                   "faults": [{"kind": fault.kind, "begin": fault.begin, "words": fault.words, **fault.facts} for fault in self.faults],
-                  "problems": self.problems, "clients": {}}
-        stopped = self.stopped or now()
-        for client in self.clients:
-            acks, deliveries = client.records("acks"), client.records("deliveries")
-            log = logs.get(client.name)
-            errors = checker.read_words(client.file("errors"))
-            # Without the log, only the errors can be judged; that it could not be read is a problem of its own.
-            verdict = checker.judge(acks, deliveries, errors, log, self.faults) if log else checker.judge([], [], errors, {}, self.faults)
-            self.problems += [f"{client.name}: {problem}" for problem in client.problems]
-            self.problems += self.incomplete(client, sent.get(client.name), acks)
-            notes = checker.read_words(client.file("notes"))
-            result["clients"][client.name] = {
-                "sent": sent.get(client.name), "acknowledged": len(acks), "in_log": sum(map(len, (log or {}).values())),
-                "delivered_again": len(deliveries) - len({(record[2], record[3]) for record in deliveries}),
-                "notes": len(notes), **verdict.counts, "findings": verdict.findings,
-                "acknowledgement_gaps_ms": checker.gap_table(acks, self.faults, stopped),
-                "delivery_gaps_ms": checker.gap_table(deliveries, self.faults, stopped),
-                "gaps_by_fault_ms": checker.longest_gaps(acks, self.faults, stopped),
-            }
+                  "problems": self.problems, "clients": {client.name: self.judged(client) for client in self.clients}}
         result["good"] = not self.problems and all(
             not any(client[count] for count in checker.COUNTS) for client in result["clients"].values())
         return result
 
+    def judged(self, client):
+        """The counts, findings and gaps of one client."""
+        acks, deliveries = client.records("acks"), client.records("deliveries")
+        errors, notes = (checker.read_words(client.file(name)) for name in ("errors", "notes"))
+        errors += client.ended
+        if client.log is None:
+            self.problems.append(f"{client.name}: its records were not read back, only its errors are judged")
+            verdict = checker.judge([], [], errors, {}, self.faults, False)
+        else:
+            verdict = checker.judge(acks, deliveries, errors, client.log, self.faults, consumed=not client.ended)
+        self.problems += [f"{client.name}: {problem}" for problem in client.problems + self.incomplete(client, acks, errors)]
+        stopped = client.ended[0][0] if client.ended else self.stopped or now()
+        faults = [fault for fault in self.faults if fault.begin < stopped]
+        return {
+            "sent": client.sent, "acknowledged": len(acks), "in_log": sum(map(len, (client.log or {}).values())),
+            "delivered_again": len(deliveries) - len({(record[2], record[3]) for record in deliveries}),
+            "notes": len(notes), **verdict.counts, "findings": verdict.findings,
+            "acknowledgement_gaps_ms": checker.gap_table(acks, faults, stopped),
+            "delivery_gaps_ms": checker.gap_table(deliveries, faults, stopped),
+            "gaps_by_fault_ms": checker.longest_gaps(acks, faults, stopped),
+        }
+
     @staticmethod
-    def incomplete(client, sent, acks):
+    def incomplete(client, acks, errors):
         """What is missing for a verdict on this client, in words."""
-        missing = [f"{client.name} wrote no {name}" for name in ("acks", "deliveries", "errors") if not os.path.exists(client.file(name))]
-        failed = sum(kind in ("delivery", "produce", "unsettled") for _, kind, _ in checker.read_words(client.file("errors")))
+        missing = [f"wrote no {name}" for name in ("acks", "deliveries", "errors") if not os.path.exists(client.file(name))]
         if not acks:
-            missing.append(f"{client.name}: no record was acknowledged")
-        if sent is not None and not failed and len(acks) != sent:
-            missing.append(f"{client.name}: {sent} records were sent, {len(acks)} acknowledged, and none failed")
+            missing.append("no record was acknowledged")
+        if client.sent is not None and not errors and len(acks) != client.sent:
+            missing.append(f"{client.sent} records were sent, {len(acks)} acknowledged, and none failed")
         return missing
 
 
