@@ -77,7 +77,8 @@ class Sender:
         if error:
             errors.line("delivery", f"record {number}: {error}")
         else:
-            acks.line(number, message.partition(), message.offset())
+            # There is no offset of what the broker had already.
+            acks.line(number, message.partition(), -1 if message.offset() is None else message.offset())
 
     def poll(self):
         while not self.stopping.is_set():
