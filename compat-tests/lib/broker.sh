@@ -14,6 +14,15 @@ shared_settings() {
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
+# lasting_port: a free port, another one each time, that no outgoing connection takes while who listens there is away; in PORT.
+PORTS=' '
+lasting_port() {
+    local first
+    first=$(cut -f1 /proc/sys/net/ipv4/ip_local_port_range)
+    while PORT=$((first - 1 - (RANDOM % 12000))); [[ $PORTS == *" $PORT "* ]] || (exec 3<> "/dev/tcp/127.0.0.1/$PORT") 2> /dev/null; do :; done
+    PORTS="$PORTS$PORT "
+}
+
 # wait_for SECONDS COMMAND...: until the command succeeds; fails at once when the broker has ended.
 wait_for() {
     local deadline=$((SECONDS + $1)); shift
@@ -37,18 +46,21 @@ start_broker() {
     esac
 }
 
-# The release binary, on free ports, over KLAMM_DATA or a folder of its own that goes with it; the address is read from what it prints before `ready`.
+# klamm_binary: the release binary, or the one that KLAMM names, in KLAMM_BINARY.
+klamm_binary() {
+    KLAMM_BINARY=${KLAMM:-${CARGO_TARGET_DIR:-$COMPAT/../target}/release/klamm}
+    [ -x "$KLAMM_BINARY" ] || { echo "no executable $KLAMM_BINARY: run 'cargo build --release' first, or name the binary in KLAMM" >&2; return 1; }
+}
+
+# On free ports, over KLAMM_DATA or a folder of its own that goes with it; the address is read from what it prints before `ready`.
 start_klamm() {
-    local binary=${KLAMM:-${CARGO_TARGET_DIR:-$COMPAT/../target}/release/klamm} args=(--ephemeral --nodes "$NODES") line
-    if [ ! -x "$binary" ]; then
-        echo "no executable $binary: run 'cargo build --release' first, or name the binary in KLAMM" >&2
-        return 1
-    fi
+    local args=(--ephemeral --nodes "$NODES") line
+    klamm_binary || return 1
     [ -z "${KLAMM_DATA:-}" ] || args=(--nodes "$NODES" --data "$KLAMM_DATA")
     while read -r line; do args+=(--set "$line"); done < <(shared_settings)
     # Emptied here: the line waited for below may stand in what an earlier run left.
     : > "$BROKER_LOG"
-    "$binary" dev --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
+    "$KLAMM_BINARY" dev --listen 127.0.0.1:0 --http 127.0.0.1:0 "${args[@]}" > "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PIDS=($!)
     if ! wait_for 30 grep -qE '^ready\b' "$BROKER_LOG"; then
         echo "klamm dev did not get ready within 30 s, see $BROKER_LOG:" >&2
@@ -97,13 +109,19 @@ kafka_properties() {
     [ "$NODES" -lt 3 ] || settings "$COMPAT/broker/kafka-three.properties"
 }
 
-start_kafka_node() {
+# kafka_command FILE: formats the folder of the node with this configuration; what starts it, in KAFKA_COMMAND.
+kafka_command() {
     local java=(java -Dlog4j2.configurationFile="$COMPAT/broker/log4j2.xml" -cp "$JARS/*") heap=1g
     [ "$NODES" = 1 ] || heap=512m
     # The cluster id is any 16 bytes in base64.
     "${java[@]}" kafka.tools.StorageTool format -t S2xhbW0tY29tcGF0LXRlcw -c "$1" >> "$BROKER_LOG" 2>&1 ||
         { echo "formatting failed, see $BROKER_LOG" >&2; return 1; }
-    "${java[@]}" -Xmx$heap -Xms$heap kafka.Kafka "$1" >> "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
+    KAFKA_COMMAND=("${java[@]}" -Xmx$heap -Xms$heap kafka.Kafka "$1")
+}
+
+start_kafka_node() {
+    kafka_command "$1" || return 1
+    "${KAFKA_COMMAND[@]}" >> "$BROKER_LOG" 2>&1 < /dev/null 8>&- &
     BROKER_PIDS+=($!)
 }
 

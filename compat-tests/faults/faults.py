@@ -1,0 +1,336 @@
+"""Clients of three families produce and consume while nodes are killed and restarted; then all they were told is compared with the
+log. Started by compat-tests/run-faults; see README.md, "Clients during faults"."""
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import checker
+import report
+from nodes import Cluster, Failed, dies_with_us
+
+PARTITIONS, REPLICAS = 12, 3
+# How long a killed node stays away: shorter and longer than it takes to be given up.
+AWAY_SECONDS = (2, 5, 10)
+CALM_SECONDS, SETTLE_SECONDS = 8, 2
+# A record has at most five minutes by the clients' defaults (delivery.timeout.ms of librdkafka).
+PRODUCED_SECONDS, CONSUMED_SECONDS, READ_SECONDS = 340, 180, 300
+
+
+def now():
+    return int(time.time() * 1000)
+
+
+def progress(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+class Client:
+    """The process of one client family, and the files it writes."""
+
+    def __init__(self, name, command, bootstrap, rate, folder):
+        self.name, self.folder = name, os.path.join(folder, name)
+        self.topic, self.group = f"faults-{name}", f"faults-{name}-group"
+        self.command = shlex.split(command) + [bootstrap, self.topic, self.group, str(rate), self.folder]
+        self.process, self.problems, self.said, self.ended = None, [], {}, []
+        # How many records it sent, and what its topic holds: known at the end.
+        self.sent, self.log = None, None
+        self.heard = threading.Condition()
+        os.makedirs(self.folder, exist_ok=True)
+
+    def start(self):
+        with open(os.path.join(self.folder, "log"), "wb") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=dies_with_us)  # pylint: disable=consider-using-with,subprocess-popen-preexec-fn
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        for line in self.process.stdout:
+            word, _, rest = line.strip().partition(" ")
+            with self.heard:
+                self.said[word] = rest
+                self.heard.notify_all()
+        with self.heard:
+            self.said["ended"] = ""
+            self.heard.notify_all()
+
+    @property
+    def runs(self):
+        """Whether it is there; the first time that it is not counts as an error of the application."""
+        if self.process is None or self.ended:
+            return False
+        status = self.process.poll()
+        if status is not None:
+            how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+            self.ended.append((now(), "ended", f"the client ended {how}, see {self.folder}/log"))
+            progress(f"FAILED {self.name} ended {how}; the others go on")
+        return status is None
+
+    def tell(self, *words):
+        try:
+            self.process.stdin.write(" ".join(words) + "\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            self.problems.append(f"could not be told to {words[0]}: {error}")
+
+    def hear(self, word, seconds):
+        """What it says after this word."""
+        with self.heard:
+            self.heard.wait_for(lambda: word in self.said or "ended" in self.said, seconds)
+            if word not in self.said:
+                ended = "it ended" if "ended" in self.said else f"not within {seconds} s"
+                self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
+            return self.said.get(word)
+
+    def hear_sent(self):
+        said = self.hear("produced", PRODUCED_SECONDS)
+        self.sent = int(said) if said else None
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def file(self, name):
+        return os.path.join(self.folder, name)
+
+    def records(self, name):
+        path = self.file(name)
+        return checker.read_records(path) if os.path.exists(path) else []
+
+
+class Run:
+    """One run: the cluster, the clients, what was done to them and when."""
+
+    def __init__(self, args):
+        self.args = args
+        nodes = dict(node.split("=", 1) for node in args.node)
+        self.cluster = Cluster({int(number): address for number, address in nodes.items()}, args.node_command, args.folder)
+        commands = dict(client.split("=", 1) for client in args.client)
+        self.clients = [Client(name, command, self.cluster.bootstrap, args.rate, args.folder) for name, command in commands.items()]
+        self.faults, self.problems, self.began, self.stopped = [], [], now(), None
+
+    # What is done.
+
+    def begin(self):
+        for node in self.cluster.nodes.values():
+            node.start()
+        for node in self.cluster.nodes.values():
+            self.cluster.wait_serves(node)
+        self.cluster.wait_in_sync()
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
+        made = admin.create_topics([NewTopic(client.topic, PARTITIONS, REPLICAS) for client in self.clients])
+        for future in made.values():
+            future.result(60)
+        self.cluster.wait_in_sync([client.topic for client in self.clients])
+        for client in self.clients:
+            client.start()
+        for client in self.clients:
+            self.cluster.wait(60, f"{client.name} produces and consumes", lambda client=client: self.missing(client))
+        self.cluster.wait_in_sync()
+        progress(f"{len(self.clients)} clients produce and consume on {self.cluster.bootstrap}")
+
+    @staticmethod
+    def missing(client):
+        if not client.runs:
+            raise Failed(f"{client.name} ended, see {client.folder}/log")
+        for name in ("acks", "deliveries"):
+            if not os.path.exists(client.file(name)) or os.path.getsize(client.file(name)) == 0:
+                return f"no {name}"
+        return None
+
+    def pause(self, seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.cluster.check()
+            if not any([client.runs for client in self.clients]):
+                raise Failed("no client is left")
+            time.sleep(0.1)
+
+    def fault(self, kind, words, **facts):
+        fault = checker.Fault(kind, now(), words)
+        fault.facts = facts
+        self.faults.append(fault)
+        return fault
+
+    def restart(self, fault, node):
+        node.start()
+        fault.facts["serves_s"] = round(self.cluster.wait_serves(node), 2)
+        fault.facts["in_sync_s"] = round(self.cluster.wait_in_sync(), 2)
+        if self.args.broker == "klamm":
+            fault.facts["caught_up_s"] = round(self.cluster.wait_caught_up(node.id), 2)
+        progress(f"{fault.words}: {', '.join(f'{key} {value}' for key, value in fault.facts.items())}")
+        self.pause(SETTLE_SECONDS)
+
+    def failovers(self, count):
+        """Node after node is killed, every third time the one that leads the metadata log; never the one that came back last, which leads
+        nothing yet."""
+        victim = None
+        for number in range(1, count + 1):
+            metadata_leader = self.cluster.metadata_leader()
+            order = sorted(self.cluster.nodes)
+            if number % 3 == 1 and metadata_leader != victim:
+                victim = metadata_leader
+            else:
+                victim = order[(order.index(victim) + 1) % len(order)] if victim is not None else order[0]
+            node = self.cluster.nodes[victim]
+            away = AWAY_SECONDS[(number - 1) % len(AWAY_SECONDS)] if count > 1 else AWAY_SECONDS[1]
+            led = self.cluster.led_by(victim)
+            fault = self.fault("failover", f"failover {number} (kill -9 of node {victim})", node=victim, led=led,
+                               metadata_leader=victim == metadata_leader, away_s=away)
+            node.kill()
+            self.pause(away)
+            self.restart(fault, node)
+
+    def rolling_restarts(self, count):
+        """Each node is told to stop and started again when it has ended, one after the other."""
+        for number in range(1, count + 1):
+            for node in self.cluster.nodes.values():
+                metadata_leader, led = self.cluster.metadata_leader() == node.id, self.cluster.led_by(node.id)
+                fault = self.fault("restart", f"rolling restart {number} (SIGTERM to node {node.id})", node=node.id, led=led,
+                                   metadata_leader=metadata_leader)
+                fault.facts["stops_s"] = round(node.stop(), 2)
+                self.restart(fault, node)
+
+    def finish(self):
+        """Producers stop, what they sent is settled, and consumers get what there is."""
+        self.stopped = now()
+        left = [client for client in self.clients if client.runs]
+        for client in left:
+            client.tell("stop")
+        for client in left:
+            client.hear_sent()
+        progress(f"producers stopped; sent: {', '.join(f'{client.name} {client.sent}' for client in left)}")
+        for client in self.clients:
+            client.log = read_back(self.cluster.bootstrap, client.topic)
+        progress(f"read back: {', '.join(f'{client.name} {sum(map(len, client.log.values()))}' for client in self.clients)}")
+        for client in left:
+            client.tell("drain", *(f"{partition}:{records[-1][0] + 1}" for partition, records in client.log.items() if records))
+        for client in left:
+            client.hear("consumed", CONSUMED_SECONDS)
+
+    # What comes of it.
+
+    def run(self):
+        try:
+            try:
+                self.begin()
+                self.fault("calm", "the calm before")
+                self.pause(CALM_SECONDS)
+                self.failovers(self.args.failovers)
+                self.rolling_restarts(self.args.rolling)
+            except (Failed, KafkaException) as problem:
+                self.problems.append(str(problem))
+                progress(f"FAILED {problem}")
+            if any(client.process for client in self.clients):
+                self.finish()
+        except (Failed, KafkaException) as problem:
+            self.problems.append(f"after the faults: {problem}")
+        except KeyboardInterrupt:
+            self.problems.append("interrupted")
+        finally:
+            for client in self.clients:
+                client.end()
+            self.cluster.end()
+        return self.result()
+
+    def result(self):
+        result = {"broker": self.args.broker, "began": self.began, "seconds": round((now() - self.began) / 1000), "rate": self.args.rate,
+                  "faults": [{"kind": fault.kind, "begin": fault.begin, "words": fault.words, **fault.facts} for fault in self.faults],
+                  "problems": self.problems, "clients": {client.name: self.judged(client) for client in self.clients}}
+        result["good"] = not self.problems and all(
+            not any(client[count] for count in checker.COUNTS) for client in result["clients"].values())
+        return result
+
+    def judged(self, client):
+        """The counts, findings and gaps of one client."""
+        acks, deliveries = client.records("acks"), client.records("deliveries")
+        errors, notes = (checker.read_words(client.file(name)) for name in ("errors", "notes"))
+        errors += client.ended
+        if client.log is None:
+            self.problems.append(f"{client.name}: its records were not read back, only its errors are judged")
+            verdict = checker.judge([], [], errors, {}, self.faults, False)
+        else:
+            verdict = checker.judge(acks, deliveries, errors, client.log, self.faults, consumed=not client.ended)
+        self.problems += [f"{client.name}: {problem}" for problem in client.problems + self.incomplete(client, acks, errors)]
+        stopped = client.ended[0][0] if client.ended else self.stopped or now()
+        faults = [fault for fault in self.faults if fault.begin < stopped]
+        return {
+            "sent": client.sent, "acknowledged": len(acks), "in_log": sum(map(len, (client.log or {}).values())),
+            "delivered_again": len(deliveries) - len({(record[2], record[3]) for record in deliveries}),
+            "notes": len(notes), **verdict.counts, "findings": verdict.findings,
+            "acknowledgement_gaps_ms": checker.gap_table(acks, faults, stopped),
+            "delivery_gaps_ms": checker.gap_table(deliveries, faults, stopped),
+            "gaps_by_fault_ms": checker.longest_gaps(acks, faults, stopped),
+        }
+
+    @staticmethod
+    def incomplete(client, acks, errors):
+        """What is missing for a verdict on this client, in words."""
+        missing = [f"wrote no {name}" for name in ("acks", "deliveries", "errors") if not os.path.exists(client.file(name))]
+        if not acks:
+            missing.append("no record was acknowledged")
+        if client.sent is not None and not errors and len(acks) != client.sent:
+            missing.append(f"{client.sent} records were sent, {len(acks)} acknowledged, and none failed")
+        return missing
+
+
+def read_back(bootstrap, topic):
+    """{partition: [(offset, number)]} of the whole topic, by a consumer without a group that starts at the first record there is."""
+    broken = []
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "none", "enable.auto.commit": False, "auto.offset.reset": "error",
+                         "check.crcs": True, "error_cb": lambda error: broken.append(error) if error.fatal() else None})
+    places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    bounds = {place.partition: consumer.get_watermark_offsets(place, timeout=60) for place in places}
+    log, position = {partition: [] for partition in bounds}, {partition: first for partition, (first, _) in bounds.items()}
+    consumer.assign([TopicPartition(topic, partition, first) for partition, (first, end) in bounds.items()])
+    deadline = time.monotonic() + READ_SECONDS
+    while any(position[partition] < end for partition, (_, end) in bounds.items()):
+        for message in consumer.consume(10_000, 0.5):
+            if message.error():
+                raise KafkaException(message.error())
+            log[message.partition()].append((message.offset(), number_of(message.value())))
+            position[message.partition()] = message.offset() + 1
+        if broken:
+            raise KafkaException(broken[0])
+        if time.monotonic() > deadline:
+            short = {partition: (position[partition], end) for partition, (_, end) in bounds.items() if position[partition] < end}
+            raise Failed(f"{topic} could not be read to its end within {READ_SECONDS} s: {{partition: (position, end)}} {short}")
+    consumer.close()
+    return log
+
+
+def number_of(value):
+    head = (value or b"").split(b" ", 1)[0]
+    return int(head) if head.isdigit() else None
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--broker", required=True)
+    parser.add_argument("--node", action="append", required=True, metavar="ID=HOST:PORT")
+    parser.add_argument("--node-command", required=True)
+    parser.add_argument("--client", action="append", required=True, metavar="NAME=COMMAND")
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--failovers", type=int, required=True)
+    parser.add_argument("--rolling", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("-o", dest="output")
+    args = parser.parse_args()
+    result = Run(args).run()
+    report.table(result)
+    if args.output:
+        with open(args.output, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+    sys.exit(0 if result["good"] else 1)
+
+
+if __name__ == "__main__":
+    main()
