@@ -63,7 +63,8 @@ async fn shows(cluster: &Cluster, id: i32, topics: &[&str], setting: u32) -> Res
         ensure!(names == topics, "node {id}: {names:?}");
         let found = connection.send(&configs).await?;
         let values = found.results.iter().flat_map(|result| &result.configs);
-        let values: Vec<_> = values.filter_map(|config| config.value.clone()).collect();
+        let values = values.filter_map(|config| config.value.as_ref());
+        let values: Vec<String> = values.map(|value| (**value).to_owned()).collect();
         ensure!(*values == [setting.to_string()], "node {id}: {values:?}");
         Ok(())
     })
