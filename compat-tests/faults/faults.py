@@ -1,6 +1,7 @@
 """Clients of three families produce and consume while nodes are killed and restarted; then all they were told is compared with the
 log. Started by compat-tests/run-faults; see README.md, "Clients during faults"."""
 import argparse
+import collections
 import json
 import os
 import shlex
@@ -265,7 +266,7 @@ class Run:
         return {
             "sent": client.sent, "acknowledged": len(acks), "in_log": sum(map(len, (client.log or {}).values())),
             "delivered_again": len(deliveries) - len({(record[2], record[3]) for record in deliveries}),
-            "notes": len(notes), **verdict.counts, "findings": verdict.findings,
+            "notes": dict(collections.Counter(kind for _, kind, _ in notes)), **verdict.counts, "findings": verdict.findings,
             "acknowledgement_gaps_ms": checker.gap_table(acks, faults, stopped),
             "delivery_gaps_ms": checker.gap_table(deliveries, faults, stopped),
             "gaps_by_fault_ms": checker.longest_gaps(acks, faults, stopped),

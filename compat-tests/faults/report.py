@@ -19,6 +19,10 @@ def table(result):
     columns = ["acknowledged", *COUNTS, "delivered_again"]
     _rows(["client"] + [column.replace("_", " ") for column in columns],
           [[name] + [client[column] for column in columns] for name, client in clients.items()])
+    for name, client in clients.items():
+        if client["notes"]:
+            told = ", ".join(f"{kind} {times}" for kind, times in client["notes"].items())
+            print(f"{name} was told, by its documentation for information: {told}")
     print("\nlongest time without an acknowledgement, in ms: on the worst partition; in brackets, on all of the client's together")
     rows = []
     for name, client in clients.items():
