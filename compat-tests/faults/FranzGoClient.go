@@ -162,8 +162,14 @@ func (m *member) read(client *kgo.Client) {
 		fetches := client.PollFetches(ctx)
 		cancel()
 		fetches.EachError(func(topic string, partition int32, err error) {
-			// The end of the wait is reported as an error, too.
-			if !errors.Is(err, context.DeadlineExceeded) {
+			var session *kgo.ErrGroupSession
+			switch {
+			case errors.Is(err, context.DeadlineExceeded):
+				// The end of the wait is reported as an error, too.
+			case errors.As(err, &session):
+				// Informational, says the documentation of Fetches.EachError: the client joins again by itself.
+				m.notes.line("group-session %v", err)
+			default:
 				m.failed.line("consumer %s-%d: %v", topic, partition, err)
 			}
 		})
