@@ -328,7 +328,7 @@ impl Fetch {
             Err(error) => {
                 let mut part = FetchPartition::of_error(index, *error);
                 if *error == ErrorCode::NOT_LEADER_OR_FOLLOWER {
-                    part.current_leader = Some(leader_hint(&self.ctx, target));
+                    part.current_leader = leader_hint(&self.ctx, target);
                 }
                 return part;
             }
@@ -365,7 +365,7 @@ impl Fetch {
                 if error == ErrorCode::NOT_LEADER_OR_FOLLOWER
                     || error == ErrorCode::FENCED_LEADER_EPOCH
                 {
-                    part.current_leader = Some(leader_hint(&self.ctx, target));
+                    part.current_leader = leader_hint(&self.ctx, target);
                 }
                 part
             }
@@ -446,12 +446,12 @@ fn leads_alone(partition: &Partition) -> bool {
     partition.serving_epoch().is_some() && partition.check_fresh().is_err()
 }
 
-fn leader_hint(ctx: &RequestContext, target: &Target) -> LeaderIdAndEpoch {
-    let (leader_id, leader_epoch) = super::leaders::hint(ctx, target.id, target.key.1);
-    LeaderIdAndEpoch {
+fn leader_hint(ctx: &RequestContext, target: &Target) -> Option<LeaderIdAndEpoch> {
+    let (leader_id, leader_epoch) = super::leaders::hint(ctx, target.id, target.key.1)?;
+    Some(LeaderIdAndEpoch {
         leader_id,
         leader_epoch,
-    }
+    })
 }
 
 /// What the client does not wait for.

@@ -60,16 +60,13 @@ pub(super) fn led(
     }
 }
 
-/// Leader and epoch for a client that came to the wrong broker; -1 for what is not known.
-pub(super) fn hint(ctx: &RequestContext, topic: TopicId, index: i32) -> (i32, i32) {
+/// Leader and epoch for a client that came to the wrong broker, if a leader is known. A hint that names none must
+/// not be sent: librdkafka (2.16, for one) counts it without keeping it, and reads memory that nobody wrote.
+pub(super) fn hint(ctx: &RequestContext, topic: TopicId, index: i32) -> Option<(i32, i32)> {
     let image = ctx.shared.controller.image();
-    let found = image
-        .topic_by_id(topic)
-        .and_then(|topic| Some((topic, topic.partition(index)?)));
-    found.map_or((-1, -1), |(topic, partition)| {
-        let led = led(ctx, &image, topic, partition);
-        (led.leader, led.epoch)
-    })
+    let topic = image.topic_by_id(topic)?;
+    let led = led(ctx, &image, topic, topic.partition(index)?);
+    (led.leader >= 0).then_some((led.leader, led.epoch))
 }
 
 fn known(ctx: &RequestContext, topic: TopicId, partition: &Partition) -> Option<Known> {

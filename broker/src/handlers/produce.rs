@@ -440,7 +440,7 @@ impl Produce {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
                 let answer = self.answer(topic, part.index, waiting, deadline).await;
-                leaders_wanted |= answer.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.code();
+                leaders_wanted |= answer.current_leader.leader_id.0 >= 0;
                 parts.push(answer);
             }
             topics.push(
@@ -505,8 +505,10 @@ impl Produce {
                 })
                 .collect();
         }
-        if self.ctx.version >= 10 && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER {
-            let (leader, epoch) = self.leader_hint(topic, answer.index);
+        if self.ctx.version >= 10
+            && failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER
+            && let Some((leader, epoch)) = self.leader_hint(topic, answer.index)
+        {
             answer.current_leader = LeaderIdAndEpoch::default()
                 .with_leader_id(BrokerId(leader))
                 .with_leader_epoch(epoch);
@@ -516,7 +518,7 @@ impl Produce {
 }
 
 impl Produce {
-    fn leader_hint(&self, topic: &Topic, index: i32) -> (i32, i32) {
+    fn leader_hint(&self, topic: &Topic, index: i32) -> Option<(i32, i32)> {
         let id = if self.ctx.version >= 13 {
             topic.id
         } else {
