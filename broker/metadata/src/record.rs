@@ -1,7 +1,7 @@
 //! What a record of the metadata log is: a command, or a part of a snapshot.
 //!
-//! Commands are of stored version 1, parts of a snapshot of version 2: a program that knows no snapshots refuses the
-//! record by its version, as it has to.
+//! Commands are of the stored versions up to [`command::VERSION`], parts of a snapshot of version 3: a program that knows
+//! no snapshots refuses the record by its version, as it has to.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::image::Image;
 use crate::stored;
 
 /// Newest stored version of a record that this program writes and reads.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 const WHAT: &str = "a metadata record";
 /// Bytes of an image in one part. As text in JSON once more they may become twice as many.
 const PART_BYTES: usize = 200 << 10;
@@ -37,10 +37,10 @@ pub struct SnapshotPart {
     pub text: String,
 }
 
-/// What there is in version 2.
+/// What there is in version 3.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Second {
+enum Third {
     Snapshot(SnapshotPart),
 }
 
@@ -49,7 +49,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Record::Command(command) => command.encode(),
-            Record::Snapshot(part) => stored::encode(VERSION, &Second::Snapshot(part.clone())),
+            Record::Snapshot(part) => stored::encode(VERSION, &Third::Snapshot(part.clone())),
         }
     }
 
@@ -59,10 +59,10 @@ impl Record {
     /// [`DecodeError`] for a newer version or bytes that are no record. The caller must stop: a record that is
     /// skipped makes replicas differ.
     pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
-        if stored::version(WHAT, VERSION, bytes)? == command::VERSION {
+        if stored::version(WHAT, VERSION, bytes)? <= command::VERSION {
             return Command::decode(bytes).map(Record::Command);
         }
-        let Second::Snapshot(part) = stored::decode(WHAT, VERSION, bytes)?;
+        let Third::Snapshot(part) = stored::decode(WHAT, VERSION, bytes)?;
         if part.part >= part.parts {
             let cause = format!("part {} of {}", part.part, part.parts);
             return Err(DecodeError::Malformed { what: WHAT, cause });
@@ -111,33 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_form_of_version_2_is_read() {
+    fn the_stored_form_of_version_3_is_read() {
         let stored =
-            br#"{"version":2,"value":{"snapshot":{"part":0,"parts":3,"text":"{\"version\":1,"}}}"#;
+            br#"{"version":3,"value":{"snapshot":{"part":0,"parts":3,"text":"{\"version\":1,"}}}"#;
         assert_eq!(Record::decode(stored), Ok(part(0, 3)));
         assert_eq!(part(0, 3).encode(), stored);
     }
 
     #[test]
     fn what_is_not_known_is_an_error() {
-        let newer = br#"{"version":3,"value":{"a thing of the future":true}}"#;
+        let newer = br#"{"version":4,"value":{"a thing of the future":true}}"#;
         let refused = Err(DecodeError::NewerVersion {
             what: "a metadata record",
-            found: 3,
-            known: 2,
+            found: 4,
+            known: 3,
         });
         assert_eq!(Record::decode(newer), refused);
         let known_to_all = DecodeError::NewerVersion {
             what: "a metadata command",
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
         };
         assert_eq!(Command::decode(&part(0, 1).encode()), Err(known_to_all));
         for malformed in [
             &b""[..],
             b"{}",
             br#"{"version":0,"value":{}}"#,
-            br#"{"version":2,"value":{"delete-topic":{"id":"00000000-0000-0000-0000-000000000007"}}}"#,
+            br#"{"version":3,"value":{"delete-topic":{"id":"00000000-0000-0000-0000-000000000007"}}}"#,
             br#"{"version":1,"value":{"snapshot":{"part":0,"parts":1,"text":""}}}"#,
             &part(3, 3).encode(),
             &part(0, 0).encode(),
