@@ -1,6 +1,7 @@
 //! What a group's entries do, and the adapter that drives it from openraft.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -259,7 +260,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let changes_members = matches!(entry.payload, Payload::Membership(_));
-            self.apply_one(entry.id, entry.payload)?;
+            let id = entry.id;
+            // openraft's task would end without a word, and the group stand still for ever.
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(id, entry.payload)));
+            applied.unwrap_or_else(|_| {
+                let cause = format!("the state machine panicked at {:?}", entry_id(id));
+                Err(io::Error::other(cause))
+            })?;
             // Who changes members waits for this. A proposal was answered at commit; dropping its
             // responder is all that is left to do.
             if let Some(responder) = responder.filter(|_| changes_members) {

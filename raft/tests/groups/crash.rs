@@ -82,6 +82,22 @@ async fn keeps_what_was_acknowledged_through_power_cuts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_machine_that_panics_is_fatal() {
+    let computer = Computer::new();
+    let store = computer.open();
+    let (groups, fatal) = groups();
+    let machine = Recorder::new(true);
+    let group = groups
+        .open(create_log(&store, 1), alone(), machine.clone())
+        .await
+        .unwrap();
+    let term = machine.serving().await;
+    let _ = answer(propose(&group, term, Proposal::Command(PANIC.into()))).await;
+    eventually("the fatal hook", || fatal.lock().len() == 1).await;
+    groups.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_fatal_and_acknowledges_nothing() {
     let computer = Computer::new();
     let store = computer.open();

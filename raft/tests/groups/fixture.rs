@@ -27,6 +27,9 @@ pub(crate) fn options(node: NodeId) -> GroupsOptions {
     }
 }
 
+/// A command that makes a [`Recorder`] panic.
+pub(crate) const PANIC: &str = "panic";
+
 /// What the fatal hook was called with.
 pub(crate) type FatalCalls = Arc<Mutex<Vec<(GroupId, String)>>>;
 
@@ -122,6 +125,9 @@ impl StateMachine for Recorder {
     }
 
     fn apply(&self, entry: Applied) {
+        if let Applied::Command { data, .. } = &entry {
+            assert!(*data != PANIC, "as it was told to");
+        }
         let seen = match entry {
             Applied::Batch { id, batch } => {
                 assert_eq!(
