@@ -10,10 +10,12 @@ use klamm_storage::{GroupLog, StorageError, Vote};
 use openraft::ChangeMembers;
 use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
+use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use openraft::raft::VoteResponse;
 
 use crate::NodeId;
 use crate::fill::{self, FillProgress};
+use crate::lane;
 use crate::leadership::Leadership;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
@@ -46,6 +48,9 @@ pub struct Progress {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the members were not changed: {0}")]
 pub struct MembershipError(String);
+
+/// What openraft answers to a change of members.
+type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl MembershipError {
     fn of(cause: impl std::fmt::Display) -> MembershipError {
@@ -356,8 +361,8 @@ impl Group {
     /// # Errors
     /// When this node does not lead, or another change is under way.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
-        let added = self.raft.add_learner(node.0, (), false).await;
-        added.map(drop).map_err(MembershipError::of)
+        self.change(async || self.raft.add_learner(node.0, (), false).await.map(drop))
+            .await
     }
 
     /// Makes exactly `voters` the voters; who was one and is not among them leaves the group. Each
@@ -369,8 +374,11 @@ impl Group {
     /// When this node does not lead, a voter is no member, or another change is under way.
     pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
-        let changed = self.raft.change_membership(voters, false).await;
-        changed.map(drop).map_err(MembershipError::of)
+        self.change(async || {
+            let changed = self.raft.change_membership(voters.clone(), false).await;
+            changed.map(drop)
+        })
+        .await
     }
 
     /// Lets learners go. Their replicas get nothing more.
@@ -383,8 +391,28 @@ impl Group {
     ) -> Result<(), MembershipError> {
         let learners = learners.iter().map(|learner| learner.0).collect();
         let removed = ChangeMembers::RemoveNodes(learners);
-        let changed = self.raft.change_membership(removed, false).await;
-        changed.map(drop).map_err(MembershipError::of)
+        self.change(async || {
+            let changed = self.raft.change_membership(removed.clone(), false).await;
+            changed.map(drop)
+        })
+        .await
+    }
+
+    /// Changes the members; once more when the lease has come back that a leader at rest has not.
+    async fn change(
+        &self,
+        change: impl AsyncFn() -> Result<(), ChangeError>,
+    ) -> Result<(), MembershipError> {
+        let first = change().await;
+        let leaseless = matches!(&first, Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+            if forward.reason == ForwardReason::LeaseExpired);
+        if !leaseless {
+            return first.map_err(MembershipError::of);
+        }
+        // No answer within that: the majority is away, which the second refusal says.
+        let leased = lane::lease(&self.shared, &self.raft);
+        let _ = tokio::time::timeout(self.shared.lease * 2, leased).await;
+        change().await.map_err(MembershipError::of)
     }
 
     /// Whether a change of members is under way: the newest membership is a joint one, or is not committed.

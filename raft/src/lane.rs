@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::proposal::{Pending, Proposal, ProposeError, Proposed};
 use crate::shared::Shared;
+use crate::types::Raft;
 
 /// See the module.
 pub(crate) struct Lane {
@@ -112,23 +113,32 @@ impl Lane {
     }
 }
 
-/// Waits until the leader's lease is back (or its leadership is over), then resumes the lane.
-pub(crate) async fn renew(shared: Arc<Shared>) {
-    let Some(raft) = shared.raft() else { return };
+/// Waits until the leader's lease is back (or its leadership is over).
+///
+/// # Errors
+/// When the group has stopped.
+pub(crate) async fn lease(shared: &Shared, raft: &Raft) -> Result<(), ProposeError> {
     let mut metrics = raft.data_metrics();
     loop {
-        if raft.trigger().heartbeat().await.is_err() {
-            // The group has stopped; closing the lane tells those who wait.
-            return shared.lane.close();
-        }
+        let sent = raft.trigger().heartbeat().await;
+        sent.map_err(|_| ProposeError::Stopped)?;
         let leads = shared.leadership().leader == Some(shared.node);
         let acknowledged = metrics.borrow_and_update().last_quorum_acked;
         let leased = acknowledged.is_some_and(|at| at.into_inner().elapsed() < shared.lease);
         if leased || !leads {
-            break;
+            return Ok(());
         }
         // Either an acknowledgement arrives or the next heartbeat is due.
         let _ = tokio::time::timeout(shared.heartbeat_interval, metrics.changed()).await;
+    }
+}
+
+/// Waits for the lease, then resumes the lane.
+pub(crate) async fn renew(shared: Arc<Shared>) {
+    let Some(raft) = shared.raft() else { return };
+    if lease(&shared, raft).await.is_err() {
+        // Closing the lane tells those who wait.
+        return shared.lane.close();
     }
     // A message through the same queue: when it answers, all that was queued before it has surfaced.
     if raft.with_raft_state(|_| ()).await.is_err() {

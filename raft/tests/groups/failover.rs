@@ -262,6 +262,22 @@ async fn a_hand_over_to_a_node_that_has_gone_ends_with_another_leader() {
     cluster.stop_and_compare(1).await;
 }
 
+/// A leader at rest has no lease, without which openraft refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_change_in_a_group_at_rest() {
+    let cluster = Cluster::start(4, 1).await;
+    cluster.append(1, None, 100).await;
+    let (leader, _) = cluster.leader(1, None).await;
+    tokio::time::sleep(ELECTION * 5).await;
+    let group = cluster.run(leader).group(1);
+    let fourth = cluster.nodes[3].id;
+    group.add_learner(fourth).await.unwrap();
+    eventually("the learner is one", || group.members().1.contains(&fourth)).await;
+    tokio::time::sleep(ELECTION * 5).await;
+    group.remove_learners(&[fourth].into()).await.unwrap();
+    cluster.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_node_takes_the_place_of_one() {
     let cluster = Cluster::start(4, 1).await;
