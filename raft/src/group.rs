@@ -49,9 +49,6 @@ pub struct Progress {
 #[error("the members were not changed: {0}")]
 pub struct MembershipError(String);
 
-/// What openraft answers to a change of members.
-type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
-
 impl MembershipError {
     fn of(cause: impl std::fmt::Display) -> MembershipError {
         MembershipError(cause.to_string())
@@ -361,8 +358,8 @@ impl Group {
     /// # Errors
     /// When this node does not lead, or another change is under way.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
-        self.change(async || self.raft.add_learner(node.0, (), false).await.map(drop))
-            .await
+        let added = ChangeMembers::AddNodes([(node.0, ())].into());
+        self.change(added, true).await
     }
 
     /// Makes exactly `voters` the voters; who was one and is not among them leaves the group. Each
@@ -374,11 +371,8 @@ impl Group {
     /// When this node does not lead, a voter is no member, or another change is under way.
     pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
         let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
-        self.change(async || {
-            let changed = self.raft.change_membership(voters.clone(), false).await;
-            changed.map(drop)
-        })
-        .await
+        self.change(ChangeMembers::ReplaceAllVoters(voters), false)
+            .await
     }
 
     /// Lets learners go. Their replicas get nothing more.
@@ -390,29 +384,27 @@ impl Group {
         learners: &BTreeSet<NodeId>,
     ) -> Result<(), MembershipError> {
         let learners = learners.iter().map(|learner| learner.0).collect();
-        let removed = ChangeMembers::RemoveNodes(learners);
-        self.change(async || {
-            let changed = self.raft.change_membership(removed.clone(), false).await;
-            changed.map(drop)
-        })
-        .await
+        self.change(ChangeMembers::RemoveNodes(learners), false)
+            .await
     }
 
     /// Changes the members; once more when the lease has come back that a leader at rest has not.
     async fn change(
         &self,
-        change: impl AsyncFn() -> Result<(), ChangeError>,
+        members: ChangeMembers<u64, ()>,
+        retain: bool,
     ) -> Result<(), MembershipError> {
-        let first = change().await;
+        let first = self.raft.change_membership(members.clone(), retain).await;
         let leaseless = matches!(&first, Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
             if forward.reason == ForwardReason::LeaseExpired);
         if !leaseless {
-            return first.map_err(MembershipError::of);
+            return first.map(drop).map_err(MembershipError::of);
         }
         // No answer within that: the majority is away, which the second refusal says.
         let leased = lane::lease(&self.shared, &self.raft);
         let _ = tokio::time::timeout(self.shared.lease * 2, leased).await;
-        change().await.map_err(MembershipError::of)
+        let second = self.raft.change_membership(members, retain).await;
+        second.map(drop).map_err(MembershipError::of)
     }
 
     /// Whether a change of members is under way: the newest membership is a joint one, or is not committed.
