@@ -36,9 +36,12 @@ pub(crate) async fn create(client: &Client, topic: NewTopic) -> Result<()> {
     Ok(())
 }
 
+/// Far more than anything takes on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// Looks until `wanted` says what it found; fails with what was seen last.
 pub(crate) async fn eventually<T>(mut wanted: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     loop {
         match wanted().await {
             Ok(found) => return Ok(found),
