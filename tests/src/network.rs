@@ -37,7 +37,7 @@ pub fn inside(test: &str) -> Result<bool> {
     let status = Command::new("unshare")
         .args(["--map-root-user", "--net", "--mount"])
         .arg(std::env::current_exe()?)
-        .args([test, "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture", "--include-ignored"])
         .env(INSIDE, "1")
         .status()
         .context("cannot run unshare")?;
