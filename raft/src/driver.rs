@@ -172,9 +172,7 @@ impl Driver {
 
     async fn lead(&mut self, group: &Group, watched: &mut Watched, now: Instant) {
         let (place, settled, returned) = self.look(group);
-        // Until a majority has said so again, nobody is answered.
-        let is_unsure = group.hears_quorum() && !group.leads_surely();
-        if watched.seen == Some(place) && settled && returned.is_empty() && !is_unsure {
+        if watched.seen == Some(place) && settled && returned.is_empty() {
             watched.unchanged = watched.unchanged.saturating_add(1);
         } else {
             watched.seen = Some(place);
