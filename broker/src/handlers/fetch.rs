@@ -354,7 +354,7 @@ impl Fetch {
         });
         let read = match read {
             // Who waits at the end of a log that another may lead by now would wait for ever.
-            Ok(read) if read.records.is_empty() && leads_alone(partition) => {
+            Ok(read) if read.records.is_empty() && self.may_be_deposed(partition) => {
                 Err(ErrorCode::NOT_LEADER_OR_FOLLOWER)
             }
             read => read,
@@ -413,6 +413,13 @@ impl Fetch {
         leader.is_some_and(|leader| self.ctx.shared.cluster.hears(leader))
     }
 
+    /// Whether this node leads, and among other nodes cannot be sure of it.
+    fn may_be_deposed(&self, partition: &Partition) -> bool {
+        !self.ctx.shared.cluster.is_alone()
+            && partition.serving_epoch().is_some()
+            && partition.check_fresh().is_err()
+    }
+
     fn answer(&self, placed: &Placed, found: Found) -> Reply {
         let outcomes: Vec<(PartitionKey, Outcome)> = self
             .targets
@@ -439,11 +446,6 @@ impl Fetch {
         self.ctx.shared.metrics.bytes_fetched(found.bytes);
         encode(&self.ctx, response, found.held)
     }
-}
-
-/// Whether this node leads and has lost touch with the majority.
-fn leads_alone(partition: &Partition) -> bool {
-    partition.serving_epoch().is_some() && partition.check_fresh().is_err()
 }
 
 fn leader_hint(ctx: &RequestContext, target: &Target) -> Option<LeaderIdAndEpoch> {
