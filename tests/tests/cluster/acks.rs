@@ -3,35 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use klamm_protocol::StrBytes;
-use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use klamm_protocol::messages::{ApiVersionsRequest, ProduceRequest, TopicName};
-use klamm_records::{BatchBuilder, NewRecord};
+use klamm_protocol::messages::ApiVersionsRequest;
 use klamm_tests::cluster::Cluster;
 use rustix::process::Signal;
 
-use crate::rig::{client, create, leader, topic, topic_is};
+use crate::rig::{client, create, leader, produce_request, topic, topic_is};
 
 /// The last version that names topics.
 const VERSION: i16 = 12;
 /// Well below the silence after which a leader knows that it is alone.
 const A_WHILE: Duration = Duration::from_millis(300);
-
-fn request(acks: i16) -> Result<ProduceRequest> {
-    let mut builder = BatchBuilder::new();
-    builder.push(&NewRecord {
-        value: Some(b"x"),
-        ..NewRecord::default()
-    })?;
-    let partition = PartitionProduceData::default().with_records(Some(builder.build()?));
-    let topic = TopicProduceData::default()
-        .with_name(TopicName(StrBytes::from_static_str("t")))
-        .with_partition_data(vec![partition]);
-    Ok(ProduceRequest::default()
-        .with_acks(acks)
-        .with_timeout_ms(20_000)
-        .with_topic_data(vec![topic]))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
@@ -46,7 +27,10 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
     let go_on = || others().try_for_each(|id| cluster.signal(id, Signal::CONT));
 
     pause()?;
-    let produced = connection.start(VERSION, &request(1)?).await?.wait();
+    let produced = connection
+        .start(VERSION, &produce_request("t", 1)?)
+        .await?
+        .wait();
     tokio::pin!(produced);
     let early = tokio::time::timeout(A_WHILE, &mut produced).await;
     go_on()?;
@@ -60,7 +44,9 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
 
     // Not answered, but in progress: what comes behind it waits.
     pause()?;
-    connection.send_unanswered(VERSION, &request(0)?).await?;
+    connection
+        .send_unanswered(VERSION, &produce_request("t", 0)?)
+        .await?;
     let behind = connection
         .start(3, &ApiVersionsRequest::default())
         .await?
@@ -70,7 +56,9 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
     go_on()?;
     ensure!(early.is_err(), "acks=0: {early:?}");
     behind.await?;
-    let answer = connection.send_version(VERSION, &request(1)?).await?;
+    let answer = connection
+        .send_version(VERSION, &produce_request("t", 1)?)
+        .await?;
     let partition = &answer.responses[0].partition_responses[0];
     ensure!(
         (partition.error_code, partition.base_offset) == (0, 2),

@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use klamm_client::{Client, Connection, NewMessage, Producer, ProducerOptions};
 use klamm_protocol::StrBytes;
+use klamm_protocol::messages::TopicName;
 use klamm_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
-use klamm_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use klamm_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
-use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use klamm_protocol::messages::{BrokerId, FetchRequest, ProduceRequest, TopicName};
-use klamm_records::{BatchBuilder, NewRecord};
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, TOPIC};
 
-use crate::rig::{client, client_of, create, eventually, leader, topic, topic_is};
+use crate::nearest;
+use crate::rig::{client, client_of, create, eventually, leader, produce_request, topic, topic_is};
 
 const SETTINGS: [&str; 2] = ["min.insync.replicas=2", "default.replication.factor=3"];
 
@@ -126,7 +124,7 @@ async fn a_minority_takes_nothing_says_so_and_goes_on_with_the_others() -> Resul
     let third = client_of(&cluster, 3).await?;
     nobody_leads(&third, "t").await?;
     let connection = third.any().await?;
-    no_leader_is_hinted_at(&connection, "t").await?;
+    no_leader_is_hinted_at(&connection).await?;
     let request = CreateTopicsRequest::default()
         .with_topics(vec![
             CreatableTopic::default()
@@ -161,41 +159,13 @@ async fn a_minority_takes_nothing_says_so_and_goes_on_with_the_others() -> Resul
 }
 
 /// Answers say that another leads, and nothing of who: librdkafka crashes over a hint that names nobody.
-async fn no_leader_is_hinted_at(connection: &Connection, name: &str) -> Result<()> {
-    /// The last version that names topics; both APIs have hints in it.
-    const VERSION: i16 = 12;
+async fn no_leader_is_hinted_at(connection: &Connection) -> Result<()> {
     const NOT_LEADER_OR_FOLLOWER: i16 = 6;
-    let name = TopicName(StrBytes::from_string(name.to_owned()));
-    let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
-    let topic = FetchTopic::default()
-        .with_topic(name.clone())
-        .with_partitions(vec![partition]);
-    let fetch = FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_bytes(1 << 20)
-        .with_session_epoch(-1)
-        .with_topics(vec![topic]);
-    let fetched = connection.send_version(VERSION, &fetch).await?;
-    let partition = &fetched.responses[0].partitions[0];
-    ensure!(
-        partition.error_code == NOT_LEADER_OR_FOLLOWER,
-        "{fetched:?}"
-    );
-    ensure!(
-        partition.current_leader == Default::default(),
-        "{fetched:?}"
-    );
-    let mut builder = BatchBuilder::new();
-    builder.push(&NewRecord::default())?;
-    let partition = PartitionProduceData::default().with_records(Some(builder.build()?));
-    let topic = TopicProduceData::default()
-        .with_name(name)
-        .with_partition_data(vec![partition]);
-    let produce = ProduceRequest::default()
-        .with_acks(-1)
-        .with_timeout_ms(1000)
-        .with_topic_data(vec![topic]);
-    let produced = connection.send_version(VERSION, &produce).await?;
+    let fetched = nearest::fetch(connection, nearest::VERSION, "", 0, Duration::ZERO).await?;
+    ensure!(fetched.error_code == NOT_LEADER_OR_FOLLOWER, "{fetched:?}");
+    ensure!(fetched.current_leader == Default::default(), "{fetched:?}");
+    let produce = produce_request("t", -1)?;
+    let produced = connection.send_version(nearest::VERSION, &produce).await?;
     let partition = &produced.responses[0].partition_responses[0];
     ensure!(
         partition.error_code == NOT_LEADER_OR_FOLLOWER,

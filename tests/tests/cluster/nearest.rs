@@ -7,13 +7,11 @@ use klamm_client::Connection;
 use klamm_protocol::StrBytes;
 use klamm_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use klamm_protocol::messages::fetch_response::PartitionData;
-use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use klamm_protocol::messages::{BrokerId, FetchRequest, ProduceRequest, TopicName};
-use klamm_records::{BatchBuilder, NewRecord};
+use klamm_protocol::messages::{BrokerId, FetchRequest, TopicName};
 use klamm_tests::cluster::Cluster;
 use rustix::process::Signal;
 
-use crate::rig::{client, create, eventually, leader, topic, topic_is};
+use crate::rig::{client, create, eventually, leader, produce_request, topic, topic_is};
 
 pub(crate) const SETTINGS: [&str; 2] = [
     "broker.rack=rack-{id}",
@@ -36,19 +34,7 @@ fn name() -> TopicName {
 
 /// Appends a record; its offset.
 async fn produce(leader: &Connection) -> Result<i64> {
-    let mut builder = BatchBuilder::new();
-    builder.push(&NewRecord {
-        value: Some(b"x"),
-        ..NewRecord::default()
-    })?;
-    let partition = PartitionProduceData::default().with_records(Some(builder.build()?));
-    let topic = TopicProduceData::default()
-        .with_name(name())
-        .with_partition_data(vec![partition]);
-    let request = ProduceRequest::default()
-        .with_acks(-1)
-        .with_timeout_ms(20_000)
-        .with_topic_data(vec![topic]);
+    let request = produce_request("t", -1)?;
     let answer = leader.send_version(VERSION, &request).await?;
     let partition = &answer.responses[0].partition_responses[0];
     ensure!(partition.error_code == NONE, "{answer:?}");

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use klamm_client::{Client, NewTopic, Partition, Topic};
+use klamm_protocol::StrBytes;
+use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use klamm_protocol::messages::{ProduceRequest, TopicName};
+use klamm_records::{BatchBuilder, NewRecord};
 use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::patient;
@@ -16,6 +20,23 @@ pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
 /// A client that knows one node.
 pub(crate) async fn client_of(cluster: &Cluster, id: i32) -> Result<Client> {
     Ok(Client::connect(&cluster.node(id).kafka, patient()).await?)
+}
+
+/// A request with one record for partition 0 of a topic, in a version that names topics.
+pub(crate) fn produce_request(name: &str, acks: i16) -> Result<ProduceRequest> {
+    let mut builder = BatchBuilder::new();
+    builder.push(&NewRecord {
+        value: Some(b"x"),
+        ..NewRecord::default()
+    })?;
+    let partition = PartitionProduceData::default().with_records(Some(builder.build()?));
+    let topic = TopicProduceData::default()
+        .with_name(TopicName(StrBytes::from_string(name.to_owned())))
+        .with_partition_data(vec![partition]);
+    Ok(ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(20_000)
+        .with_topic_data(vec![topic]))
 }
 
 /// A topic to create.
