@@ -374,6 +374,7 @@ impl Client {
                 Ok(start) => return Ok(start),
                 Err(error) => retry.after(error).await?,
             }
+            self.doubt();
             self.refresh_topic(&at.topic).await?;
         }
     }

@@ -12,14 +12,16 @@ use klamm_protocol::messages::metadata_request::MetadataRequestTopic;
 use klamm_protocol::messages::{MetadataRequest, TopicName};
 use klamm_protocol::{ApiRequest, ErrorCode, StrBytes};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::cluster::{Cluster, Topic};
+use crate::cluster::{Cluster, Node, Topic};
 use crate::connection::{Connection, ConnectionOptions};
 use crate::error::{Error, ServerError};
 
 /// Kafka's port, used where an address names none.
 const DEFAULT_PORT: u16 = 9092;
+/// How long a broker may take to be reached where another can be asked as well.
+const DIAL: Duration = Duration::from_secs(1);
 
 /// How a [`Client`] behaves.
 #[derive(Clone, Debug)]
@@ -68,6 +70,33 @@ struct State {
     cluster: Arc<Cluster>,
     connections: HashMap<i32, Connection>,
     bootstrap_connection: Option<Connection>,
+    /// Broker that was asked last for what every broker knows.
+    asked: Option<i32>,
+    /// Another is to be asked the next time.
+    doubted: bool,
+}
+
+impl State {
+    /// An open connection to a broker. The one that began with a bootstrap address counts where
+    /// the broker advertises that address.
+    fn open(&self, node: i32) -> Option<Connection> {
+        let address = self.cluster.nodes.get(&node).map(Node::address);
+        let first = self.bootstrap_connection.as_ref();
+        let first = first.filter(|first| Some(first.address()) == address.as_deref());
+        let mut open = self.connections.get(&node).into_iter().chain(first);
+        open.find(|connection| connection.closed().is_none())
+            .cloned()
+    }
+
+    /// All brokers, whoever was asked last at the end.
+    fn turns(&self) -> Vec<i32> {
+        let mut nodes: Vec<i32> = self.cluster.nodes.keys().copied().collect();
+        if let Some(asked) = self.asked {
+            let next = nodes.partition_point(|node| *node <= asked);
+            nodes.rotate_left(next);
+        }
+        nodes
+    }
 }
 
 impl Client {
@@ -200,8 +229,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect_to`].
     pub async fn node(&self, node: i32) -> Result<Connection, Error> {
-        let known = self.inner.state.lock().connections.get(&node).cloned();
-        if let Some(connection) = known.filter(|connection| connection.closed().is_none()) {
+        let known = self.inner.state.lock().open(node);
+        if let Some(connection) = known {
             return Ok(connection);
         }
         let connection = self.connect_to(node).await?;
@@ -229,20 +258,25 @@ impl Client {
         self.any().await
     }
 
-    /// A connection to any broker: the nodes known first, then the bootstrap addresses.
+    /// A connection to any broker, the same as before unless what it said was of no use: the nodes known first,
+    /// then the bootstrap addresses.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when no broker answers.
     pub async fn any(&self) -> Result<Connection, Error> {
+        let doubted = std::mem::take(&mut self.inner.state.lock().doubted);
+        if doubted && let Some(another) = self.another().await {
+            return Ok(another);
+        }
         let (open, nodes) = {
             let state = self.inner.state.lock();
-            let mut open = state
-                .connections
-                .values()
-                .chain(&state.bootstrap_connection);
-            let open = open
-                .find(|connection| connection.closed().is_none())
-                .cloned();
+            let asked = state.asked.and_then(|node| state.open(node));
+            let others = state.bootstrap_connection.iter();
+            let others = others.chain(state.connections.values()).cloned();
+            let open = asked
+                .into_iter()
+                .chain(others)
+                .find(|connection| connection.closed().is_none());
             (
                 open,
                 state.cluster.nodes.keys().copied().collect::<Vec<_>>(),
@@ -276,6 +310,24 @@ impl Client {
         })
     }
 
+    /// What the broker asked last says was of no use. The next call of [`Client::any`] goes to another, if one can be
+    /// reached: a broker that has lost sight of the cluster gives the same answer for as long as that lasts.
+    pub(crate) fn doubt(&self) {
+        self.inner.state.lock().doubted = true;
+    }
+
+    /// A connection to another broker than the last time.
+    async fn another(&self) -> Option<Connection> {
+        let turns = self.inner.state.lock().turns();
+        for node in turns {
+            if let Ok(Ok(connection)) = timeout(DIAL, self.node(node)).await {
+                self.inner.state.lock().asked = Some(node);
+                return Some(connection);
+            }
+        }
+        None
+    }
+
     /// The coordinator of a group as it was last found.
     pub(crate) fn cached_coordinator(&self, group: &str) -> Option<i32> {
         self.inner.coordinators.lock().get(group).copied()
@@ -286,12 +338,15 @@ impl Client {
         coordinators.insert(group.to_owned(), node);
     }
 
+    /// What was said of the coordinator, or that there is none, does not hold.
     pub(crate) fn forget_coordinator(&self, group: &str) {
         self.inner.coordinators.lock().remove(group);
+        self.doubt();
     }
 
-    /// Learns the nodes of the cluster anew.
+    /// Learns the nodes of the cluster anew, from another broker than the last time.
     pub(crate) async fn refresh_nodes(&self) -> Result<(), Error> {
+        self.doubt();
         self.fetch_metadata(Some(&[])).await.map(|_| ())
     }
 

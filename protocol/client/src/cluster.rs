@@ -73,6 +73,21 @@ impl Topic {
         self.partitions.get(at)
     }
 
+    /// Takes over what is known of partitions from an answer with a newer leader epoch.
+    fn keep_newer(&mut self, known: &Topic) {
+        if self.id != known.id {
+            return;
+        }
+        for partition in &mut self.partitions {
+            let newer = known.partition(partition.index);
+            if let Some(newer) = newer.filter(|one| one.leader_epoch > partition.leader_epoch)
+                && partition.leader_epoch >= 0
+            {
+                partition.clone_from(newer);
+            }
+        }
+    }
+
     /// Whether every partition has a leader.
     pub fn has_all_leaders(&self) -> bool {
         self.partitions
@@ -96,8 +111,9 @@ pub struct Cluster {
 
 impl Cluster {
     /// This cluster with what a Metadata response says: nodes are replaced, topics that it names
-    /// are replaced or, if they no longer exist, dropped. The second value is the topics that the
-    /// broker answered with an error.
+    /// are replaced or, if they no longer exist, dropped. Of a partition whose leader epoch is
+    /// older than the one known, what is known stays: that broker has not heard of the newer
+    /// leader yet (KIP-320). The second value is the topics that the broker answered with an error.
     pub(crate) fn updated(
         &self,
         response: &MetadataResponse,
@@ -124,9 +140,11 @@ impl Cluster {
             };
             match ServerError::check(topic.error_code, None) {
                 Ok(()) => {
-                    cluster
-                        .topics
-                        .insert(name.clone(), Arc::new(read_topic(name, topic)));
+                    let mut topic = read_topic(name.clone(), topic);
+                    if let Some(known) = self.topics.get(&name) {
+                        topic.keep_newer(known);
+                    }
+                    cluster.topics.insert(name, Arc::new(topic));
                 }
                 Err(error) => {
                     cluster.topics.remove(&name);
@@ -217,6 +235,26 @@ mod tests {
         assert!(!topic.has_all_leaders());
         assert_eq!(cluster.controller, None);
         assert_eq!(cluster.nodes.get(&7).unwrap().address(), "[::1]:9092");
+    }
+
+    #[test]
+    fn an_answer_of_an_older_epoch_moves_no_leader_back_within_a_topic() {
+        let at = |epoch, leader, id| {
+            let mut response = answer("t", ErrorCode::NONE, &[(0, leader)]);
+            response.topics[0].topic_id = uuid::Uuid::from_u128(id);
+            response.topics[0].partitions[0].leader_epoch = epoch;
+            response
+        };
+        let leader = |cluster: &Cluster| cluster.topics["t"].partitions[0].leader;
+        let (cluster, _) = Cluster::default().updated(&at(5, 8, 1));
+        let (older, _) = cluster.updated(&at(4, 7, 1));
+        assert_eq!(leader(&older), Some(8));
+        let (newer, _) = older.updated(&at(6, 9, 1));
+        assert_eq!(leader(&newer), Some(9));
+        let (unknown, _) = newer.updated(&at(-1, 7, 1));
+        assert_eq!(leader(&unknown), Some(7), "a broker that knows no epochs");
+        let (other, _) = newer.updated(&at(0, 7, 2));
+        assert_eq!(leader(&other), Some(7), "another topic of that name");
     }
 
     #[test]

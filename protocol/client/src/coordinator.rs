@@ -22,7 +22,10 @@ impl Client {
         loop {
             match self.find_coordinator(group).await {
                 Ok(node) => return Ok(node),
-                Err(error) => retry.after(error).await?,
+                Err(error) => {
+                    self.doubt();
+                    retry.after(error).await?;
+                }
             }
         }
     }

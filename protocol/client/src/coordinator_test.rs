@@ -27,6 +27,8 @@ struct Script {
     ports: Vec<i32>,
     /// Errors of the next answers to FindCoordinator; then `coordinator`.
     unavailable: usize,
+    /// A broker that has lost sight of the others and never knows.
+    blind: Option<i32>,
     coordinator: i32,
     /// What the coordinator says about deleting.
     verdict: i16,
@@ -98,8 +100,8 @@ fn answer(id: i32, api: i16, version: i16, correlation_id: i32, script: &mut Scr
         Api::FindCoordinator => {
             script.found += 1;
             let mut found = Coordinator::default().with_node_id(BrokerId(script.coordinator));
-            if script.unavailable > 0 {
-                script.unavailable -= 1;
+            if script.unavailable > 0 || script.blind == Some(id) {
+                script.unavailable = script.unavailable.saturating_sub(1);
                 found.error_code = ErrorCode::COORDINATOR_NOT_AVAILABLE.code();
             }
             let response = FindCoordinatorResponse::default().with_coordinators(vec![found]);
@@ -148,6 +150,17 @@ async fn a_coordinator_that_is_not_there_yet_is_waited_for() {
     script.lock().unavailable = 3;
     client.delete_group("g").await.unwrap();
     assert_eq!(script.lock().found, 4);
+}
+
+#[tokio::test]
+async fn whoever_does_not_know_is_not_the_only_one_asked() {
+    for blind in 1..=2 {
+        let (address, script) = play().await;
+        let client = client(&address).await;
+        script.lock().blind = Some(blind);
+        client.delete_group("g").await.unwrap();
+        assert!(script.lock().found <= 2, "{}", script.lock().found);
+    }
 }
 
 #[tokio::test]

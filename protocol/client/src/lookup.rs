@@ -30,6 +30,7 @@ impl Client {
                 Err(error) if is_offset_out_of_range(&error) => return Ok(None),
                 Err(error) => retry.after(error).await?,
             }
+            self.doubt();
             self.refresh_topic(&at.topic).await?;
         }
     }

@@ -73,6 +73,7 @@ impl Client {
                 .zip(wanted)
                 .filter(|(answer, _)| answer.is_none())
             {
+                self.doubt();
                 self.refresh_topic(&at.topic).await?;
             }
         }

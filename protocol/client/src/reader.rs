@@ -165,7 +165,10 @@ impl Reader {
         for (at, offset) in idle {
             let stale = self.failing_since.contains_key(&at);
             let topic = match stale {
-                true => self.client.refresh_topic(&at.topic).await,
+                true => {
+                    self.client.doubt();
+                    self.client.refresh_topic(&at.topic).await
+                }
                 false => self.client.topic(&at.topic).await,
             };
             match topic.and_then(|topic| leader_of(&topic, at.partition)) {

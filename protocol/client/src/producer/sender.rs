@@ -555,6 +555,7 @@ impl Sender {
         if self.refreshing.insert(topic.clone()) {
             let (client, reports) = (self.client.clone(), self.reports.clone());
             tokio::spawn(async move {
+                client.doubt();
                 let result = client.refresh_topic(&topic).await;
                 drop(reports.send(Report::Refreshed { topic, result }).await);
             });
