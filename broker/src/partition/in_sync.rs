@@ -14,8 +14,8 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Followers {
     term: u64,
-    /// When each follower last had all that the log held at that time.
-    caught_up: HashMap<NodeId, Instant>,
+    /// When each follower last had all that the log held at that time; `None` for one that was away since.
+    caught_up: HashMap<NodeId, Option<Instant>>,
     /// Last index of the log at the look before.
     before: Option<(Instant, u64)>,
     in_sync: Arc<[i32]>,
@@ -41,11 +41,12 @@ impl Followers {
 
     /// When a follower was last seen with all of the log, in the term looked at last.
     pub(super) fn caught_up(&self, replica: NodeId) -> Option<Instant> {
-        self.caught_up.get(&replica).copied()
+        self.caught_up.get(&replica).copied().flatten()
     }
 
     /// Looks at the followers. One that is behind for longer than `longest` is out of sync, and one that
-    /// is not there. A new leader takes all for in sync at first: it was elected by a majority of them.
+    /// is not there, until it has caught up again. A new leader takes all who are there for in sync at first: it was
+    /// elected by a majority of them.
     pub(super) fn look(
         &mut self,
         look: &Look<'_>,
@@ -64,14 +65,15 @@ impl Followers {
             .iter()
             .filter(|(replica, _)| *replica != look.me);
         for &(replica, index) in others {
-            let at = self.caught_up.entry(replica).or_insert(look.now);
+            let at = self.caught_up.entry(replica).or_insert(Some(look.now));
             match self.before {
-                _ if index >= look.last_index => *at = look.now,
-                Some((then, end)) if index >= end => *at = then.max(*at),
+                _ if !is_there(replica) => *at = None,
+                _ if index >= look.last_index => *at = Some(look.now),
+                Some((then, end)) if index >= end => *at = Some(then).max(*at),
                 _ => {}
             }
-            let keeps_up = look.now.saturating_duration_since(*at) <= longest;
-            if keeps_up && look.voters.contains(&replica) && is_there(replica) {
+            let keeps_up = at.is_some_and(|at| look.now.saturating_duration_since(at) <= longest);
+            if keeps_up && look.voters.contains(&replica) {
                 in_sync.push(replica.broker());
             }
         }
@@ -144,6 +146,32 @@ mod tests {
         let mut followers = Followers::default();
         let now = Instant::now();
         assert_eq!(look(&mut followers, now, 4, 99, &[(2, 0), (9, 99)]), [1, 2]);
+    }
+
+    #[test]
+    fn who_was_away_returns_with_all_that_was_written_since() {
+        let (mut followers, start) = (Followers::default(), Instant::now());
+        let mut look = |second, last_index, index, there: bool| {
+            let look = Look {
+                now: start + Duration::from_secs(second),
+                term: 1,
+                me: NodeId::new(1, 0),
+                last_index,
+                matched: &[(NodeId::new(2, 0), index)],
+                voters: &[NodeId::new(1, 0), NodeId::new(2, 0)].into(),
+            };
+            followers.look(&look, LONGEST, |_| there).to_vec()
+        };
+        assert_eq!(look(0, 10, 10, true), [1, 2]);
+        assert_eq!(look(1, 20, 10, false), [1]);
+        assert_eq!(look(2, 30, 10, true), [1], "it is there, and lacks 20");
+        assert_eq!(look(3, 40, 25, true), [1]);
+        assert_eq!(
+            look(4, 50, 40, true),
+            [1, 2],
+            "all that there was a look ago"
+        );
+        assert_eq!(look(5, 50, 50, true), [1, 2]);
     }
 
     #[test]
