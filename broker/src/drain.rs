@@ -18,6 +18,9 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// A hand-over that did not come about is tried again, with the next replica.
 const AGAIN: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(10);
+/// How long clients are still answered after that. Whoever sends something meanwhile is told who leads now and goes
+/// there at once; whoever finds the connection closed has to look around, which takes some clients seconds.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// The cluster should know that the broker goes; if it cannot be told, it will notice.
 const FENCE_WAIT: Duration = Duration::from_secs(2);
 
@@ -50,6 +53,9 @@ pub async fn run(shared: &Arc<Shared>) {
         warn!(left, "partitions without another replica to lead them");
     }
     info!(partitions = before, took = ?began.elapsed(), "leadership handed over");
+    if before > left && shared.metrics.open_connections() > 0 {
+        tokio::time::sleep(FAREWELL).await;
+    }
 }
 
 /// Asks others to lead until nothing is left, or nobody is there to ask.

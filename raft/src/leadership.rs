@@ -21,7 +21,7 @@ pub struct Leadership {
     /// The leader of `term`; `None` while it is being elected.
     pub leader: Option<NodeId>,
     /// This node leads `term` and has committed and applied an entry of it: log end and producer
-    /// state are settled, it may serve.
+    /// state are settled, it may serve. Over once it has asked another to lead.
     pub serving: bool,
 }
 
@@ -79,8 +79,10 @@ fn observe(metrics: &RaftServerMetrics<TypeConfig>, shared: &Shared) -> Leadersh
     };
     let leader = Some(leader).filter(|_| settled && is_there);
     let term = vote.leader_id.term;
-    let serving =
-        leads && leader == Some(shared.node) && shared.applied_term.load(Ordering::Acquire) == term;
+    let serving = leads
+        && leader == Some(shared.node)
+        && shared.applied_term.load(Ordering::Acquire) == term
+        && !shared.has_handed_over(term);
     Leadership {
         term,
         leader,

@@ -140,6 +140,13 @@ impl Shared {
     /// This node, which leads in `term`, asks another to lead.
     pub(crate) fn hands_over(&self, term: u64) {
         *self.handed_over.lock() = Some((term, Instant::now()));
+        self.look_at_leadership.notify_one();
+    }
+
+    /// Whether this node, if it leads in `term`, has asked another to lead: it takes no proposals any more.
+    pub(crate) fn has_handed_over(&self, term: u64) -> bool {
+        let handed_over = *self.handed_over.lock();
+        handed_over.is_some_and(|(then, _)| then == term)
     }
 
     /// Whether this node, which leads in `term`, asked another to lead, who has not come in two leases. openraft

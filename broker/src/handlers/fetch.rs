@@ -229,7 +229,29 @@ impl Fetch {
         }
     }
 
+    /// Reads until there is enough to answer. Partitions that are just getting another leader are told with it.
     async fn until_enough(self: Arc<Self>) -> Found {
+        let found = self.clone().until_told().await;
+        let parts = self.targets.iter().zip(&found.partitions);
+        let unled: Vec<&Target> = parts
+            .filter(|(_, part)| {
+                part.error == ErrorCode::NOT_LEADER_OR_FOLLOWER && part.current_leader.is_none()
+            })
+            .map(|(target, _)| target)
+            .collect();
+        if unled.is_empty() {
+            return found;
+        }
+        // Gives the room for the records back before more is asked for.
+        drop(found);
+        let until = Instant::now() + super::leaders::NAMING;
+        for target in unled {
+            super::leaders::settle(&self.ctx, target.id, target.key.1, until).await;
+        }
+        self.clone().read().await
+    }
+
+    async fn until_told(self: Arc<Self>) -> Found {
         let found = self.clone().read().await;
         if self.is_enough(&found) {
             return found;

@@ -106,6 +106,7 @@ async fn find(ctx: &RequestContext, key_type: i8, key: &str) -> Result<Found, No
     {
         create(ctx, key).await;
     }
+    settle(ctx, key).await;
     coordinator_of(ctx, key).ok_or(NotFound {
         code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
         why: "the topic of committed offsets has no leader yet",
@@ -126,6 +127,16 @@ async fn create(ctx: &RequestContext, key: &str) {
     };
     // Without one by then, the client is told to try again.
     poll_until(deadline, POLL, is_active).await;
+}
+
+/// Waits a moment for the group's partition to have a leader.
+async fn settle(ctx: &RequestContext, key: &str) {
+    let image = ctx.shared.controller.image();
+    if let Some(topic) = image.topic(GROUP_METADATA_TOPIC)
+        && let Some(index) = Coordinators::partition_of(&image, key)
+    {
+        leaders::settle(ctx, topic.id, index, Instant::now() + leaders::NAMING).await;
+    }
 }
 
 /// The leader of a group's partition, at the address of the client's listener.

@@ -5,13 +5,20 @@
 //! client is told that there is no leader, and asks again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages::BrokerId;
 use klamm_metadata::{Image, Partition, Topic};
 use klamm_records::TopicId;
+use tokio::time::Instant;
 
 use crate::context::RequestContext;
-use crate::partition::epoch;
+use crate::partition::{Partition as Open, epoch};
+
+/// How long an answer that could name no leader waits for one. A hand-over takes some milliseconds, an election among
+/// nodes that are there not much more; a client that has to ask again waits up to five seconds (franz-go). Other
+/// partitions of the connection wait behind the answer, so it is short.
+pub(super) const NAMING: Duration = Duration::from_millis(150);
 
 /// A partition's leadership for an answer.
 pub(super) struct Led {
@@ -67,6 +74,20 @@ pub(super) fn hint(ctx: &RequestContext, topic: TopicId, index: i32) -> Option<(
     let topic = image.topic_by_id(topic)?;
     let led = led(ctx, &image, topic, topic.partition(index)?);
     (led.leader >= 0).then_some((led.leader, led.epoch))
+}
+
+/// Waits, until a point in time, for a partition that is being handed over or electing to have a leader.
+pub(super) async fn settle(ctx: &RequestContext, topic: TopicId, index: i32, until: Instant) {
+    if let Some(open) = ctx.shared.partitions.get(topic, index)
+        && is_unsettled(&open)
+    {
+        open.wait_led(until).await;
+    }
+}
+
+/// Whether nobody leads a replica's group, and a majority is there to change that.
+pub(super) fn is_unsettled(open: &Open) -> bool {
+    !open.is_led() && open.group().hears_quorum()
 }
 
 fn known(ctx: &RequestContext, topic: TopicId, partition: &Partition) -> Option<Known> {

@@ -16,6 +16,7 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use klamm_metadata::{Image, Partition, Topic, names};
 use klamm_protocol::ErrorCode;
 use klamm_records::TopicId;
+use tokio::time::Instant;
 
 use super::{
     CLUSTER_OPERATIONS, TOPIC_OPERATIONS, create_topics, distinct, endpoints, leaders, text,
@@ -72,6 +73,7 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
         create_missing(&ctx, names).await;
     }
     let image = ctx.shared.controller.image();
+    settle(&ctx, &image, &asked).await;
     let topics = match &asked {
         Asked::All => image
             .topics()
@@ -105,6 +107,24 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
         });
     }
     response
+}
+
+/// Has partitions that are just getting a leader named with it.
+async fn settle(ctx: &RequestContext, image: &Image, asked: &Asked) {
+    let find = |name: &Name| match name {
+        Name::Name(name) => image.topic(name),
+        Name::Id(id) => image.topic_by_id(*id),
+    };
+    let topics: Vec<&Arc<Topic>> = match asked {
+        Asked::All => image.topics().collect(),
+        Asked::Some(names) => names.iter().filter_map(find).collect(),
+    };
+    let until = Instant::now() + leaders::NAMING;
+    for topic in topics {
+        for partition in topic.partitions.iter() {
+            leaders::settle(ctx, topic.id, partition.index, until).await;
+        }
+    }
 }
 
 fn asked(ctx: &RequestContext, request: MetadataRequest) -> Asked {

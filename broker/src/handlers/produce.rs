@@ -436,10 +436,17 @@ impl Produce {
         let mut waiting = waiting.into_iter();
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut leaders_wanted = false;
+        let mut naming = None;
         for topic in &self.topics {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
-                let answer = self.answer(topic, part.index, waiting, deadline).await;
+                let (partition, result) = waiting.settled(deadline).await;
+                if is_not_leader(&result) {
+                    // Once for all of them: others wait behind this answer.
+                    let until = *naming.get_or_insert_with(|| Instant::now() + leaders::NAMING);
+                    leaders::settle(&self.ctx, self.id(topic), part.index, until).await;
+                }
+                let answer = self.answer(topic, part.index, partition, result);
                 leaders_wanted |= answer.current_leader.leader_id.0 >= 0;
                 parts.push(answer);
             }
@@ -461,14 +468,13 @@ impl Produce {
         reply(self.ctx.version, self.ctx.correlation_id, &response)
     }
 
-    async fn answer(
+    fn answer(
         &self,
         topic: &Topic,
         index: i32,
-        waiting: Waiting,
-        deadline: Instant,
+        partition: Option<Arc<Partition>>,
+        result: Result<Appended, Failure>,
     ) -> PartitionProduceResponse {
-        let (partition, result) = waiting.settled(deadline).await;
         let answer = PartitionProduceResponse::default().with_index(index);
         match result {
             Ok(appended) => answer
@@ -519,16 +525,23 @@ impl Produce {
 
 impl Produce {
     fn leader_hint(&self, topic: &Topic, index: i32) -> Option<(i32, i32)> {
-        let id = if self.ctx.version >= 13 {
-            topic.id
-        } else {
-            let image = self.ctx.shared.controller.image();
-            image
-                .topic(&topic.name)
-                .map_or(TopicId::ZERO, |found| found.id)
-        };
-        leaders::hint(&self.ctx, id, index)
+        leaders::hint(&self.ctx, self.id(topic), index)
     }
+
+    /// A topic's id; zero for one that does not exist.
+    fn id(&self, topic: &Topic) -> TopicId {
+        if self.ctx.version >= 13 {
+            return topic.id;
+        }
+        let image = self.ctx.shared.controller.image();
+        let found = image.topic(&topic.name);
+        found.map_or(TopicId::ZERO, |found| found.id)
+    }
+}
+
+fn is_not_leader(result: &Result<Appended, Failure>) -> bool {
+    let failed = result.as_ref().err();
+    failed.is_some_and(|failure| failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER)
 }
 
 fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Waiting {

@@ -164,14 +164,15 @@ impl Partition {
         is_committed()
     }
 
-    /// Waits until the partition has a leader: this node, able to serve, or another. False at the
-    /// deadline.
+    /// Whether the partition has a leader: this node, able to serve, or another.
+    pub fn is_led(&self) -> bool {
+        let now = self.leadership();
+        now.serving || now.leader.is_some_and(|leader| leader != self.group.node())
+    }
+
+    /// Waits until the partition has a leader. False at the deadline.
     pub async fn wait_led(&self, deadline: Instant) -> bool {
-        let is_led = || {
-            let now = self.leadership();
-            now.serving || now.leader.is_some_and(|leader| leader != self.group.node())
-        };
-        self.wait_until(deadline, is_led).await
+        self.wait_until(deadline, || self.is_led()).await
     }
 
     /// Waits for something that changes with the high watermark, the log start or the leadership; false
@@ -397,6 +398,7 @@ pub fn storage_error(error: &StorageError) -> ErrorCode {
 pub fn propose_error(error: &ProposeError) -> ErrorCode {
     match error {
         ProposeError::NotLeader { .. } | ProposeError::Stopped => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ProposeError::Full => ErrorCode::KAFKA_STORAGE_ERROR,
         ProposeError::Storage(error) => storage_error(error),
     }
 }

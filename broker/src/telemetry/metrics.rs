@@ -310,6 +310,11 @@ impl Metrics {
         self.connections.inc();
     }
 
+    /// Client connections that are open now.
+    pub fn open_connections(&self) -> i64 {
+        self.connections.get()
+    }
+
     /// A connection ended.
     pub fn disconnected(&self, why: &str) {
         self.connections.dec();

@@ -11,7 +11,7 @@ use klamm_protocol::messages::metadata_request::{MetadataRequest, MetadataReques
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, TOPIC};
 
-use crate::nearest;
+use crate::nearest::{self, NOT_LEADER_OR_FOLLOWER};
 use crate::rig::{client, client_of, create, eventually, leader, produce_request, topic, topic_is};
 
 const SETTINGS: [&str; 2] = ["min.insync.replicas=2", "default.replication.factor=3"];
@@ -160,7 +160,6 @@ async fn a_minority_takes_nothing_says_so_and_goes_on_with_the_others() -> Resul
 
 /// Answers say that another leads, and nothing of who: librdkafka crashes over a hint that names nobody.
 async fn no_leader_is_hinted_at(connection: &Connection) -> Result<()> {
-    const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     let fetched = nearest::fetch(connection, nearest::VERSION, "", 0, Duration::ZERO).await?;
     ensure!(fetched.error_code == NOT_LEADER_OR_FOLLOWER, "{fetched:?}");
     ensure!(fetched.current_leader == Default::default(), "{fetched:?}");

@@ -24,7 +24,7 @@ pub(crate) const VERSION: i16 = 12;
 const NO_RACKS: i16 = 10;
 pub(crate) const NONE: i16 = 0;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
-const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+pub(crate) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 /// Longer than a test takes.
 const PATIENTLY: Duration = Duration::from_secs(20);
 
