@@ -181,14 +181,15 @@ impl Driver {
         // A group that has stopped is reported by its watch task, so errors mean nothing here.
         let rested = watched.handed_on.is_none_or(|at| now >= at + HAND_ON_AGAIN);
         let damaged = group.shared.cannot_send.swap(false, Ordering::Relaxed) && rested;
+        let full = rested && !group.takes_entries();
         let waits = group.shared.waits_for_successor(group.leadership().term);
-        if (damaged || waits)
+        if (damaged || full || waits)
             && let Some(next) = replacement(group)
         {
-            if damaged {
+            if damaged || full {
                 watched.handed_on = Some(now);
             }
-            tracing::warn!(group = %group.id(), to = %next, damaged, "hands on leadership");
+            tracing::warn!(group = %group.id(), to = %next, damaged, full, "hands on leadership");
             let _ = group.transfer_leader(next).await;
         }
         if !returned.is_empty() {
@@ -293,11 +294,12 @@ impl Driver {
         }
     }
 
-    /// A replica of whose log parts are damaged leads only where nobody else would.
+    /// A replica of whose log parts are damaged leads only where nobody else would, and so does one that has no room for
+    /// more.
     fn reserve(&self, group: &Group) -> Duration {
         match group.log().known_damage() {
-            Some(_) => self.options.election_timeout * 2,
-            None => Duration::ZERO,
+            None if group.takes_entries() => Duration::ZERO,
+            _ => self.options.election_timeout * 2,
         }
     }
 
@@ -321,15 +323,20 @@ impl Driver {
     }
 }
 
-/// Who can lead a group in place of this node at once: another voter who is there and has all that is committed.
-/// Under load a follower is always a round trip behind; proposals wait while it gets the rest.
+/// Who can lead a group in place of this node at once: another voter who is there, has room, and has all that is
+/// committed. Under load a follower is always a round trip behind; proposals wait while it gets the rest.
 fn replacement(group: &Group) -> Option<NodeId> {
     let committed = group.progress().committed_index;
     let successors = group.successors().into_iter();
     let best = successors
-        .filter(|(_, index)| *index >= committed)
+        .filter(|(node, index)| *index >= committed && has_room(group, *node))
         .max_by_key(|(_, index)| *index);
     best.map(|(node, _)| node)
+}
+
+fn has_room(group: &Group, node: NodeId) -> bool {
+    let hearing = group.shared.transport.hears(node);
+    hearing.is_none_or(|hearing| !hearing.full)
 }
 
 /// Another part of `most` each time.

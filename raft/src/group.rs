@@ -203,7 +203,8 @@ impl Group {
     ///
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed, and when the call is for another replica:
-    /// one that the broker had before, or will have, and for which this one must not speak.
+    /// one that the broker had before, or will have, and for which this one must not speak. [`ProposeError::Full`] to
+    /// entries for which there is no room.
     pub async fn answer(
         &self,
         from: i32,
@@ -215,6 +216,10 @@ impl Group {
         let from = request.from;
         let raft = &self.raft;
         let answer = match request.request {
+            // What has been written stays; more of it comes when there is space (R11). The leader goes on with the others.
+            Request::Append(request) if !request.entries.is_empty() && !self.takes_entries() => {
+                return Err(ProposeError::Full);
+            }
             Request::Append(request) => {
                 let answer = raft.append_entries(request).await;
                 if matches!(&answer, Ok(answer) if answer.is_success()) {
@@ -243,6 +248,12 @@ impl Group {
             }
         };
         answer.map(PeerResponse).map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Whether there is room for entries of the group. There always is for those of the metadata: a node that knows of
+    /// no change could not be mended.
+    pub(crate) fn takes_entries(&self) -> bool {
+        self.id() == GroupId::METADATA || self.shared.log.has_room()
     }
 
     /// A replica whose log lost something neither votes nor leads (R9).

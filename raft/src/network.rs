@@ -115,6 +115,8 @@ pub struct Hearing {
     pub connection: u64,
     /// Since when the node has been heard without a break in which it could have given this one up. `None`: never.
     pub since: Option<Instant>,
+    /// Its disk is full up to the reserve: it takes no entries and should lead nothing.
+    pub full: bool,
 }
 
 /// Carries calls to other nodes.

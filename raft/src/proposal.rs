@@ -52,6 +52,9 @@ pub enum ProposeError {
     /// The group was closed or has failed; the proposal may or may not have been appended.
     #[error("the group is stopped")]
     Stopped,
+    /// The disk is full up to its reserve. Told to leaders only: this node's own proposals are the caller's to hold back.
+    #[error("the disk is full up to its reserve")]
+    Full,
     /// The log failed.
     #[error(transparent)]
     Storage(#[from] StorageError),

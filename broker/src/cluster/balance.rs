@@ -54,7 +54,10 @@ async fn give_back(shared: &Shared) {
         if !shared.cluster.hears(to) || !voters.contains(&to) {
             continue;
         }
-        // One that is damaged would only hand it on again.
+        // One that is full or damaged would only hand it on again.
+        if !shared.cluster.has_room(to) {
+            continue;
+        }
         let (there, group) = (shared.node_of(to.broker()), partition.group().id());
         if !shared.cluster.is_whole(there, group).await {
             continue;

@@ -245,6 +245,13 @@ impl Cluster {
                 .is_some_and(|others| others.peers.is_heard(node))
     }
 
+    /// Whether another node has room on its disk, as far as is known.
+    pub fn has_room(&self, node: NodeId) -> bool {
+        let hearing = self.others.as_ref();
+        let hearing = hearing.and_then(|others| others.peers.hears(node));
+        hearing.is_none_or(|hearing| !hearing.full)
+    }
+
     /// How many other nodes are heard.
     pub fn heard(&self) -> usize {
         let status = self.others.as_ref().map(|others| others.peers.status());

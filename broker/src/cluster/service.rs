@@ -214,6 +214,11 @@ impl PeerService for Desk {
     fn call(&self, from: NodeId, request: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
         self.clone().answer(from, request).boxed()
     }
+
+    fn is_full(&self) -> bool {
+        let controller = self.inner.controller.get();
+        controller.is_some_and(|controller| !controller.group().log().has_room())
+    }
 }
 
 /// Begins to hand a group's leadership to a broker that has a replica of it; whether it could.

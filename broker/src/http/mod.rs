@@ -54,11 +54,14 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
-    let ready = match context.starting.shared() {
-        Some(shared) => shared.ready(),
-        None => Err(None),
-    };
-    match ready {
+    let shared = context.starting.shared();
+    match shared.map_or(Err(None), |shared| shared.ready()) {
+        // It answers, and reading goes on: to take it out of service would help nobody.
+        Ok(()) if shared.is_some_and(|shared| !shared.store.writable()) => (
+            StatusCode::OK,
+            "ready, but its disk is full up to the reserve: no records are written here\n"
+                .to_owned(),
+        ),
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => not_ready(&why.unwrap_or_else(|| context.starting.words())),
     }

@@ -186,7 +186,7 @@ async fn answer_calls(
                 frame = arriving.recv(), if open => {
                     let Some(frame) = frame else { return Ok(()) };
                     if frame.kind == Kind::Ping {
-                        let _ = queue.send(Outgoing::bare(Kind::Pong, frame.call));
+                        let _ = queue.send(frame::pong(frame.call, door.service.is_full()));
                         continue;
                     }
                     let bytes = frame.bytes();

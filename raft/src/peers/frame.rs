@@ -82,6 +82,20 @@ impl Frame {
     }
 }
 
+/// What the head of a pong says: nothing, of a node that has room, or this.
+const FULL: u8 = 1;
+
+/// The answer to a ping.
+pub(super) fn pong(call: u64, full: bool) -> Outgoing {
+    let head: &[u8] = if full { &[FULL] } else { &[] };
+    Outgoing::new(Kind::Pong, call, head, Vec::new()).expect("a head of one byte is short")
+}
+
+/// Whether a pong says that its node's disk is full.
+pub(super) fn is_full(pong: &Frame) -> bool {
+    pong.head.first().is_some_and(|flags| flags & FULL != 0)
+}
+
 /// A frame to be written.
 #[derive(Debug)]
 pub(super) struct Outgoing {

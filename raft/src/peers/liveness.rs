@@ -19,6 +19,7 @@ pub(super) struct Liveness {
     connection: AtomicU64,
     /// Nobody listens there any more.
     gone: AtomicBool,
+    full: AtomicBool,
 }
 
 impl Liveness {
@@ -32,6 +33,7 @@ impl Liveness {
             session: AtomicU64::new(0),
             connection: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +64,11 @@ impl Liveness {
             .store(micros(sent.elapsed()).max(1), Ordering::Relaxed);
     }
 
+    /// Whether the node says that its disk is full.
+    pub(super) fn is_full(&self, full: bool) {
+        self.full.store(full, Ordering::Release);
+    }
+
     /// The other machine says that nobody listens: the process has ended.
     pub(super) fn refused(&self) {
         self.gone.store(true, Ordering::Release);
@@ -83,6 +90,7 @@ impl Liveness {
                 0 => None,
                 since => Some(self.start + Duration::from_micros(since)),
             },
+            full: self.full.load(Ordering::Acquire),
         }
     }
 

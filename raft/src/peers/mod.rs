@@ -107,6 +107,11 @@ impl PeersOptions {
 pub trait PeerService: Send + Sync + 'static {
     /// A question from a node that has proved itself. An error goes back as its words.
     fn call(&self, from: NodeId, request: Bytes) -> BoxFuture<'static, io::Result<Bytes>>;
+
+    /// Whether this node's disk is full up to its reserve. The answers to pings say so.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// How a node stands to another.
@@ -442,6 +447,7 @@ impl PeerTransport for Peers {
             session: 0,
             connection: 0,
             since: None,
+            full: false,
         };
         let peer = of_broker(&roster, node.broker());
         Some(peer.map_or(unknown, |peer| peer.liveness.hearing()))

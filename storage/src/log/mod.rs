@@ -352,6 +352,11 @@ impl GroupLog {
         self.log.known_damage()
     }
 
+    /// Whether the disk has more free space than its reserve, which is for what keeps a node going.
+    pub fn has_room(&self) -> bool {
+        self.store.shared.space.writable()
+    }
+
     /// Epoch history: (leader epoch, its first offset), ascending.
     pub fn epochs(&self) -> Vec<(i32, i64)> {
         self.log.state.lock().epochs.clone()

@@ -6,6 +6,7 @@ mod dev;
 mod entering;
 mod failover;
 mod forwarding;
+mod full;
 mod groups;
 mod leaving;
 mod moving;

@@ -1,0 +1,87 @@
+//! The disk of one node is full up to its reserve (R11): the others lead and go on, and it comes back when there is space.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use klamm_tests::cluster::Cluster;
+use klamm_tests::load::{self, Load, TOPIC};
+use klamm_tests::volume::Volume;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use crate::rig::{client, eventually, topic_is};
+
+/// Far more than anything takes on a machine that is not busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+const VOLUME_MEBIBYTES: u64 = 512;
+/// Less than the reserve, and more than can be written until the node has looked.
+const LEFT_BYTES: u64 = 100 << 20;
+const SETTINGS: [&str; 4] = [
+    "klamm.disk.reserve.bytes=134217728",
+    "min.insync.replicas=2",
+    "replica.lag.time.max.ms=2000",
+    "leader.imbalance.check.interval.seconds=1",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_full_disk_leads_nothing_until_there_is_space() -> Result<()> {
+    const FULL: i32 = 1;
+    let dir = tempfile::tempdir()?;
+    let volume = match Volume::new(dir.path(), VOLUME_MEBIBYTES) {
+        Ok(volume) => volume,
+        Err(cause) => {
+            println!("skipped: no small file system: {cause:#}");
+            return Ok(());
+        }
+    };
+    let mut cluster = Cluster::new(3, &SETTINGS)?;
+    std::fs::create_dir(volume.path().join("data"))?;
+    symlink(
+        volume.path().join("data"),
+        cluster.node(FULL).dir.join("data"),
+    )?;
+    for id in 1..=3 {
+        cluster.launch(id)?;
+    }
+    cluster.wait_ready()?;
+    let bootstrap = cluster.bootstrap();
+    load::create_replicated_topic(&bootstrap, 3).await?;
+    let watcher = client(&cluster).await?;
+    let before = topic_is(&watcher, TOPIC, |partition| partition.in_sync.len() == 3).await?;
+    let led = before.partitions.iter().filter(|p| p.leader == Some(FULL));
+    ensure!(led.count() > 0, "node {FULL} leads nothing: {before:?}");
+
+    let mut load = Load::start(&bootstrap, 2);
+    load.more(100, PATIENCE).await?;
+    let ballast = volume.path().join("ballast");
+    let file = std::fs::File::create(&ballast)?;
+    let space = statvfs(volume.path())?;
+    let bytes = (space.f_bavail * space.f_frsize).saturating_sub(LEFT_BYTES);
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    drop(file);
+
+    topic_is(&watcher, TOPIC, |partition| {
+        partition.leader.is_some_and(|leader| leader != FULL) && !partition.in_sync.contains(&FULL)
+    })
+    .await?;
+    load.more(200, PATIENCE).await?;
+    let (status, words) = cluster.node(FULL).get("/ready")?;
+    ensure!(status == 200 && words.contains("full"), "{status} {words}");
+    let (_, metrics) = cluster.node(FULL).get("/metrics")?;
+    ensure!(metrics.contains("klamm_writable 0"), "{metrics}");
+
+    std::fs::remove_file(&ballast)?;
+    topic_is(&watcher, TOPIC, |partition| {
+        partition.in_sync.len() == 3 && partition.leader == partition.replicas.first().copied()
+    })
+    .await?;
+    load.more(100, PATIENCE).await?;
+    let history = load.finish().await?;
+    load::check_all(&bootstrap, &history).await?;
+    let ready = async || {
+        let (_, words) = cluster.node(FULL).get("/ready")?;
+        ensure!(words == "ready\n", "{words}");
+        Ok(())
+    };
+    eventually(ready).await
+}
