@@ -3,7 +3,7 @@
 # What compiling needs: a C++ compiler for RocksDB, libclang for its bindings.
 BUILD_PACKAGES="clang g++ libclang-dev make"
 # What the tests need besides: file systems whose power can be cut, networks that can be cut, clients.
-TEST_PACKAGES="default-jdk-headless e2fsprogs iproute2 kcat maven mount nftables python3 python3-venv"
+TEST_PACKAGES="default-jdk-headless e2fsprogs faketime iproute2 kcat maven mount nftables python3 python3-venv"
 
 # install_packages NAME...: those that are not there yet, by apt-get.
 install_packages() {

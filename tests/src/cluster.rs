@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::broker::{binary, freeze, screen};
 use crate::network::Network;
+use crate::wall_clock::WallClock;
 
 /// How long a start may take once all nodes that are needed run.
 pub const START: Duration = Duration::from_secs(30);
@@ -32,6 +33,8 @@ pub struct Node {
     pub dir: PathBuf,
     /// The network namespace it runs in, if not the test's.
     namespace: Option<String>,
+    /// More variables of its process's environment.
+    environment: Vec<(String, PathBuf)>,
     process: Option<Process>,
 }
 
@@ -159,6 +162,14 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// A node is started by this clock from now on.
+    pub fn set_clock(&mut self, id: i32, clock: &WallClock) {
+        let variables = clock
+            .environment()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.node_mut(id).environment = variables.to_vec();
+    }
+
     /// Starts the process of a node; does not wait for it.
     pub fn launch(&mut self, id: i32) -> Result<()> {
         let node = self.node_mut(id);
@@ -176,6 +187,7 @@ impl Cluster {
             }
         };
         let mut child = command
+            .envs(node.environment.iter().map(|(name, value)| (name, value)))
             .args(["start", "--log", "info,openraft=error", "--config"])
             .arg(node.dir.join("server.properties"))
             .stdin(Stdio::null())
@@ -283,6 +295,7 @@ impl Node {
             http,
             dir: dir.join(format!("node-{id}")),
             namespace,
+            environment: Vec::new(),
             process: None,
         };
         std::fs::create_dir_all(&node.dir)?;

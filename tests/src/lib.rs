@@ -10,3 +10,4 @@ pub mod network;
 pub mod pulse;
 pub mod rot;
 pub mod volume;
+pub mod wall_clock;

@@ -1,7 +1,6 @@
 //! The wall clock of the running program jumps by years, forward and back (libfaketime): nothing is
 //! deleted, no offset expires, clients are served; and retention goes on when the clock is back.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,11 +10,8 @@ use klamm_client::{
 };
 use klamm_tests::broker::Broker;
 use klamm_tests::load;
+use klamm_tests::wall_clock::WallClock;
 
-const LIBRARIES: [&str; 2] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-];
 /// What looks after age looks often.
 const SETTINGS: [&str; 10] = [
     "--set",
@@ -32,13 +28,6 @@ const SETTINGS: [&str; 10] = [
 const GROUP: &str = "late";
 /// Longer than all intervals above together.
 const LOOKS: Duration = Duration::from_secs(3);
-
-fn library() -> Option<PathBuf> {
-    LIBRARIES
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.exists())
-}
 
 fn topic(name: &str, configs: &[(&str, &str)]) -> NewTopic {
     let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -80,23 +69,13 @@ async fn write(producer: &Producer, count: u32) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wall_clock_that_jumps_by_years_deletes_nothing() -> Result<()> {
-    let Some(library) = library() else {
+    let dir = tempfile::tempdir()?;
+    let Some(clock) = WallClock::new(dir.path())? else {
         println!("skipped: libfaketime is not installed");
         return Ok(());
     };
-    let dir = tempfile::tempdir()?;
-    let offset_file = dir.path().join("clock");
-    let jump = |by: &str| std::fs::write(&offset_file, format!("{by}\n"));
-    jump("+0")?;
-    let on = Path::new("1");
-    let environment = [
-        ("LD_PRELOAD", &*library),
-        ("FAKETIME_TIMESTAMP_FILE", &*offset_file),
-        ("FAKETIME_NO_CACHE", on),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", on),
-        ("DONT_FAKE_MONOTONIC", on),
-    ];
-    let broker = Broker::start_in(&dir.path().join("data"), 0, &SETTINGS, &environment)?;
+    let data = dir.path().join("data");
+    let broker = Broker::start_in(&data, 0, &SETTINGS, &clock.environment())?;
     let client = Client::connect(&broker.address, load::patient()).await?;
     // What clients say of the time is not in question here.
     let any_time = ("message.timestamp.after.max.ms", "9223372036854775807");
@@ -125,7 +104,7 @@ async fn a_wall_clock_that_jumps_by_years_deletes_nothing() -> Result<()> {
     }
     let mut written = 60;
     for by in ["+5y", "-5y", "+0"] {
-        jump(by)?;
+        clock.jump(by)?;
         tokio::time::sleep(LOOKS).await;
         let start = offset(&client, "timed", OffsetSpec::Earliest).await?;
         ensure!(start == 0, "{by}: retention went up to {start}");

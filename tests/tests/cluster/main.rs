@@ -2,6 +2,7 @@
 //! what its state looks like.
 
 mod acks;
+mod clocks;
 mod dev;
 mod entering;
 mod failover;
