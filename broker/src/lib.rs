@@ -10,6 +10,7 @@ mod drain;
 mod features;
 pub mod fetch;
 mod handlers;
+pub mod host;
 mod http;
 mod identity;
 mod jump;

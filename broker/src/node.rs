@@ -16,8 +16,7 @@ use klamm_metadata::settings::{Listeners, Settings, TopicSettings};
 use klamm_metadata::{Broker, Command, Endpoint, Image, Topic};
 use klamm_protocol::{ErrorCode, Features};
 use klamm_raft::{Groups, NodeId};
-use klamm_storage::disk::{Disk, RealDisk};
-use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store, SystemClock};
+use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -31,6 +30,7 @@ use crate::controller::{Controller, SnapshotLimits};
 use crate::coordinator::{self, Coordinators};
 use crate::drain;
 use crate::fetch::FetchSessions;
+use crate::host::Host;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
 use crate::jump::JumpGuard;
@@ -372,8 +372,10 @@ pub enum StartError {
 }
 
 /// How a node is to run, beyond its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeOptions {
+    /// What it runs on.
+    pub host: Arc<dyn Host>,
     /// Settings, checked.
     pub settings: Settings,
     /// Data directory.
@@ -414,12 +416,12 @@ impl Node {
         let shape = cluster::shape::of(&settings)?;
         let mut ports = Ports::bind(&settings, &listeners, shape.as_ref(), options.http).await?;
         let (http, controller_port) = (ports.http_address(), ports.controller_port());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let host = options.host;
+        let clock = host.clock();
         // Before anything is changed in a directory that may be another node's or a newer program's.
         let known = Identity::load(&options.data_dir, settings.node_id())?;
         let (store, recovery) =
-            open_store(&options.data_dir, &settings, disk, clock.clone()).await?;
+            open_store(&options.data_dir, &settings, host.clone(), clock.clone()).await?;
         let mut identity = match known {
             Some(identity) => identity,
             None => Identity::create(&options.data_dir, settings.node_id())?,
@@ -444,7 +446,7 @@ impl Node {
             if let Some((_, Endpoint { host, port })) = reached {
                 cluster.is_reached_at(cluster::shape::join(&host, port));
             }
-            let groups = groups(identity.replica_id(), &cluster);
+            let groups = groups(identity.replica_id(), &cluster, host.clone());
             cluster.serve(ports.controller()?, &groups);
             match enter(&store, &cluster, &starting).await? {
                 Beginning::Found(voters) => break (cluster, groups, Some(voters)),
@@ -580,7 +582,7 @@ impl Node {
         let _ =
             tokio::time::timeout(Duration::from_millis(300), self.shared.groups.shutdown()).await;
         let store = self.shared.store.clone();
-        match tokio::task::spawn_blocking(move || store.close()).await {
+        match klamm_raft::blocking::spawn_blocking(move || store.close()).await {
             Ok(result) => result,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }

@@ -254,7 +254,7 @@ async fn release_id(shared: &Shared, group: GroupId) -> Result<(), StorageError>
         return Ok(());
     }
     let store = shared.store.clone();
-    let released = tokio::task::spawn_blocking(move || store.release_id(group)).await;
+    let released = klamm_raft::blocking::spawn_blocking(move || store.release_id(group)).await;
     released.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 

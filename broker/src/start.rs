@@ -11,13 +11,13 @@ use klamm_metadata::settings::{Advertised, Listeners, Settings};
 use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
 use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
-use klamm_storage::disk::Disk;
 use klamm_storage::{Clock, LogSettings, RecoveryReport, Store, StoreOptions};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
 use crate::cluster::{Beginning, Cluster, Shape};
 use crate::controller::{Controller, MetadataMachine, SnapshotLimits};
+use crate::host::Host;
 use crate::identity::Identity;
 use crate::node::{Shared, StartError};
 use crate::partition::log_settings;
@@ -113,7 +113,7 @@ fn millis(millis: i64) -> Duration {
 pub async fn open_store(
     dir: &Path,
     settings: &Settings,
-    disk: Arc<dyn Disk>,
+    host: Arc<dyn Host>,
     clock: Arc<dyn Clock>,
 ) -> Result<(Store, RecoveryReport), StartError> {
     let options = StoreOptions {
@@ -125,23 +125,24 @@ pub async fn open_store(
         max_open_files: max_open_files(settings),
         ..StoreOptions::new(dir)
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(options, disk, clock)).await;
+    let opening = host.clone();
+    let open = move || opening.open_store(options, clock);
+    let opened = klamm_raft::blocking::spawn_blocking(open).await;
     let (store, report) =
         opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
-    store.on_failure(Box::new(|failure| {
+    store.on_failure(Box::new(move |failure| {
         // Going on could acknowledge what is not there (R1). The next start recovers.
         error!(%failure, "the store failed; the process ends");
-        eprintln!(
+        host.end(&format!(
             "error: the store failed and the process ends\ncause: {failure}\n\
              try: check the disk, then start again: everything acknowledged is recovered"
-        );
-        std::process::abort();
+        ));
     }));
     Ok((store, report))
 }
 
 /// The node's Raft groups, none of them open.
-pub fn groups(node: NodeId, cluster: &Cluster) -> Groups {
+pub fn groups(node: NodeId, cluster: &Cluster, host: Arc<dyn Host>) -> Groups {
     let transport = cluster.transport();
     let (heartbeat_interval, election_timeout) = match transport {
         None => ALONE,
@@ -152,11 +153,12 @@ pub fn groups(node: NodeId, cluster: &Cluster) -> Groups {
         heartbeat_interval,
         election_timeout,
     };
-    let on_fatal = Arc::new(|group: GroupId, cause: String| {
+    let on_fatal = Arc::new(move |group: GroupId, cause: String| {
         // There is no dead group on a live node.
         error!(%group, cause, "a Raft group failed; the process ends");
-        eprintln!("error: Raft group {group} failed and the process ends\ncause: {cause}");
-        std::process::abort();
+        host.end(&format!(
+            "error: Raft group {group} failed and the process ends\ncause: {cause}"
+        ));
     });
     let runtime = tokio::runtime::Handle::current();
     match transport {

@@ -125,7 +125,7 @@ impl Machine {
         let log = self.shared.log.clone();
         durable(move |done| {
             // Waits for the disk.
-            tokio::task::spawn_blocking(move || log.install(fill, done));
+            crate::blocking::spawn_blocking(move || log.install(fill, done));
         })
         .await
     }
@@ -171,7 +171,7 @@ impl Machine {
 pub(crate) async fn restore(shared: &Arc<Shared>, end_offset: i64) -> Result<(), StorageError> {
     let work = Arc::clone(shared);
     let restore = move || work.machine.restore(&work.log, end_offset);
-    let restored = tokio::task::spawn_blocking(restore).await;
+    let restored = crate::blocking::spawn_blocking(restore).await;
     restored.map_err(|error| StorageError::Io(error.to_string().into()))?
 }
 

@@ -22,6 +22,7 @@ use klamm_records::GroupId;
 use parking_lot::Mutex;
 
 use crate::error::StorageError;
+use crate::hands::JournalHands;
 use crate::index::{Check, IndexBatch};
 use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
@@ -150,6 +151,12 @@ pub(crate) struct Checkpointer {
     journal: Sender<Message>,
     requests: Receiver<Request>,
     spares: Arc<Mutex<Spares>>,
+    /// The journal, where it has no thread.
+    hands: Option<JournalHands>,
+    /// When a checkpoint is due by time.
+    due: Option<Instant>,
+    /// What is done between requests.
+    work: Option<Work>,
 }
 
 impl Checkpointer {
@@ -159,11 +166,26 @@ impl Checkpointer {
         requests: Receiver<Request>,
         spares: Arc<Mutex<Spares>>,
     ) -> Checkpointer {
+        let work = Some(match shared.pair.lacks_copy() {
+            true => Work::Copy,
+            false => Work::Check(Check::new()),
+        });
         Checkpointer {
             shared,
             journal,
             requests,
             spares,
+            hands: None,
+            due: None,
+            work,
+        }
+    }
+
+    /// One that drives the journal itself.
+    pub(crate) fn driving(self, hands: JournalHands) -> Checkpointer {
+        Checkpointer {
+            hands: Some(hands),
+            ..self
         }
     }
 
@@ -173,31 +195,46 @@ impl Checkpointer {
 
     /// Serves requests until told to stop; between them copies the index if it has no copy, and goes
     /// through it once.
-    pub(crate) fn run(self) {
-        let interval = self.shared.options.checkpoint_interval;
-        let mut due: Option<Instant> = None;
-        let mut work = Some(match self.shared.pair.lacks_copy() {
-            true => Work::Copy,
-            false => Work::Check(Check::new()),
-        });
+    pub(crate) fn run(mut self) {
         loop {
-            match self.wait(due, work.as_ref().map(Work::pause)) {
-                Wake::Asked(Request::Within) => {
-                    due = due.or_else(|| Instant::now().checked_add(interval));
-                }
-                Wake::Asked(Request::Due) | Wake::Due => {
-                    due = None;
-                    // A failure has been reported by whoever met it.
-                    let _ = self.checkpoint(false);
-                }
-                Wake::Asked(Request::Now { last, answer }) => {
-                    due = None;
-                    let _ = answer.send(self.checkpoint(last));
-                }
-                Wake::Asked(Request::Stop) => return,
-                Wake::Idle => work = work.take().and_then(|work| self.work(work)),
+            let next = self.wait();
+            if !self.serve(next) {
+                return;
             }
         }
+    }
+
+    /// Does what is to be done now; false if nothing is.
+    pub(crate) fn step(&mut self) -> bool {
+        let next = match self.requests.try_recv() {
+            Ok(request) => Wake::Asked(request),
+            Err(_) if self.due.is_some_and(|due| due <= Instant::now()) => Wake::Due,
+            Err(_) if self.work.is_some() => Wake::Idle,
+            Err(_) => return false,
+        };
+        self.serve(next)
+    }
+
+    /// False when told to stop.
+    fn serve(&mut self, next: Wake) -> bool {
+        match next {
+            Wake::Asked(Request::Within) => {
+                let interval = self.shared.options.checkpoint_interval;
+                self.due = self.due.or_else(|| Instant::now().checked_add(interval));
+            }
+            Wake::Asked(Request::Due) | Wake::Due => {
+                self.due = None;
+                // A failure has been reported by whoever met it.
+                let _ = self.checkpoint(false);
+            }
+            Wake::Asked(Request::Now { last, answer }) => {
+                self.due = None;
+                let _ = answer.send(self.checkpoint(last));
+            }
+            Wake::Asked(Request::Stop) => return false,
+            Wake::Idle => self.work = self.work.take().and_then(|work| self.work(work)),
+        }
+        true
     }
 
     /// Does a piece of work that nobody waits for; what is left of it.
@@ -218,9 +255,12 @@ impl Checkpointer {
         }
     }
 
-    /// What comes next; with `pause` so long without anything is something, too.
-    fn wait(&self, due: Option<Instant>, pause: Option<Duration>) -> Wake {
-        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+    /// What comes next; with work to do, so long without anything is something, too.
+    fn wait(&self) -> Wake {
+        let pause = self.work.as_ref().map(Work::pause);
+        let left = self
+            .due
+            .map(|due| due.saturating_duration_since(Instant::now()));
         let Some(timeout) = left.into_iter().chain(pause).min() else {
             return Wake::Asked(self.requests.recv().unwrap_or(Request::Stop));
         };
@@ -304,6 +344,9 @@ impl Checkpointer {
         let (answer, answered) = bounded(1);
         let stopped = || StorageError::Poisoned("the journal thread ended".into());
         self.journal.send(message(answer)).map_err(|_| stopped())?;
+        if let Some(hands) = &self.hands {
+            hands.finish();
+        }
         answered.recv().map_err(|_| stopped())?
     }
 }

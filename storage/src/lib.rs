@@ -6,6 +6,7 @@ pub mod clock;
 pub mod disk;
 mod entry;
 mod error;
+mod hands;
 mod health;
 pub mod index;
 mod journal;
@@ -17,11 +18,13 @@ mod recovery;
 mod segment;
 mod stats;
 mod store;
+mod threads;
 
 pub use clock::{Clock, ManualClock, Steady, SystemClock};
 pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
 pub use entry::{Batch, Entry, Payload, RaftState, Vote};
 pub use error::{Completion, OpenError, StorageError};
+pub use hands::Hands;
 pub use index::{Index, IndexBatch, IndexStore, MemoryIndexStore, RocksIndexStore};
 pub use log::{
     Chunk, Compaction, CompactionError, CompactionRules, Fill, FillError, FillPlace, FillSource,

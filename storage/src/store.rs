@@ -1,14 +1,12 @@
-//! The store of one node: its logs, its two threads, its health.
+//! The store of one node: its logs, its queues, its health.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 use bytes::{Buf, BufMut};
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use klamm_records::GroupId;
 use parking_lot::{Mutex, RwLock};
 
@@ -17,15 +15,19 @@ use crate::checkpoint::{Checkpointer, Request};
 use crate::clock::{Clock, Steady};
 use crate::disk::{Disk, DiskLock, FileCache};
 use crate::error::{Completion, OpenError, StorageError};
+use crate::hands::{Hands, JournalHands};
 use crate::health::{Failure, Gate, Space};
 use crate::index::{Index, IndexStore, Pair, RocksIndexStore};
-use crate::journal::{Done, Frame, FrameBody, Message, Op, QUEUE_LEN, Rounds, RoundsContext};
+use crate::journal::{
+    Done, Frame, FrameBody, JournalFiles, Message, Op, QUEUE_LEN, Rounds, RoundsContext, Spares,
+};
 use crate::layout;
 use crate::log::{GroupLog, Log, LogState};
 use crate::options::{LogSettings, StoreOptions};
 use crate::producers::ProducerStates;
 use crate::recovery::{Recovered, RecoveryReport, recover};
 use crate::stats::{Counters, StoreStats};
+use crate::threads::{self, Threads};
 
 /// Requests to the checkpoint thread that may wait.
 const REQUESTS: usize = 64;
@@ -91,12 +93,17 @@ pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     journal: Sender<Message>,
     checkpoints: Sender<Request>,
-    threads: Mutex<Option<Threads>>,
+    workers: Mutex<Option<Workers>>,
+    /// Where there are no threads: tells who has to do their work that there is some.
+    wake: Option<Wake>,
 }
 
-struct Threads {
-    journal: JoinHandle<()>,
-    checkpoints: JoinHandle<()>,
+type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// Who does what is queued.
+enum Workers {
+    Threads(Threads),
+    Driven(Hands),
 }
 
 impl Handle {
@@ -105,6 +112,18 @@ impl Handle {
     pub(crate) fn send(&self, op: Op) {
         // A refused message is dropped, and its completion called by that.
         let _ = self.journal.send(Message::Op(op));
+        if let Some(wake) = &self.wake {
+            wake();
+        }
+    }
+
+    /// Where there are no threads: does their work, so that who waits for them next waits for nothing.
+    pub(crate) fn help(&self) {
+        let driven = match &*self.workers.lock() {
+            Some(Workers::Driven(hands)) => hands.clone(),
+            _ => return,
+        };
+        driven.finish();
     }
 
     /// Waits until everything queued is durable and in the segment files.
@@ -118,28 +137,11 @@ impl Handle {
     /// Ends the threads, without a checkpoint. What is queued may or may not become durable.
     fn stop(&self) {
         self.shared.failure.close();
-        let Some(threads) = self.threads.lock().take() else {
+        let Some(Workers::Threads(threads)) = self.workers.lock().take() else {
             return;
         };
-        let (journal, checkpoints) = (self.journal.clone(), self.checkpoints.clone());
-        let stop = move || {
-            let _ = checkpoints.send(Request::Stop);
-            let _ = threads.checkpoints.join();
-            let _ = journal.send(Message::Stop);
-            let _ = threads.journal.join();
-        };
-        if OF_A_STORE.get() {
-            // A completion dropped the last handle: the thread it runs on cannot wait for itself.
-            let _ = std::thread::Builder::new().spawn(stop);
-        } else {
-            stop();
-        }
+        threads.stop(self.journal.clone(), self.checkpoints.clone());
     }
-}
-
-thread_local! {
-    /// Whether this thread is one of a store's own.
-    static OF_A_STORE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Drop for Handle {
@@ -172,69 +174,49 @@ impl Store {
         indexes: &(impl IndexStore + Clone + 'static),
         clock: Arc<dyn Clock>,
     ) -> Result<(Store, RecoveryReport), OpenError> {
-        let layout::Opened {
-            lock,
-            index,
-            pair,
-            salt,
-            findings,
-        } = layout::open(disk.as_ref(), Box::new(indexes.clone()), &options.dir)?;
-        let space = Space::new(Arc::clone(&disk), Arc::clone(&clock), &options);
-        let shared = Arc::new(Shared {
-            files: FileCache::new(Arc::clone(&disk), options.max_open_files),
-            options,
-            disk,
-            steady: Steady::new(Arc::clone(&clock)),
-            clock,
-            index,
-            pair,
-            groups: RwLock::default(),
-            failure: Failure::default(),
-            gate: Gate::default(),
-            space,
-            buffers: Buffers::default(),
-            counters: Counters::new(),
-            fills: AtomicUsize::new(0),
-            deleted: Mutex::default(),
-            retired: Mutex::default(),
-            releasing: Mutex::default(),
-            booked: Mutex::default(),
-            graves: Mutex::default(),
-            root_unsynced: AtomicBool::new(false),
-            dir_sync: Mutex::default(),
-            _lock: lock,
-        });
-        let recovered = recover(&shared, salt)?;
-        let Recovered {
-            mut report,
-            files,
-            spares,
-            dirty,
-        } = recovered;
-        let damages = findings.len() as u64;
-        let counter = &shared.counters.corruptions;
-        counter.fetch_add(damages, Ordering::Relaxed);
-        report.corrupt.extend(findings);
+        let (prepared, report) = Prepared::new(options, disk, indexes, clock)?;
         let (journal, queue) = bounded(QUEUE_LEN);
         let (checkpoints, requests) = bounded(REQUESTS);
-        let context = RoundsContext {
-            shared: Arc::clone(&shared),
-            files,
-            queue,
-            checkpoints: checkpoints.clone(),
-            dirty,
-        };
-        let checkpointer =
-            Checkpointer::new(Arc::clone(&shared), journal.clone(), requests, spares);
-        let threads = start_threads(context, checkpointer)?;
-        let threads = Mutex::new(Some(threads));
+        let queues = (journal.clone(), checkpoints.clone());
+        let (shared, context, checkpointer) = prepared.workers(queues, queue, requests);
+        let threads = threads::start(context, checkpointer)?;
         let handle = Arc::new(Handle {
             shared,
             journal,
             checkpoints,
-            threads,
+            workers: Mutex::new(Some(Workers::Threads(threads))),
+            wake: None,
         });
         Ok((Store { handle }, report))
+    }
+
+    /// Like [`Store::open_with`], without threads: the caller does their work with the [`Hands`].
+    /// `wake` is called when some has come, from wherever that is; it must not do it there.
+    pub fn open_driven(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        indexes: &(impl IndexStore + Clone + 'static),
+        clock: Arc<dyn Clock>,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<(Store, RecoveryReport, Hands), OpenError> {
+        let (prepared, report) = Prepared::new(options, disk, indexes, clock)?;
+        // Nobody could make room in a queue that is full.
+        let (journal, queue) = unbounded();
+        let (checkpoints, requests) = unbounded();
+        let queues = (journal.clone(), checkpoints.clone());
+        let (shared, context, checkpointer) = prepared.workers(queues, queue, requests);
+        let (rounds, segments) = Rounds::driven(context);
+        let journal_hands = JournalHands::new(rounds, segments);
+        let checkpointer = checkpointer.driving(journal_hands.clone());
+        let hands = Hands::new(journal_hands, checkpointer);
+        let handle = Arc::new(Handle {
+            shared,
+            journal,
+            checkpoints,
+            workers: Mutex::new(Some(Workers::Driven(hands.clone()))),
+            wake: Some(wake),
+        });
+        Ok((Store { handle }, report, hands))
     }
 
     /// Ids of all groups, ascending.
@@ -431,7 +413,7 @@ impl Store {
 
     /// Final checkpoint and stop of the threads; blocking. Operations after it fail.
     pub fn close(&self) -> Result<(), StorageError> {
-        if self.handle.threads.lock().is_none() {
+        if self.handle.workers.lock().is_none() {
             return Ok(());
         }
         self.handle.shared.failure.close();
@@ -447,55 +429,94 @@ impl Store {
             .checkpoints
             .send(Request::Now { last, answer })
             .map_err(|e| closed(e.to_string()))?;
+        self.handle.help();
         answered.recv().map_err(|e| closed(e.to_string()))?
     }
 }
 
-fn start_threads(context: RoundsContext, checkpointer: Checkpointer) -> Result<Threads, OpenError> {
-    let failed = |e| OpenError::failed("starting a thread", e);
-    let guard = PanicGuard::new(&context.shared);
-    let rounds = Rounds::new(context)?;
-    let journal = std::thread::Builder::new()
-        .name("klamm-journal".to_owned())
-        .spawn(move || {
-            guard.enter();
-            rounds.run();
-        })
-        .map_err(failed)?;
-    let guard = PanicGuard::new(&checkpointer.shared());
-    let checkpoints = std::thread::Builder::new()
-        .name("klamm-checkpoint".to_owned())
-        .spawn(move || {
-            guard.enter();
-            checkpointer.run();
-        })
-        .map_err(failed)?;
-    Ok(Threads {
-        journal,
-        checkpoints,
-    })
+/// A store that is recovered and has nobody yet who does its work.
+struct Prepared {
+    shared: Arc<Shared>,
+    files: JournalFiles,
+    spares: Arc<Mutex<Spares>>,
+    dirty: bool,
 }
 
-/// A thread that panics must not leave its clients waiting: the store stops as a whole.
-pub(crate) struct PanicGuard(Arc<Shared>);
-
-impl PanicGuard {
-    pub(crate) fn new(shared: &Arc<Shared>) -> PanicGuard {
-        PanicGuard(Arc::clone(shared))
+impl Prepared {
+    fn new(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        indexes: &(impl IndexStore + Clone + 'static),
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Prepared, RecoveryReport), OpenError> {
+        let layout::Opened {
+            lock,
+            index,
+            pair,
+            salt,
+            findings,
+        } = layout::open(disk.as_ref(), Box::new(indexes.clone()), &options.dir)?;
+        let space = Space::new(Arc::clone(&disk), Arc::clone(&clock), &options);
+        let shared = Arc::new(Shared {
+            files: FileCache::new(Arc::clone(&disk), options.max_open_files),
+            options,
+            disk,
+            steady: Steady::new(Arc::clone(&clock)),
+            clock,
+            index,
+            pair,
+            groups: RwLock::default(),
+            failure: Failure::default(),
+            gate: Gate::default(),
+            space,
+            buffers: Buffers::default(),
+            counters: Counters::new(),
+            fills: AtomicUsize::new(0),
+            deleted: Mutex::default(),
+            retired: Mutex::default(),
+            releasing: Mutex::default(),
+            booked: Mutex::default(),
+            graves: Mutex::default(),
+            root_unsynced: AtomicBool::new(false),
+            dir_sync: Mutex::default(),
+            _lock: lock,
+        });
+        let recovered = recover(&shared, salt)?;
+        let Recovered {
+            mut report,
+            files,
+            spares,
+            dirty,
+        } = recovered;
+        let damages = findings.len() as u64;
+        let counter = &shared.counters.corruptions;
+        counter.fetch_add(damages, Ordering::Relaxed);
+        report.corrupt.extend(findings);
+        let prepared = Prepared {
+            shared,
+            files,
+            spares,
+            dirty,
+        };
+        Ok((prepared, report))
     }
 
-    /// To be called first on the thread that is guarded.
-    pub(crate) fn enter(&self) {
-        OF_A_STORE.set(true);
-    }
-}
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let name = std::thread::current().name().unwrap_or_default().to_owned();
-            self.0.failure.poison(&format!("thread {name} panicked"));
-        }
+    fn workers(
+        self,
+        (journal, checkpoints): (Sender<Message>, Sender<Request>),
+        queue: Receiver<Message>,
+        requests: Receiver<Request>,
+    ) -> (Arc<Shared>, RoundsContext, Checkpointer) {
+        let shared = self.shared;
+        let context = RoundsContext {
+            shared: Arc::clone(&shared),
+            files: self.files,
+            queue,
+            checkpoints,
+            dirty: self.dirty,
+        };
+        let checkpointer = Checkpointer::new(Arc::clone(&shared), journal, requests, self.spares);
+        (shared, context, checkpointer)
     }
 }
 

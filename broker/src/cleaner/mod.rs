@@ -189,7 +189,7 @@ async fn clean(
     let log = partition.log().clone();
     let before = log.compacted_offset();
     let pass = move || log.compact(&rules, &mut |bytes| throttle.take(bytes));
-    let done = tokio::task::spawn_blocking(pass).await??;
+    let done = klamm_raft::blocking::spawn_blocking(pass).await??;
     match done.compacted_offset > before {
         true => Ok(done),
         false => Err(Failure::NotPurged),

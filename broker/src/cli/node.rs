@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -17,6 +18,7 @@ use tracing::warn;
 
 use super::error::UserError;
 use super::output;
+use crate::host::ThisMachine;
 use crate::identity::IdentityError;
 use crate::node::{Node, NodeOptions, StartError};
 use crate::server::BindError;
@@ -90,6 +92,7 @@ pub(super) fn run(run: Run, screen: impl FnOnce(&Node, u128) -> String) -> Resul
         .map_err(|cause| no_start(&cause))?;
     let (data_dir, started) = (run.data_dir.clone(), run.started);
     let options = NodeOptions {
+        host: Arc::new(ThisMachine),
         settings: run.settings,
         data_dir: run.data_dir,
         http: run.http,

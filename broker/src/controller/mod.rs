@@ -259,7 +259,7 @@ impl Task {
         }
         let start = image.last_offset() + 1;
         let encode = move || image.snapshot().iter().map(Record::encode).collect();
-        let values: Vec<Vec<u8>> = match tokio::task::spawn_blocking(encode).await {
+        let values: Vec<Vec<u8>> = match klamm_raft::blocking::spawn_blocking(encode).await {
             Ok(values) => values,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };

@@ -190,7 +190,7 @@ async fn with_seconds(
 ) -> Vec<GroupLag> {
     let known = std::mem::take(timestamps);
     let now_ms = shared.clock.now_ms();
-    let work = tokio::task::spawn_blocking(move || {
+    let work = klamm_raft::blocking::spawn_blocking(move || {
         let mut kept = Timestamps::new();
         let lags = committed
             .iter()

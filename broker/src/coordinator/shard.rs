@@ -162,7 +162,7 @@ impl Task {
         }
         drop(watch);
         let partition = self.partition.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = klamm_raft::blocking::spawn_blocking(move || {
             let mut shard = Shard::new();
             // The rules are run here too: see `guarded`.
             catch_unwind(AssertUnwindSafe(|| {

@@ -109,7 +109,7 @@ async fn describe_partition(
     let high_watermark = partition.high_watermark();
     let (now, now_ms) = (Instant::now(), ctx.shared.clock.now_ms());
     // Replicas that are behind are looked up in the log.
-    let looking = tokio::task::spawn_blocking(move || partition.standings(now));
+    let looking = klamm_raft::blocking::spawn_blocking(move || partition.standings(now));
     let standings = match looking.await {
         Ok(Ok(standings)) => standings.ok_or(elsewhere)?,
         Ok(Err(error)) => return Err(storage_error(&error)),

@@ -300,7 +300,7 @@ impl Fetch {
         let permit = self.ctx.shared.cold_reads.clone().acquire_owned().await;
         // The permit comes back with what was found: by then the thread is free for the next read,
         // which would start another one else.
-        match tokio::task::spawn_blocking(move || (self.read_now(), permit)).await {
+        match klamm_raft::blocking::spawn_blocking(move || (self.read_now(), permit)).await {
             Ok((found, _permit)) => found,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

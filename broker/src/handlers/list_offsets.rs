@@ -129,7 +129,7 @@ async fn position(
                     timestamp => partition.offset_for_timestamp(timestamp, isolation),
                 }
             };
-            let found = tokio::task::spawn_blocking(search)
+            let found = klamm_raft::blocking::spawn_blocking(search)
                 .await
                 .map_err(|_| ErrorCode::UNKNOWN_SERVER_ERROR)??;
             Ok(found.map_or(

@@ -196,7 +196,7 @@ async fn prepare_elsewhere(mut produce: Produce) -> BoxFuture<'static, Reply> {
     let budget = produce.ctx.shared.codec_budget.clone();
     for output in [FIRST_OUTPUT.min(budget.most()), budget.most()] {
         let room = budget.room(output).await;
-        let work = tokio::task::spawn_blocking(move || {
+        let work = klamm_raft::blocking::spawn_blocking(move || {
             let prepared = produce.prepare(Place::Thread { output });
             drop(room);
             (produce, prepared)

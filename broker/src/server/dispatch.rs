@@ -117,7 +117,7 @@ pub fn start(shared: &Arc<Shared>, info: &Arc<ConnectionInfo>, frame: Bytes) -> 
 /// others. A few at a time, since what they decode to is larger than they are.
 async fn route_elsewhere(ctx: RequestContext, body: Bytes) -> BoxFuture<'static, Reply> {
     let permit = ctx.shared.large_requests.clone().acquire_owned().await;
-    let work = tokio::task::spawn_blocking(move || {
+    let work = klamm_raft::blocking::spawn_blocking(move || {
         let started = route(ctx, body);
         drop(permit);
         started
@@ -250,8 +250,7 @@ where
 
 /// Puts an answer together off the runtime: a megabyte takes as long as many small ones of others.
 async fn elsewhere(answer: impl Future<Output = Reply> + Send + 'static) -> Reply {
-    let runtime = tokio::runtime::Handle::current();
-    let work = tokio::task::spawn_blocking(move || runtime.block_on(answer));
+    let work = klamm_raft::blocking::spawn_heavy(answer);
     let failed = |error| Reply::Close(format!("an answer failed: {error}"));
     work.await.unwrap_or_else(failed)
 }

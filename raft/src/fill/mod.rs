@@ -130,7 +130,7 @@ impl GroupFills {
         let mut incoming = Arc::clone(&self.incoming).lock_owned().await;
         *self.progress.lock() = None;
         // Removes files.
-        let dropped = tokio::task::spawn_blocking(move || incoming.give_up()).await;
+        let dropped = crate::blocking::spawn_blocking(move || incoming.give_up()).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "what there was of a fill was not removed");
         }

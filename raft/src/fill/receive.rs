@@ -147,7 +147,7 @@ fn seen(from: NodeId, fill: &Fill) -> FillProgress {
 async fn blocking(
     work: impl FnOnce() -> Result<FillAnswer, StorageError> + Send + 'static,
 ) -> Result<FillAnswer, ProposeError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = crate::blocking::spawn_blocking(work).await;
     Ok(done.map_err(|_| ProposeError::Stopped)??)
 }
 

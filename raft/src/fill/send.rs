@@ -152,7 +152,7 @@ impl Sender<'_> {
         loop {
             while let Some(at) = next.filter(|_| under_way.len() < WINDOW) {
                 let source = Arc::clone(&self.source);
-                let read = tokio::task::spawn_blocking(move || source.read(at, CHUNK_BYTES));
+                let read = crate::blocking::spawn_blocking(move || source.read(at, CHUNK_BYTES));
                 let chunk = read.await.map_err(io::Error::other)?;
                 let chunk = chunk.map_err(io::Error::other)?;
                 next = chunk.next;

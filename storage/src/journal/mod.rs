@@ -31,7 +31,7 @@ use crate::log::{FileAction, Log};
 pub(crate) use files::{JournalFiles, JournalPlace, Spares, list_journal, path_of, recycle};
 pub(crate) use format::{Anchor, BatchFrame, CompactedEntry, Cut, Frame, FrameBody, Replacement};
 pub(crate) use reader::{Damage, Loss, Visit, scan};
-pub(crate) use segments::act;
+pub(crate) use segments::{SegmentWriter, act};
 pub(crate) use thread::{Rounds, RoundsContext};
 
 /// Operations that may wait for the journal thread; who comes when it is full waits.

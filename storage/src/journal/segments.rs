@@ -41,33 +41,71 @@ pub(super) enum Write {
     Flush(Sender<Result<(), StorageError>>),
 }
 
-/// The segment writer: serves the queue until the journal thread is gone.
-///
-/// Small rounds wait for each other, so that many small batches of a log are one write.
-pub(super) fn run(shared: &Shared, queue: &Receiver<Write>) {
-    let mut small = SmallRounds::default();
-    loop {
-        let next = match small.until {
-            None => queue.recv().map_err(RecvTimeoutError::from),
-            Some(until) => queue.recv_deadline(until),
-        };
+/// The segment writer. Small rounds wait for each other, so that many small batches of a log are
+/// one write.
+pub(crate) struct SegmentWriter {
+    shared: Arc<Shared>,
+    queue: Receiver<Write>,
+    small: SmallRounds,
+}
+
+impl SegmentWriter {
+    pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Write>) -> SegmentWriter {
+        SegmentWriter {
+            shared,
+            queue,
+            small: SmallRounds::default(),
+        }
+    }
+
+    /// Serves the queue until the journal thread is gone.
+    pub(super) fn run(mut self) {
+        loop {
+            let next = match self.small.until {
+                None => self.queue.recv().map_err(RecvTimeoutError::from),
+                Some(until) => self.queue.recv_deadline(until),
+            };
+            match next {
+                Ok(write) => self.take(write),
+                Err(RecvTimeoutError::Timeout) => self.small.write(&self.shared),
+                Err(RecvTimeoutError::Disconnected) => return self.small.write(&self.shared),
+            }
+        }
+    }
+
+    /// Does what is to be done now; false if nothing is.
+    pub(crate) fn step(&mut self) -> bool {
+        if let Ok(write) = self.queue.try_recv() {
+            self.take(write);
+            return true;
+        }
+        let due = self
+            .small
+            .until
+            .is_some_and(|until| until <= Instant::now());
+        if due {
+            self.small.write(&self.shared);
+        }
+        due
+    }
+
+    fn take(&mut self, next: Write) {
+        let shared = &*self.shared;
         match next {
-            Ok(Write::Round(ops, bulk)) if bulk.is_empty() => {
-                small.add(ops, shared.options.segment_delay);
-                if small.is_full() {
-                    small.write(shared);
+            Write::Round(ops, bulk) if bulk.is_empty() => {
+                self.small.add(ops, shared.options.segment_delay);
+                if self.small.is_full() {
+                    self.small.write(shared);
                 }
             }
-            Ok(Write::Round(ops, bulk)) => {
-                small.write(shared);
+            Write::Round(ops, bulk) => {
+                self.small.write(shared);
                 write(shared, &ops, &bulk);
             }
-            Ok(Write::Flush(answer)) => {
-                small.write(shared);
+            Write::Flush(answer) => {
+                self.small.write(shared);
                 let _ = answer.send(shared.failure.check());
             }
-            Err(RecvTimeoutError::Timeout) => small.write(shared),
-            Err(RecvTimeoutError::Disconnected) => return small.write(shared),
         }
     }
 }

@@ -16,16 +16,18 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use klamm_records::GroupId;
+use parking_lot::Mutex;
 
 use super::files::JournalFiles;
 use super::format::BlockBuilder;
-use super::segments::{self, WAITING_ROUNDS, Write, write_bulk};
+use super::segments::{SegmentWriter, WAITING_ROUNDS, Write, write_bulk};
 use super::{Done, JournalPlace, Message, Op};
 use crate::checkpoint::Request;
 use crate::error::{OpenError, StorageError};
-use crate::store::{PanicGuard, Shared};
+use crate::store::Shared;
+use crate::threads::PanicGuard;
 
 /// A round ends when it holds so many bytes of batches or so many operations.
 const MAX_ROUND_BYTES: u64 = 16 * 1024 * 1024;
@@ -51,53 +53,87 @@ pub(crate) struct Rounds {
     since_rotation: u64,
     requested: bool,
     writes: Option<Sender<Write>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Writer,
+}
+
+/// Who writes segments.
+enum Writer {
+    Thread(Option<JoinHandle<()>>),
+    /// Whoever drives the store, see `hands.rs`.
+    Driven(Arc<Mutex<SegmentWriter>>),
 }
 
 impl Rounds {
     /// Starts the segment writer.
     pub(crate) fn new(context: RoundsContext) -> Result<Rounds, OpenError> {
-        if context.dirty {
-            // The checkpoint thread is idle at start: there is room for this.
-            let _ = context.checkpoints.try_send(Request::Within);
-        }
         let (writes, queue) = bounded(WAITING_ROUNDS);
-        let shared = Arc::clone(&context.shared);
-        let guard = PanicGuard::new(&shared);
+        let writer = SegmentWriter::new(Arc::clone(&context.shared), queue);
+        let guard = PanicGuard::new(&context.shared);
         let writer = std::thread::Builder::new()
             .name("klamm-segments".to_owned())
             .spawn(move || {
                 guard.enter();
-                segments::run(&shared, &queue);
+                writer.run();
             })
             .map_err(|e| OpenError::failed("starting a thread", e))?;
-        let (writes, writer) = (Some(writes), Some(writer));
-        Ok(Rounds {
+        Ok(Rounds::with(context, writes, Writer::Thread(Some(writer))))
+    }
+
+    /// With a segment writer that somebody has to drive, as these rounds.
+    pub(crate) fn driven(context: RoundsContext) -> (Rounds, Arc<Mutex<SegmentWriter>>) {
+        // Nobody could make room in a queue that is full.
+        let (writes, queue) = unbounded();
+        let writer = SegmentWriter::new(Arc::clone(&context.shared), queue);
+        let writer = Arc::new(Mutex::new(writer));
+        let rounds = Rounds::with(context, writes, Writer::Driven(Arc::clone(&writer)));
+        (rounds, writer)
+    }
+
+    fn with(context: RoundsContext, writes: Sender<Write>, writer: Writer) -> Rounds {
+        if context.dirty {
+            // The checkpoint thread is idle at start: there is room for this.
+            let _ = context.checkpoints.try_send(Request::Within);
+        }
+        Rounds {
             context,
             since_rotation: 0,
             requested: false,
-            writes,
+            writes: Some(writes),
             writer,
-        })
+        }
     }
 
     /// Serves the queue until told to stop.
     pub(crate) fn run(mut self) {
         while let Ok(first) = self.context.queue.recv() {
-            let mut ops = Vec::new();
-            let control = self.collect(first, &mut ops);
-            self.round(ops);
-            match control {
-                Some(Message::Rotate(answer)) => {
-                    let _ = answer.send(self.rotate());
-                }
-                Some(Message::Barrier(answer)) => {
-                    self.write(Write::Flush(answer));
-                }
-                Some(Message::Stop) => break,
-                Some(Message::Op(_)) | None => {}
+            if !self.serve(first) {
+                break;
             }
         }
+    }
+
+    /// One round of what is queued; false if nothing is.
+    pub(crate) fn step(&mut self) -> bool {
+        let first = self.context.queue.try_recv();
+        first.is_ok_and(|first| self.serve(first))
+    }
+
+    /// False when told to stop.
+    fn serve(&mut self, first: Message) -> bool {
+        let mut ops = Vec::new();
+        let control = self.collect(first, &mut ops);
+        self.round(ops);
+        match control {
+            Some(Message::Rotate(answer)) => {
+                let _ = answer.send(self.rotate());
+            }
+            Some(Message::Barrier(answer)) => {
+                self.write(Write::Flush(answer));
+            }
+            Some(Message::Stop) => return false,
+            Some(Message::Op(_)) | None => {}
+        }
+        true
     }
 
     /// Takes what is queued, up to a control message.
@@ -169,6 +205,10 @@ impl Rounds {
     fn flush_segments(&self) -> io::Result<()> {
         let (answer, answered) = bounded(1);
         self.write(Write::Flush(answer));
+        if let Writer::Driven(writer) = &self.writer {
+            let mut writer = writer.lock();
+            while writer.step() {}
+        }
         answered
             .recv()
             .map_err(io::Error::other)?
@@ -234,7 +274,9 @@ fn bulk_groups(ops: &[Op], bypass_bytes: u64) -> HashMap<GroupId, u64> {
 impl Drop for Rounds {
     fn drop(&mut self) {
         self.writes = None;
-        if let Some(writer) = self.writer.take() {
+        if let Writer::Thread(writer) = &mut self.writer
+            && let Some(writer) = writer.take()
+        {
             let _ = writer.join();
         }
     }

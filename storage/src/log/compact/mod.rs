@@ -392,6 +392,7 @@ impl Pass<'_> {
             Ok((!gone).then_some(body))
         });
         let stopped = |_| StorageError::Poisoned("the store was closed".into());
+        handle.store.help();
         durable.recv().map_err(stopped)??;
         if gone {
             return Err(CompactionError::Changed);

@@ -1,0 +1,408 @@
+//! What clients saw, and whether a log that keeps its promises could have shown it to them.
+//!
+//! A pure function of the events: no clock, no cluster. Names of anomalies are those of the
+//! robustness rules; each rule below says what it forbids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A value that names itself: who sent it, and the how-manieth of his it is.
+pub type Value = (u32, u64);
+
+/// A partition, by topic and number.
+pub type Place = (u16, i32);
+
+/// Something a client did or saw. `at` is when it was told, in the order of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A record was handed over.
+    Sent {
+        /// When.
+        at: u64,
+        /// Where to.
+        place: Place,
+        /// What.
+        value: Value,
+    },
+    /// It was acknowledged.
+    Acked {
+        /// When.
+        at: u64,
+        /// Where.
+        place: Place,
+        /// What.
+        value: Value,
+        /// -1: a repetition was recognised, and the place not told.
+        offset: i64,
+    },
+    /// It was refused, or nobody knows.
+    Failed {
+        /// When.
+        at: u64,
+        /// Where to.
+        place: Place,
+        /// What.
+        value: Value,
+        /// It surely was not written.
+        surely: bool,
+    },
+    /// A reader got what is there from an offset on.
+    Read {
+        /// When it was asked for.
+        asked: u64,
+        /// When.
+        at: u64,
+        /// Who.
+        reader: u32,
+        /// Where.
+        place: Place,
+        /// The offset asked for.
+        from: i64,
+        /// Records; `None` for bytes that nobody sent.
+        records: Vec<(i64, Option<Value>)>,
+        /// The offset to ask for next.
+        next: i64,
+        /// End of what is committed, as told.
+        high_watermark: i64,
+    },
+    /// An offset is about to be committed.
+    Committing {
+        /// When.
+        at: u64,
+        /// Which group.
+        group: u32,
+        /// For which partition.
+        place: Place,
+        /// Offset.
+        offset: i64,
+    },
+    /// It was acknowledged.
+    Committed {
+        /// When.
+        at: u64,
+        /// Which group.
+        group: u32,
+        /// For which partition.
+        place: Place,
+        /// Offset.
+        offset: i64,
+    },
+    /// A committed offset was told.
+    Fetched {
+        /// When it was asked for.
+        asked: u64,
+        /// When.
+        at: u64,
+        /// Which group.
+        group: u32,
+        /// For which partition.
+        place: Place,
+        /// -1 for none.
+        offset: i64,
+    },
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Anomaly {
+    /// Its name.
+    pub name: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.what)
+    }
+}
+
+/// All that the logs hold in the end.
+pub type Logs = BTreeMap<Place, Vec<(i64, Option<Value>)>>;
+
+/// Judges a history against what the logs hold in the end, when all is healed.
+pub fn check(history: &[Event], logs: &Logs) -> Vec<Anomaly> {
+    let mut judge = Judge::default();
+    judge.logs(logs);
+    for event in history {
+        judge.event(event, logs);
+    }
+    judge.sends(history);
+    judge.reads(history, logs);
+    judge.commits(history);
+    judge.found.into_iter().collect()
+}
+
+#[derive(Default)]
+struct Judge {
+    found: BTreeSet<Anomaly>,
+    /// Value by place and offset, whoever saw it.
+    at: BTreeMap<(Place, i64), Value>,
+    /// Where the logs have a value in the end.
+    kept: BTreeMap<Value, (Place, i64)>,
+}
+
+impl Judge {
+    fn found(&mut self, name: &'static str, what: String) {
+        self.found.insert(Anomaly { name, what });
+    }
+
+    /// One value at an offset, whoever says so.
+    fn see(&mut self, place: Place, offset: i64, value: Value) {
+        let before = *self.at.entry((place, offset)).or_insert(value);
+        if before != value {
+            let what = format!("{place:?} has {before:?} and {value:?} at {offset}");
+            self.found("inconsistent-offsets", what);
+        }
+    }
+
+    /// What the logs hold: each value once, each producer's in its order, no gaps, nothing altered.
+    fn logs(&mut self, logs: &Logs) {
+        for (place, records) in logs {
+            let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut expected = records.first().map_or(0, |(offset, _)| *offset);
+            for (offset, value) in records {
+                if *offset != expected {
+                    let what = format!("{place:?} goes from {expected} to {offset}");
+                    self.found("gap", what);
+                }
+                expected = offset + 1;
+                let Some(value) = *value else {
+                    self.found("altered", format!("{place:?} at {offset}"));
+                    continue;
+                };
+                self.see(*place, *offset, value);
+                if let Some(other) = self.kept.insert(value, (*place, *offset)) {
+                    let what = format!("{value:?} at {other:?} and {:?}", (place, offset));
+                    self.found("duplicate", what);
+                }
+                let (producer, number) = value;
+                if let Some(before) = last.insert(producer, number)
+                    && before > number
+                {
+                    let what =
+                        format!("{place:?}: {before} of producer {producer} before {number}");
+                    self.found("nonmonotonic-send", what);
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event, logs: &Logs) {
+        match event {
+            Event::Acked {
+                place,
+                value,
+                offset,
+                ..
+            } => {
+                if *offset >= 0 {
+                    self.see(*place, *offset, *value);
+                }
+                match self.kept.get(value) {
+                    None => {
+                        let what = format!("{value:?}, acknowledged at {offset} of {place:?}");
+                        self.found("lost-write", what);
+                    }
+                    Some((there, _)) if there != place => {
+                        let what = format!("{value:?}, sent to {place:?}, is in {there:?}");
+                        self.found("misplaced", what);
+                    }
+                    Some(_) => {}
+                }
+            }
+            Event::Failed {
+                value,
+                surely: true,
+                ..
+            } => {
+                if let Some(kept) = self.kept.get(value) {
+                    self.found(
+                        "aborted-read",
+                        format!("{value:?}, refused, is at {kept:?}"),
+                    );
+                }
+            }
+            Event::Read { place, records, .. } => {
+                let start = logs
+                    .get(place)
+                    .and_then(|log| log.first())
+                    .map(|(offset, _)| *offset);
+                for (offset, value) in records {
+                    let Some(value) = *value else {
+                        self.found("altered", format!("{place:?} read at {offset}"));
+                        continue;
+                    };
+                    self.see(*place, *offset, value);
+                    // Retention may have taken it since.
+                    if start.is_some_and(|start| *offset < start) {
+                        continue;
+                    }
+                    if !self.kept.contains_key(&value) {
+                        let what = format!("{value:?}, read at {offset} of {place:?}, is gone");
+                        self.found("uncommitted-read", what);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Who sends after another was acknowledged comes behind it.
+    fn sends(&mut self, history: &[Event]) {
+        // Highest offset acknowledged so far, by place.
+        let mut acked: BTreeMap<Place, i64> = BTreeMap::new();
+        let mut floor: BTreeMap<Value, i64> = BTreeMap::new();
+        for event in history {
+            match event {
+                Event::Sent { place, value, .. } => {
+                    if let Some(highest) = acked.get(place) {
+                        floor.insert(*value, *highest);
+                    }
+                }
+                Event::Acked {
+                    place,
+                    value,
+                    offset,
+                    ..
+                } => {
+                    let highest = acked.entry(*place).or_insert(-1);
+                    *highest = (*highest).max(*offset);
+                    let at = match (*offset, self.kept.get(value)) {
+                        (-1, Some((_, kept))) => *kept,
+                        (offset, _) => offset,
+                    };
+                    if at >= 0
+                        && let Some(before) = floor.get(value)
+                        && at <= *before
+                    {
+                        let what = format!(
+                            "{value:?} at {at} of {place:?} was sent when {before} was acknowledged"
+                        );
+                        self.found("overtaken", what);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A reader gets all that is there, in order; what is committed stays so.
+    fn reads(&mut self, history: &[Event], logs: &Logs) {
+        let mut told: BTreeMap<(u32, Place), i64> = BTreeMap::new();
+        for event in history {
+            let Event::Read {
+                reader,
+                place,
+                from,
+                records,
+                next,
+                high_watermark,
+                ..
+            } = event
+            else {
+                continue;
+            };
+            let before = told.entry((*reader, *place)).or_insert(*high_watermark);
+            if *high_watermark < *before {
+                let what =
+                    format!("{place:?}: reader {reader} was told {before}, then {high_watermark}");
+                self.found("hwm-regression", what);
+            }
+            let before = told.entry((*reader, *place)).or_insert(*high_watermark);
+            *before = (*before).max(*high_watermark);
+            let offsets: Vec<i64> = records.iter().map(|(offset, _)| *offset).collect();
+            if offsets.windows(2).any(|pair| pair[0] >= pair[1])
+                || offsets.first().is_some_and(|first| first < from)
+            {
+                let what =
+                    format!("{place:?}: reader {reader} asked for {from} and got {offsets:?}");
+                self.found("nonmonotonic-poll", what);
+            }
+            if offsets.last().is_some_and(|last| last >= high_watermark) {
+                let what =
+                    format!("{place:?}: reader {reader} got {offsets:?} below {high_watermark}");
+                self.found("read-above-hwm", what);
+            }
+            let Some(log) = logs.get(place) else { continue };
+            let first = log.partition_point(|(offset, _)| offset < from);
+            let upto = log.partition_point(|(offset, _)| offset < next);
+            let there: BTreeSet<i64> = offsets.iter().copied().collect();
+            let missing = log[first.min(upto)..upto]
+                .iter()
+                .find(|(offset, _)| !there.contains(offset));
+            if let Some((missing, _)) = missing {
+                let what = format!(
+                    "{place:?}: reader {reader} was led from {from} to {next} past {missing}"
+                );
+                self.found("poll-skip", what);
+            }
+        }
+    }
+
+    /// What is told of commits is no older than the last acknowledged, unless a commit whose fate nobody
+    /// knows came late; and it was committed by somebody.
+    fn commits(&mut self, history: &[Event]) {
+        let mut sent: BTreeSet<(u32, Place, i64)> = BTreeSet::new();
+        let mut acked: BTreeSet<(u32, Place, i64)> = BTreeSet::new();
+        for event in history {
+            if let Event::Committed {
+                group,
+                place,
+                offset,
+                ..
+            } = event
+            {
+                acked.insert((*group, *place, *offset));
+            }
+        }
+        // Highest acknowledged so far, with the time it was told.
+        let mut told: BTreeMap<(u32, Place), Vec<(u64, i64)>> = BTreeMap::new();
+        for event in history {
+            match event {
+                Event::Committing {
+                    group,
+                    place,
+                    offset,
+                    ..
+                } => {
+                    sent.insert((*group, *place, *offset));
+                }
+                Event::Committed {
+                    at,
+                    group,
+                    place,
+                    offset,
+                } => {
+                    told.entry((*group, *place))
+                        .or_default()
+                        .push((*at, *offset));
+                }
+                Event::Fetched {
+                    asked,
+                    group,
+                    place,
+                    offset,
+                    ..
+                } => {
+                    let acknowledged = told.get(&(*group, *place)).map_or(&[][..], Vec::as_slice);
+                    let before = acknowledged.iter().filter(|(at, _)| at < asked);
+                    let floor = before.map(|(_, offset)| *offset).max().unwrap_or(-1);
+                    let commit = (*group, *place, *offset);
+                    let late = sent.contains(&commit) && !acked.contains(&commit);
+                    if *offset < floor && !late {
+                        let what = format!(
+                            "group {group} of {place:?} is told {offset} after {floor} was acknowledged"
+                        );
+                        self.found("stale-commit", what);
+                    }
+                    if *offset >= 0 && !sent.contains(&commit) {
+                        let what = format!("group {group} of {place:?} is told {offset}");
+                        self.found("invented-commit", what);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+pub mod coverage;
+mod faults;
+pub mod history;
+pub mod kernel;
+mod machine;
+mod os;
+mod rng;
+mod watch;
+mod workload;
+pub mod world;

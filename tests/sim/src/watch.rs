@@ -1,0 +1,201 @@
+//! Looks at the nodes from within, while they run and in the end: what no client sees, and what would
+//! show later.
+
+use std::collections::BTreeMap;
+
+use klamm::partition::Partition;
+use klamm_records::GroupId;
+
+use crate::coverage::Coverage;
+use crate::kernel::{self, HostId};
+use crate::world::World;
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+
+/// What a replica was like when it was looked at last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Replica {
+    high_watermark: i64,
+    end: i64,
+    /// Which process it was.
+    start: usize,
+}
+
+/// What was seen.
+#[derive(Default)]
+pub struct Watch {
+    leaders: BTreeMap<(GroupId, i32), HostId>,
+    replicas: BTreeMap<(HostId, GroupId), Replica>,
+    truncations: u64,
+    fills: u64,
+    torn: u64,
+}
+
+impl Watch {
+    /// Looks at all nodes that run.
+    pub fn look(&mut self, world: &mut World) {
+        for host in 0..world.machines.len() {
+            let machine = &world.machines[host];
+            if let Some(recovered) = machine.recovered() {
+                self.torn += u64::from(recovered.torn > 0);
+                if recovered.corrupt > 0 {
+                    let what = format!(
+                        "corrupt: host {host} found {} places at its start",
+                        recovered.corrupt
+                    );
+                    world.violations.push(what);
+                }
+            }
+            let machine = &world.machines[host];
+            let Some(shared) = machine.shared() else {
+                continue;
+            };
+            kernel::with(|kernel| kernel.enter_quietly(host));
+            self.fills += shared.groups.fills().len() as u64;
+            if shared.store.corruptions() > 0 {
+                let what = format!(
+                    "corrupt: host {host} has found {} places",
+                    shared.store.corruptions()
+                );
+                world.violations.push(what);
+            }
+            let start = std::ptr::from_ref(&*shared).addr();
+            for partition in shared.partitions.all() {
+                self.replica(host, start, &partition, &mut world.violations);
+            }
+        }
+    }
+
+    fn replica(
+        &mut self,
+        host: HostId,
+        start: usize,
+        partition: &Partition,
+        found: &mut Vec<String>,
+    ) {
+        let group = partition.log().group();
+        let (end, high_watermark) = (partition.log().end_offset(), partition.high_watermark());
+        let now = Replica {
+            high_watermark,
+            end,
+            start,
+        };
+        let before = self.replicas.insert((host, group), now);
+        let name = format!("{}-{} on host {host}", partition.topic(), partition.index());
+        if high_watermark > end {
+            found.push(format!("hwm-beyond-end: {name}: {high_watermark} of {end}"));
+        }
+        if let Some(before) = before.filter(|before| before.start == start) {
+            if high_watermark < before.high_watermark {
+                let was = before.high_watermark;
+                found.push(format!(
+                    "hwm-regression: {name}: {was}, then {high_watermark}"
+                ));
+            }
+            if end < before.end {
+                self.truncations += 1;
+            }
+        }
+        if let Some(epoch) = partition.serving_epoch() {
+            let leader = *self.leaders.entry((group, epoch)).or_insert(host);
+            if leader != host {
+                found.push(format!(
+                    "two-leaders: {name} in epoch {epoch}, as host {leader}"
+                ));
+            }
+        }
+    }
+
+    /// What the replicas of a partition hold below the commit point is the same, byte by byte.
+    pub fn compare(&mut self, world: &mut World) {
+        let mut replicas: BTreeMap<(String, i32), Vec<(HostId, std::sync::Arc<Partition>)>> =
+            BTreeMap::new();
+        for host in 0..world.machines.len() {
+            let Some(shared) = world.machines[host].shared() else {
+                let what = format!("stuck: host {host} does not serve in the end");
+                world.violations.push(what);
+                continue;
+            };
+            for partition in shared.partitions.all() {
+                let key = (partition.topic().to_string(), partition.index());
+                replicas.entry(key).or_default().push((host, partition));
+            }
+        }
+        for ((topic, index), replicas) in replicas {
+            let end = replicas
+                .iter()
+                .map(|(_, replica)| replica.high_watermark())
+                .min()
+                .unwrap_or(0);
+            let ends: Vec<i64> = replicas
+                .iter()
+                .map(|(_, replica)| replica.high_watermark())
+                .collect();
+            if ends.iter().any(|other| *other != end) {
+                let what = format!("behind: {topic}-{index}: high watermarks {ends:?} in the end");
+                world.violations.push(what);
+            }
+            world
+                .coverage
+                .add("replicas compared", replicas.len() as u64);
+            let mut first: Option<(HostId, u64, u32)> = None;
+            for (host, replica) in replicas {
+                kernel::with(|kernel| kernel.enter_quietly(host));
+                match contents(&replica, end) {
+                    Err(error) => {
+                        let what = format!("unreadable: {topic}-{index} on host {host}: {error}");
+                        world.violations.push(what);
+                    }
+                    Ok((bytes, sum)) => {
+                        let (other, their_bytes, their_sum) =
+                            *first.get_or_insert((host, bytes, sum));
+                        if (bytes, sum) != (their_bytes, their_sum) {
+                            let what = format!(
+                                "divergence: {topic}-{index} below {end}: host {other} has {their_bytes} bytes ({their_sum:x}), host {host} has {bytes} ({sum:x})"
+                            );
+                            world.violations.push(what);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts what was seen.
+    pub fn count(&self, coverage: &mut Coverage) {
+        coverage.add("elections", self.leaders.len() as u64);
+        coverage.add("truncations", self.truncations);
+        coverage.add("fills seen", self.fills);
+        coverage.add("torn journals", self.torn);
+    }
+}
+
+/// Bytes and their checksum, from the log's start.
+fn contents(replica: &Partition, end: i64) -> Result<(u64, u32), klamm_storage::StorageError> {
+    let log = replica.log();
+    let (mut at, mut bytes, mut sum) = (log.start_offset(), 0, 0);
+    while at < end {
+        let piece = log.read(at, end, PIECE, true)?;
+        let Some(next) = after(&piece) else { break };
+        bytes += piece.len() as u64;
+        sum = crc32c::crc32c_append(sum, &piece);
+        at = next;
+    }
+    Ok((bytes, sum))
+}
+
+/// Offset after the last batch of several.
+fn after(mut batches: &[u8]) -> Option<i64> {
+    let mut next = None;
+    while let (Some(base), Some(len), Some(delta)) =
+        (batches.get(..8), batches.get(8..12), batches.get(23..27))
+    {
+        let base = i64::from_be_bytes(base.try_into().ok()?);
+        let len = u32::from_be_bytes(len.try_into().ok()?);
+        let delta = i32::from_be_bytes(delta.try_into().ok()?);
+        next = Some(base + i64::from(delta) + 1);
+        batches = batches.get(12 + len as usize..)?;
+    }
+    next
+}

@@ -1,0 +1,296 @@
+//! The clients of a run, on a host of their own: producers, readers, committers. All they do and see
+//! goes into the history.
+
+mod commits;
+mod produce;
+mod read;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use klamm_client::{Client, ClientOptions, ConnectionOptions, NewTopic};
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::coverage::Coverage;
+use crate::history::{Event, Logs, Place};
+use crate::kernel;
+use crate::rng::Rng;
+use crate::world::{CLIENTS, Plan};
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The cluster starts, topics are made.
+    Setup,
+    /// Clients at work, and faults.
+    Load,
+    /// No more faults, no new work: all that is under way ends, all is read.
+    Heal,
+    /// It is over.
+    Done,
+}
+
+/// A topic of the workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    /// As in the history.
+    pub number: u16,
+    /// Partitions.
+    pub partitions: i32,
+    /// Replicas of each.
+    pub replicas: i16,
+}
+
+impl Topic {
+    /// Its name.
+    pub fn name(self) -> String {
+        name_of(self.number)
+    }
+}
+
+/// Name of a topic by its number.
+pub fn name_of(number: u16) -> String {
+    format!("topic-{number}")
+}
+
+/// What the clients of a run share.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    history: Arc<Mutex<Vec<Event>>>,
+    logs: Arc<Mutex<Logs>>,
+    phase: watch::Sender<Phase>,
+    /// What whom is waited for, by who.
+    doing: Arc<Mutex<BTreeMap<String, String>>>,
+    bootstrap: String,
+    seed: u64,
+}
+
+impl Desk {
+    pub(crate) fn tell(&self, event: Event) {
+        self.history.lock().push(event);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        *self.phase.borrow() >= Phase::Heal
+    }
+
+    pub(crate) fn does(&self, who: &str, what: &str) {
+        self.doing.lock().insert(who.to_owned(), what.to_owned());
+    }
+
+    /// Ends when the faults do, at the latest after so long.
+    pub(crate) async fn rest(&self, time: Duration) {
+        let mut phase = self.phase.subscribe();
+        let over = phase.wait_for(|phase| *phase >= Phase::Heal);
+        let _ = tokio::time::timeout(time, over).await;
+    }
+
+    pub(crate) fn rng(&self, name: u64) -> Rng {
+        Rng::new(self.seed, name)
+    }
+
+    /// A client, as soon as there is somebody to talk to.
+    pub(crate) async fn client(&self, patience: Duration) -> Client {
+        let options = ClientOptions {
+            connection: ConnectionOptions {
+                request_timeout: Duration::from_secs(15),
+                connect_timeout: Duration::from_secs(5),
+                ..ConnectionOptions::default()
+            },
+            retry_timeout: patience,
+            retry_backoff: Duration::from_millis(100),
+            ..ClientOptions::default()
+        };
+        loop {
+            match Client::connect(&self.bootstrap, options.clone()).await {
+                Ok(client) => return client,
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+    }
+}
+
+/// The time, for the history.
+pub(crate) fn now() -> u64 {
+    kernel::with(|kernel| kernel.now())
+}
+
+/// The clients.
+pub struct Workload {
+    desk: Desk,
+}
+
+impl Workload {
+    /// Starts them.
+    pub fn start(
+        runtime: &Runtime,
+        plan: &Plan,
+        nodes: usize,
+        history: Arc<Mutex<Vec<Event>>>,
+    ) -> Workload {
+        let bootstrap: Vec<String> = (0..nodes)
+            .map(|host| format!("{}:{CLIENTS}", kernel::address(host)))
+            .collect();
+        let desk = Desk {
+            history,
+            logs: Arc::default(),
+            phase: watch::Sender::new(Phase::Setup),
+            doing: Arc::default(),
+            bootstrap: bootstrap.join(","),
+            seed: plan.seed,
+        };
+        runtime.spawn(run(desk.clone(), nodes));
+        Workload { desk }
+    }
+
+    /// How far it has come.
+    pub fn phase(&self) -> Phase {
+        *self.desk.phase.borrow()
+    }
+
+    /// The faults are over.
+    pub fn heal(&self) {
+        self.desk.phase.send_replace(Phase::Heal);
+    }
+
+    /// What the logs hold, once it is done.
+    pub fn logs(&self) -> Logs {
+        self.desk.logs.lock().clone()
+    }
+
+    /// What is waited for.
+    pub fn doing(&self) -> String {
+        format!("{:?}", self.desk.doing.lock())
+    }
+
+    /// Counts what the history holds.
+    pub fn count(&self, history: &[Event], coverage: &mut Coverage) {
+        for event in history {
+            match event {
+                Event::Sent { .. } => coverage.count("sent"),
+                Event::Acked { offset, .. } => {
+                    coverage.count("acked");
+                    coverage.add("acked as repeated", u64::from(*offset < 0));
+                }
+                Event::Failed { surely, .. } => {
+                    coverage.count(if *surely { "refused" } else { "ambiguous" });
+                }
+                Event::Read { records, .. } => coverage.add("read", records.len() as u64),
+                Event::Committed { .. } => coverage.count("commits"),
+                Event::Fetched { .. } => coverage.count("commits fetched"),
+                Event::Committing { .. } => {}
+            }
+        }
+    }
+}
+
+/// Makes the topics, has clients work, and reads all in the end.
+async fn run(desk: Desk, nodes: usize) {
+    let mut rng = desk.rng(10);
+    let most = i16::try_from(nodes).unwrap_or(3);
+    let topics = [
+        Topic {
+            number: 0,
+            partitions: 2,
+            replicas: 3,
+        },
+        Topic {
+            number: 1,
+            partitions: 1,
+            replicas: *rng.pick(&[1, 3, most]),
+        },
+    ];
+    desk.does("setup", "topics");
+    make_topics(&desk, &topics).await;
+    let places: Vec<Place> = topics
+        .iter()
+        .flat_map(|topic| (0..topic.partitions).map(|partition| (topic.number, partition)))
+        .collect();
+    desk.doing.lock().clear();
+    desk.phase.send_replace(Phase::Load);
+    let mut work = JoinSet::new();
+    for number in 0..rng.between(2, 5) {
+        work.spawn(produce::run(
+            desk.clone(),
+            u32::try_from(number).unwrap_or(0),
+            places.clone(),
+        ));
+    }
+    let mut reader = 0;
+    for place in &places {
+        work.spawn(read::follow(desk.clone(), reader, *place));
+        reader += 1;
+    }
+    work.spawn(read::browse(desk.clone(), reader, places.clone()));
+    for group in 0..2 {
+        work.spawn(commits::run(desk.clone(), group, places[0]));
+    }
+    while let Some(ended) = work.join_next().await {
+        ended.expect("clients do not panic");
+    }
+    desk.doing.lock().clear();
+    for group in 0..2 {
+        desk.does("end", &format!("commits of {group}"));
+        commits::look(&desk, group, places[0]).await;
+    }
+    for place in &places {
+        desk.does("end", &format!("reading {place:?}"));
+        let log = read::all(&desk, *place).await;
+        desk.logs.lock().insert(*place, log);
+    }
+    // Followers hear of the last commit.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    desk.phase.send_replace(Phase::Done);
+}
+
+async fn make_topics(desk: &Desk, topics: &[Topic]) {
+    let client = desk.client(Duration::from_secs(60)).await;
+    let topics: Vec<NewTopic> = topics
+        .iter()
+        .map(|topic| NewTopic {
+            name: topic.name(),
+            partitions: Some(topic.partitions),
+            replication_factor: Some(topic.replicas),
+            configs: vec![("internal.segment.bytes".to_owned(), (32 << 10).to_string())],
+        })
+        .collect();
+    // Nodes that have not registered yet are missing.
+    let missing = topics
+        .iter()
+        .filter_map(|topic| topic.replication_factor)
+        .max()
+        .unwrap_or(1);
+    loop {
+        let there = client.describe_cluster().await;
+        if there.is_ok_and(|there| there.nodes.len() >= usize::try_from(missing).unwrap_or(1)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for topic in topics {
+        loop {
+            let made = client
+                .create_topics(std::slice::from_ref(&topic), false)
+                .await;
+            match made.map(|mut made| made.pop()) {
+                Ok(Some(Ok(_))) => break,
+                Ok(Some(Err(error))) if error.to_string().contains("already exists") => break,
+                other => {
+                    desk.does("setup", &format!("{other:?}"));
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+        while !client
+            .refresh_topic(&topic.name)
+            .await
+            .is_ok_and(|topic| topic.has_all_leaders())
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

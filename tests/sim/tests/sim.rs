@@ -1,0 +1,303 @@
+//! The simulation: many seeds, each in a process of its own, so that what one leaves behind in the
+//! program is not the next one's.
+//!
+//! `KLAMM_SEEDS=2000 cargo test --release -p klamm-sim --test sim` runs so many,
+//! `KLAMM_SEED=17 ...` one, with a log.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use klamm_sim::coverage::Coverage;
+use klamm_sim::kernel;
+use klamm_sim::world::{Outcome, Plan, run};
+
+/// Seeds of the slice that is among the tests, and their length.
+const SLICE: u64 = 12;
+const SLICE_SECONDS: u64 = 60;
+/// Of a campaign.
+const SECONDS: u64 = 540;
+/// A run that takes so long has stopped to think.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn main() -> ExitCode {
+    if let Some(seed) = number("KLAMM_SIM_CHILD") {
+        return child(seed, number("KLAMM_SIM_SECONDS").unwrap_or(SECONDS), false);
+    }
+    if let Some(seed) = number("KLAMM_SEED") {
+        let seconds = number("KLAMM_SIM_SECONDS").unwrap_or(SECONDS);
+        return child(seed, seconds, true);
+    }
+    campaign()
+}
+
+/// One seed in this process.
+fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
+    let plan = Plan {
+        seed,
+        seconds,
+        log,
+        faults: number("KLAMM_SIM_QUIET").is_none(),
+    };
+    if log {
+        logs();
+    }
+    // A path of fixed length: its bytes must not make a difference.
+    let dir = std::path::Path::new("/dev/shm")
+        .join(format!("klamm-sim-{:08}", std::process::id() % 100_000_000));
+    let began = Instant::now();
+    let ran = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 20);
+        let thread = thread.spawn_scoped(scope, || {
+            std::panic::set_hook(Box::new(|panic| {
+                let now = if kernel::is_active() {
+                    kernel::peek()
+                } else {
+                    (0, 0)
+                };
+                eprintln!(
+                    "panic at {} on host {}: {panic}",
+                    kernel::Stamp(now.0),
+                    now.1
+                );
+                println!("violation panic: {}", panic.to_string().replace('\n', " "));
+                std::process::exit(1);
+            }));
+            run(&plan, &dir)
+        });
+        thread.map(|thread| thread.join())
+    });
+    let _ = std::fs::remove_dir_all(&dir);
+    let Ok(Ok(outcome)) = ran else {
+        println!("violation the run ended early");
+        return ExitCode::FAILURE;
+    };
+    report(&outcome, began.elapsed());
+    match outcome.violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// For the process that started this one: a line for each thing.
+fn report(outcome: &Outcome, took: Duration) {
+    let (hash, events) = outcome.trace;
+    println!("trace {hash:016x} {events}");
+    println!("time {} {}", outcome.virtual_nanos, took.as_nanos());
+    for (what, many) in outcome.coverage.all() {
+        println!("count {many} {what}");
+    }
+    for violation in outcome.violations.iter().take(20) {
+        println!("violation {}", violation.replace('\n', " "));
+    }
+    let _ = std::io::stdout().flush();
+}
+
+/// What the nodes log, with the time of the run and the host.
+fn logs() {
+    struct Time;
+    impl tracing_subscriber::fmt::time::FormatTime for Time {
+        fn format_time(
+            &self,
+            writer: &mut tracing_subscriber::fmt::format::Writer<'_>,
+        ) -> std::fmt::Result {
+            let (now, host) = if kernel::is_active() {
+                kernel::peek()
+            } else {
+                (0, 0)
+            };
+            write!(writer, "{} host {host}", kernel::Stamp(now))
+        }
+    }
+    let filter = std::env::var("KLAMM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(Time)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+#[derive(Default)]
+struct Told {
+    trace: String,
+    violations: Vec<String>,
+    coverage: Coverage,
+    virtual_nanos: u64,
+    real_nanos: u64,
+}
+
+fn hear(output: &str) -> Told {
+    let mut told = Told::default();
+    for line in output.lines() {
+        let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match kind {
+            "trace" => told.trace = rest.to_owned(),
+            "violation" => told.violations.push(rest.to_owned()),
+            "time" => {
+                let mut numbers = rest.split(' ').map(|number| number.parse().unwrap_or(0));
+                told.virtual_nanos = numbers.next().unwrap_or(0);
+                told.real_nanos = numbers.next().unwrap_or(0);
+            }
+            "count" => {
+                if let Some((many, what)) = rest.split_once(' ') {
+                    told.coverage.add(what, many.parse().unwrap_or(0));
+                }
+            }
+            _ => {}
+        }
+    }
+    told
+}
+
+fn start(seed: u64, seconds: u64) -> std::io::Result<(Child, Instant)> {
+    let child = Command::new(std::env::current_exe()?)
+        .env("KLAMM_SIM_CHILD", seed.to_string())
+        .env("KLAMM_SIM_SECONDS", seconds.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok((child, Instant::now()))
+}
+
+/// Runs a seed to its end.
+fn finish(mut child: Child, since: Instant) -> std::io::Result<Told> {
+    while child.try_wait()?.is_none() {
+        if since.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Told {
+                violations: vec![format!("no end after {} s", PATIENCE.as_secs())],
+                ..Told::default()
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output()?;
+    let mut told = hear(&String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() && told.violations.is_empty() {
+        told.violations
+            .push(format!("ended with {}", output.status));
+    }
+    Ok(told)
+}
+
+fn campaign() -> ExitCode {
+    let asked = number("KLAMM_SEEDS");
+    let seeds = asked.unwrap_or(SLICE);
+    let first = number("KLAMM_SEEDS_FROM").unwrap_or(1);
+    let usual = if asked.is_some() {
+        SECONDS
+    } else {
+        SLICE_SECONDS
+    };
+    let seconds = number("KLAMM_SIM_SECONDS").unwrap_or(usual);
+    let jobs = number("KLAMM_JOBS").unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+    });
+    let next = std::sync::atomic::AtomicU64::new(first);
+    let results: std::sync::Mutex<BTreeMap<u64, Told>> = std::sync::Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= first + seeds {
+                        return;
+                    }
+                    let told = start(seed, seconds).and_then(|(child, since)| finish(child, since));
+                    let told = told.unwrap_or_else(|error| Told {
+                        violations: vec![error.to_string()],
+                        ..Told::default()
+                    });
+                    for violation in &told.violations {
+                        println!("seed {seed}: {violation}");
+                    }
+                    if let Ok(mut results) = results.lock() {
+                        results.insert(seed, told);
+                    }
+                }
+            });
+        }
+    });
+    let Ok(results) = results.into_inner() else {
+        return ExitCode::FAILURE;
+    };
+    let repeatable = same_again(&results, seconds);
+    judge(&results, repeatable)
+}
+
+/// Whether the first seed goes the same way again, to the last event.
+fn same_again(results: &BTreeMap<u64, Told>, seconds: u64) -> bool {
+    let Some((seed, told)) = results.iter().next() else {
+        return false;
+    };
+    let again = start(*seed, seconds).and_then(|(child, since)| finish(child, since));
+    let again = again.map(|told| told.trace).unwrap_or_default();
+    println!("seed {seed} again: {again}, before {}", told.trace);
+    !again.is_empty() && again == told.trace
+}
+
+/// What must have happened in a slice, or it shows nothing.
+const MUST: [&str; 14] = [
+    "acked",
+    "ambiguous",
+    "read",
+    "commits",
+    "commits fetched",
+    "elections",
+    "kills",
+    "power cuts",
+    "torn journals",
+    "truncations",
+    "starts",
+    "ends in recovery",
+    "ends by itself",
+    "replicas compared",
+];
+
+fn judge(results: &BTreeMap<u64, Told>, repeatable: bool) -> ExitCode {
+    let mut coverage = Coverage::default();
+    let (mut simulated, mut real) = (0, 0);
+    for told in results.values() {
+        coverage.merge(&told.coverage);
+        simulated += told.virtual_nanos;
+        real += told.real_nanos;
+    }
+    for (what, many) in coverage.all() {
+        println!("{many:>10} {what}");
+    }
+    let failed: Vec<u64> = results
+        .iter()
+        .filter(|(_, told)| !told.violations.is_empty())
+        .map(|(seed, _)| *seed)
+        .collect();
+    println!(
+        "{} seeds, {} simulated seconds in {:.1} seconds of a core: {:.0} a second; {} failed: {failed:?}",
+        results.len(),
+        simulated / kernel::SECOND,
+        real as f64 / 1e9,
+        simulated as f64 / (real as f64).max(1.0),
+        failed.len(),
+    );
+    let missing: Vec<&str> = MUST
+        .into_iter()
+        .filter(|what| coverage.get(what) == 0)
+        .collect();
+    if !missing.is_empty() {
+        println!("never happened: {missing:?}");
+    }
+    if !repeatable {
+        println!("the same seed went another way");
+    }
+    match failed.is_empty() && missing.is_empty() && repeatable {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
