@@ -48,9 +48,10 @@ const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 /// Any 16 bytes in base64.
 const CLUSTER_ID: &str = "S2xhbW0tYmVuY2gtcGVlcg";
 
-/// Writes the configuration of the node at `place`, one of `all`, into its folder.
+/// Writes the configuration of the node at `place`, one of `all` and with its data in `data`, into its folder.
 pub fn configure(
     folder: &Path,
+    data: &Path,
     place: &Place,
     all: &[Place],
     settings: &[(String, String)],
@@ -70,7 +71,7 @@ pub fn configure(
         place.kafka,
         place.controller,
         voters.join(","),
-        folder.join("data").display()
+        data.display()
     );
     for (key, value) in settings {
         properties += &format!("{key}={value}\n");

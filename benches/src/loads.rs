@@ -227,6 +227,18 @@ pub const CLUSTER: &[Load] = &[
         &["faults", "--fault=cut", "--times=3"],
         STORING,
     ),
+    load(
+        "fault-power",
+        &[
+            "faults",
+            "--fault=power",
+            "--times=200",
+            "--partitions=100",
+            "--rate=20",
+        ],
+        STORING,
+    ),
+    load("rebuild-10GB", &["rebuild"], STORING),
 ];
 
 /// With the clients' default of 30 s a node that stands still would be silent for so long, whoever leads meanwhile.

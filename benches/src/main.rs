@@ -108,7 +108,8 @@ fn nodes(text: &str) -> Result<u16, String> {
 impl Arguments {
     fn nodes(&self) -> u16 {
         match self.command {
-            Command::Cluster(_) | Command::Scenario(Scenario::Faults(_)) => suite::NODES,
+            Command::Cluster(_) => suite::NODES,
+            Command::Scenario(Scenario::Faults(_) | Scenario::Rebuild(_)) => suite::NODES,
             _ => self.nodes,
         }
     }

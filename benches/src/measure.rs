@@ -32,6 +32,8 @@ pub enum Unit {
     Percent,
     /// A plain number.
     Count,
+    /// So many times something else.
+    Ratio,
 }
 
 impl Unit {
@@ -46,6 +48,7 @@ impl Unit {
             Unit::SecondsPerGigabyte => "s/GB",
             Unit::Percent => "%",
             Unit::Count => "",
+            Unit::Ratio => "x",
         }
     }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use klamm_tests::network::Network;
+use klamm_tests::volume::Volume;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -92,6 +93,8 @@ impl Programs {
 
 /// A broker's folders, places and settings: what stays over restarts.
 pub struct Home {
+    /// Unmounted before the folder goes, which they are in.
+    volumes: Vec<Volume>,
     kind: Kind,
     programs: Programs,
     folder: TempDir,
@@ -108,6 +111,7 @@ impl Home {
         parent: &Path,
         settings: &[(String, String)],
         ground: &Ground,
+        volume_mib: Option<u64>,
     ) -> Result<Home> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("klamm-bench-{}-", kind.name()))
@@ -117,7 +121,8 @@ impl Home {
         if kind == Kind::KafkaFlush {
             settings.push(("log.flush.interval.messages".to_owned(), "1".to_owned()));
         }
-        let home = Home {
+        let mut home = Home {
+            volumes: Vec::new(),
             kind,
             programs: programs.clone(),
             folder,
@@ -125,8 +130,12 @@ impl Home {
             places: ground.places()?,
             ground: ground.clone(),
         };
-        for place in &home.places {
+        for place in &home.places.clone() {
             std::fs::create_dir(home.folder_of(place))?;
+            if let Some(mib) = volume_mib {
+                let volume = Volume::new(&home.folder_of(place), mib);
+                home.volumes.push(volume.context("no volume can be made")?);
+            }
             home.configure(place)?;
         }
         if kind.is_kafka() {
@@ -140,10 +149,51 @@ impl Home {
         self.folder.path().join(format!("node-{}", place.id))
     }
 
-    fn configure(&self, place: &Place) -> Result<()> {
-        let folder = self.folder_of(place);
+    fn data_of(&self, place: &Place) -> PathBuf {
+        let at = self.places.iter().position(|one| one.id == place.id);
+        let volume = at.and_then(|at| self.volumes.get(at));
+        let parent = volume.map(|volume| volume.path().to_owned());
+        parent.unwrap_or_else(|| self.folder_of(place)).join("data")
+    }
+
+    /// Where a node's data are.
+    pub fn data(&self, id: i32) -> Result<PathBuf> {
+        Ok(self.data_of(self.place(id)?))
+    }
+
+    fn place(&self, id: i32) -> Result<&Place> {
+        let place = self.places.iter().find(|place| place.id == id);
+        place.with_context(|| format!("no node {id}"))
+    }
+
+    /// Deletes a node's data, as far as a new disk does; Kafka's storage is formatted again.
+    pub fn lose_disk(&self, id: i32) -> Result<()> {
+        let place = self.place(id)?;
+        std::fs::remove_dir_all(self.data_of(place))?;
         if self.kind.is_kafka() {
-            return kafka::configure(&folder, place, &self.places, &self.settings);
+            kafka::format(&self.programs.kafka_jars, &[self.folder_of(place)])?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the power of all nodes' volumes at once: nothing that was not synced survives.
+    pub fn cut_power(&self) -> Result<()> {
+        std::thread::scope(|scope| {
+            let cuts = self.volumes.iter().map(|one| scope.spawn(|| one.cut()));
+            let mut cuts = cuts.collect::<Vec<_>>().into_iter();
+            cuts.try_for_each(|cut| cut.join().expect("a cut does not panic"))
+        })
+    }
+
+    /// Power is back. No node may run.
+    pub fn restore_power(&self) -> Result<()> {
+        self.volumes.iter().try_for_each(Volume::restore)
+    }
+
+    fn configure(&self, place: &Place) -> Result<()> {
+        let (folder, data) = (self.folder_of(place), self.data_of(place));
+        if self.kind.is_kafka() {
+            return kafka::configure(&folder, &data, place, &self.places, &self.settings);
         }
         let voters: Vec<String> = self.places.iter().map(Place::voter).collect();
         let mut properties = format!(
@@ -159,7 +209,7 @@ impl Home {
             voters.join(","),
             place.kafka,
             place.controller,
-            folder.join("data").display(),
+            data.display(),
             place.http
         );
         for (key, value) in &self.settings {
@@ -191,7 +241,7 @@ impl Home {
                 klamm
                     .args(["dev", "--listen", &place.kafka, "--http", &place.http])
                     .arg("--data")
-                    .arg(folder.join("data"));
+                    .arg(self.data_of(place));
                 for (key, value) in &self.settings {
                     klamm.arg("--set").arg(format!("{key}={value}"));
                 }
@@ -377,7 +427,8 @@ impl<'home> Peer<'home> {
         Ok(())
     }
 
-    fn end_all(&mut self) {
+    /// kill -9 to all at once, and waits for the end; they can be started again.
+    pub fn end_all(&mut self) {
         let mut children: Vec<Child> = self
             .nodes
             .iter_mut()

@@ -104,7 +104,14 @@ impl Runner {
             }
             for kind in peers {
                 let began = Instant::now();
-                let home = Home::new(kind, &self.programs, &self.dir, &settings, &ground)?;
+                let home = Home::new(
+                    kind,
+                    &self.programs,
+                    &self.dir,
+                    &settings,
+                    &ground,
+                    scenario.volume_mib(),
+                )?;
                 let done = scenario.run(&home).await;
                 match done.with_context(|| format!("{name}, round {round}, {}", kind.name())) {
                     Ok(measured) => report.add(round, kind, &measured),

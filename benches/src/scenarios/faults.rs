@@ -45,7 +45,12 @@ pub enum Fault {
     CutOut,
     /// Both.
     Cut,
+    /// All nodes lose power at once (root): what was not synced is gone.
+    Power,
 }
+
+/// Of a volume whose power can be cut, for each node.
+const VOLUME_MIB: u64 = 8192;
 
 /// Arguments of `faults`.
 #[derive(Args, Clone, Debug)]
@@ -99,6 +104,11 @@ impl Fault {
         matches!(self, Fault::CutIn | Fault::CutOut | Fault::Cut)
     }
 
+    /// Whether it lasts until the load has gone on without the victim.
+    fn is_mended_later(self) -> bool {
+        !matches!(self, Fault::Stop | Fault::Power)
+    }
+
     fn words(self) -> &'static str {
         match self {
             Fault::Kill => "kill -9 of a node",
@@ -106,6 +116,7 @@ impl Fault {
             Fault::Freeze => "SIGSTOP to a node",
             Fault::CutIn => "a node does not hear the others",
             Fault::CutOut => "a node is not heard by the others",
+            Fault::Power => "power cut of all nodes at once",
             Fault::Cut => "a node and the others do not hear each other",
         }
     }
@@ -130,6 +141,10 @@ impl Faults {
         self.fault.cuts()
     }
 
+    pub(super) fn volume_mib(&self) -> Option<u64> {
+        (self.fault == Fault::Power).then_some(VOLUME_MIB)
+    }
+
     pub(super) fn cluster_bars(&self) -> Vec<Held> {
         let within = |name, bar| held(name, Kind::Klamm, Bar::Within(bar));
         let mut bars = match self.fault {
@@ -138,6 +153,7 @@ impl Faults {
                 within("other_silence_max", 200.0),
                 held("client_errors", Kind::Klamm, Bar::Zero),
             ],
+            Fault::Power => Vec::new(),
             fault => vec![
                 within("led_silence_p50", 1500.0),
                 within("led_silence_p99", 3000.0),
@@ -208,7 +224,10 @@ impl Faults {
         victim: i32,
         found: &mut Found,
     ) -> Result<()> {
-        let led = led_by(client, victim, home).await?;
+        let led = match self.fault {
+            Fault::Power => vec![true; usize::try_from(self.partitions)?],
+            _ => led_by(client, victim, home).await?,
+        };
         let began = Instant::now();
         let from = beats.now();
         match self.fault {
@@ -219,6 +238,18 @@ impl Faults {
                 found.forced += usize::from(ended.is_none());
                 peer.start_node(victim)?;
                 peer.ready(victim).await?;
+                in_sync(client).await?;
+            }
+            Fault::Power => {
+                home.cut_power()?;
+                peer.end_all();
+                home.restore_power()?;
+                for id in home.ids() {
+                    peer.start_node(id)?;
+                }
+                for id in home.ids() {
+                    peer.ready(id).await?;
+                }
                 in_sync(client).await?;
             }
             fault => {
@@ -233,7 +264,7 @@ impl Faults {
             }
         }
         found.never += beats.heard(beats.now().max(from), PATIENCE).await;
-        if self.fault != Fault::Stop {
+        if self.fault.is_mended_later() {
             let lasts = Duration::from_secs(self.lasts);
             sleep(lasts.saturating_sub(began.elapsed())).await;
         }
@@ -258,7 +289,7 @@ impl Faults {
 
     async fn mend(&self, home: &Home, peer: &mut Peer<'_>, victim: i32) -> Result<()> {
         match self.fault {
-            Fault::Stop => Ok(()),
+            Fault::Stop | Fault::Power => Ok(()),
             Fault::Kill => {
                 peer.start_node(victim)?;
                 peer.ready(victim).await
@@ -292,7 +323,8 @@ impl Found {
                 Unit::Count,
                 self.forced as f64,
             ));
-        } else {
+        }
+        if fault.is_mended_later() {
             let back = &mut self.back;
             measured.extend([
                 Measured::milliseconds("mended_silence_p99", back.percentile(0.99)),
@@ -303,8 +335,8 @@ impl Found {
     }
 }
 
-/// Waits until every replica of every partition is in sync.
-async fn in_sync(client: &Client) -> Result<()> {
+/// Waits until every replica of every partition of the topic under load is in sync.
+pub(super) async fn in_sync(client: &Client) -> Result<()> {
     let until = Instant::now() + IN_SYNC;
     loop {
         let known = client.refresh_topic(setup::TOPIC.as_str()).await?;

@@ -9,6 +9,7 @@ mod join;
 mod latency;
 mod partitions;
 mod produce;
+mod rebuild;
 mod reload;
 mod start;
 mod sync;
@@ -47,6 +48,8 @@ pub enum Scenario {
     Groups(groups::Groups),
     /// Three nodes: what a fault of one silences, and for how long
     Faults(faults::Faults),
+    /// Three nodes: one loses its disk, and gets all of it back from the others
+    Rebuild(rebuild::Rebuild),
 }
 
 /// What a value is held to.
@@ -97,6 +100,7 @@ macro_rules! with_each {
             Scenario::Reload($one) => $what,
             Scenario::Groups($one) => $what,
             Scenario::Faults($one) => $what,
+            Scenario::Rebuild($one) => $what,
         }
     };
 }
@@ -117,6 +121,7 @@ impl Scenario {
             Scenario::Reload(_) => "reload",
             Scenario::Groups(_) => "groups",
             Scenario::Faults(_) => "faults",
+            Scenario::Rebuild(_) => "rebuild",
         }
     }
 
@@ -137,7 +142,7 @@ impl Scenario {
     /// Whether it can be run against so many nodes.
     pub fn suits_nodes(&self, nodes: u16) -> bool {
         match self {
-            Scenario::Faults(_) => nodes > 1,
+            Scenario::Faults(_) | Scenario::Rebuild(_) => nodes > 1,
             Scenario::Produce(_)
             | Scenario::Sync(_)
             | Scenario::Latency(_)
@@ -151,6 +156,14 @@ impl Scenario {
     /// Whether its nodes have to be in a network that can be cut.
     pub fn needs_network(&self) -> bool {
         matches!(self, Scenario::Faults(one) if one.needs_network())
+    }
+
+    /// MiB of a volume for each node whose power can be cut, if it wants such.
+    pub fn volume_mib(&self) -> Option<u64> {
+        match self {
+            Scenario::Faults(one) => one.volume_mib(),
+            _ => None,
+        }
     }
 
     /// Settings of the broker, by Kafka's names, that the scenario is defined with.
@@ -169,6 +182,7 @@ impl Scenario {
             Scenario::Latency(one) => one.cluster_bars(),
             Scenario::Partitions(one) => one.cluster_bars(),
             Scenario::Faults(one) => one.cluster_bars(),
+            Scenario::Rebuild(one) => one.cluster_bars(),
             _ => Vec::new(),
         }
     }
@@ -193,7 +207,7 @@ impl Scenario {
                 held("missed_sessions", Kind::Klamm, Bar::Zero),
                 at_most("broker_rss", 1.0 / 3.0),
             ],
-            Scenario::Faults(_) => Vec::new(),
+            Scenario::Faults(_) | Scenario::Rebuild(_) => Vec::new(),
         }
     }
 
