@@ -26,7 +26,7 @@ use crate::setup;
 /// Producers that share the partitions.
 const PRODUCERS: usize = 4;
 /// What is due for a broker within this time goes in one request.
-const LINGER: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(10);
 /// As Java's and librdkafka's `retry.backoff.ms`.
 pub const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// As Java's `delivery.timeout.ms`: what has not come by then is an error of the application.

@@ -280,7 +280,9 @@ impl Faults {
         self.mend(home, peer, victim).await?;
         found.never += beats.heard(until, PATIENCE).await;
         in_sync(client).await?;
+        // Who was away may not know yet that it was.
         sleep(SETTLE).await;
+        in_sync(client).await?;
         for silence in beats.silences(until, beats.now()) {
             found.back.record(silence.waited);
         }
