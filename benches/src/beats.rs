@@ -207,17 +207,6 @@ impl Beats {
             .collect()
     }
 
-    /// How many records were acknowledged since `from`.
-    pub fn count(&self, from: Duration) -> usize {
-        let tracks = self.tracks.iter();
-        let count = tracks.map(|track| {
-            let track = lock(track);
-            let first = track.acknowledged.partition_point(|(_, at)| *at < from);
-            track.acknowledged.len() - first
-        });
-        count.sum()
-    }
-
     /// What records waited from one time until another, all of them.
     pub fn waits(&self, from: Duration, until: Duration) -> crate::measure::Latencies {
         let mut waits = crate::measure::Latencies::default();
