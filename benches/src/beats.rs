@@ -137,6 +137,7 @@ impl Beats {
         request_timeout: Duration,
     ) -> Result<Beats> {
         let mut producers = Vec::new();
+        let mut bootstrap: Vec<&str> = address.split(',').collect();
         for _ in 0..PRODUCERS {
             let options = ProducerOptions {
                 acks: Acks::All,
@@ -147,9 +148,11 @@ impl Beats {
                 ..ProducerOptions::default()
             };
             producers.push(Producer::new(
-                client(address, request_timeout).await?,
+                client(&bootstrap.join(","), request_timeout).await?,
                 options,
             ));
+            // A client asks the first that answers, as long as it does: not all of them the same one.
+            bootstrap.rotate_left(1);
         }
         let mut beats = Beats {
             began: Instant::now(),

@@ -62,7 +62,7 @@ pub struct Faults {
     #[arg(long, default_value_t = 1000)]
     partitions: i32,
     /// Records due in a second in each partition
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 2.0)]
     rate: f64,
     /// How often a node is struck, the nodes in turn
     #[arg(long, default_value_t = 1)]
