@@ -20,10 +20,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use klamm_tests::network::Network;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use peer::{Kind, Programs};
 use scenarios::Scenario;
@@ -191,10 +192,21 @@ async fn main() -> Result<ExitCode> {
         nodes: arguments.nodes(),
         network: arguments.network()?,
     };
+    // Whoever ends us has the brokers ended, too: they go with what runs them.
+    let mut end = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = run(&arguments, &runner) => done,
+        _ = end.recv() => bail!("told to end"),
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    }
+}
+
+/// Runs what was asked for and prints what was found.
+async fn run(arguments: &Arguments, runner: &Runner) -> Result<ExitCode> {
     let as_json = arguments.output == Output::Json;
     let (text, fine) = match &arguments.command {
         Command::All(all) | Command::Cluster(all) => {
-            all.run(&runner, &arguments.peers, as_json).await?
+            all.run(runner, &arguments.peers, as_json).await?
         }
         Command::Scenario(scenario) => {
             let report = runner

@@ -27,6 +27,8 @@ const QUIET: Duration = Duration::from_secs(5);
 /// After all has come back.
 const SETTLE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Of what clients were told, so much is shown.
+const WORDS: usize = 5;
 /// How long an election that was asked for may take.
 const ELECTION_MS: i32 = 30_000;
 
@@ -198,7 +200,7 @@ impl Faults {
                 .with_context(|| format!("strike {strike}, node {victim}"))?;
         }
         let fate = beats.end(&address).await?;
-        for (words, times) in &fate.words {
+        for (words, times) in fate.words.iter().take(WORDS) {
             eprintln!("{} {times} times: {words}", home.kind().name());
         }
         let mut measured = found.values(self.fault);
