@@ -202,9 +202,9 @@ pub const CLUSTER: &[Load] = &[
         STORING,
     ),
     load(
-        // 20 times each node.
+        // In three rounds more than 20 times each node.
         "fault-rolling",
-        &["faults", "--fault=stop", "--times=60"],
+        &["faults", "--fault=stop", "--times=21"],
         STORING,
     ),
     load(
@@ -232,7 +232,7 @@ pub const CLUSTER: &[Load] = &[
         &[
             "faults",
             "--fault=power",
-            "--times=200",
+            "--times=67",
             "--partitions=100",
             "--rate=20",
         ],
