@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::peer::Kind;
-use crate::report::{Report, Row, cell, printed_ratio, printed_unit};
+use crate::report::{Report, Row, cell, printed_unit};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
 color:#1b1f24;background:#fff}h2{margin-top:2.5rem}table{border-collapse:collapse}\
@@ -70,7 +70,7 @@ fn bars(body: &mut String, reports: &[Report]) {
                         "<tr><td><a href=\"#{name}\">{name}</a><td>{}<td>{}<td>{}<td class=\"{met}\">{met}</tr>\n",
                         row.name,
                         escaped(&verdict.wanted),
-                        printed_ratio(verdict.ratio),
+                        verdict.found,
                     ),
                 );
             }

@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod beats;
 mod html;
+mod kafka;
 mod librdkafka;
+mod loads;
 mod measure;
 mod member;
 mod null;
 mod peer;
+mod place;
 mod report;
 mod scenarios;
 mod setup;
@@ -14,10 +18,13 @@ mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use klamm_tests::network::Network;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use peer::{Kind, Programs};
 use scenarios::Scenario;
@@ -43,6 +50,9 @@ struct Arguments {
     /// How the result is printed
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Output,
+    /// Nodes of each broker, for a single load: three replicas of all there is when they are more than one
+    #[arg(long, global = true, default_value_t = 1, value_parser = nodes)]
+    nodes: u16,
     /// A setting for all brokers, by Kafka's name; may be given often
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     settings: Vec<(String, String)>,
@@ -69,6 +79,8 @@ enum Command {
     Scenario(Scenario),
     /// All loads, or a short slice of them
     All(suite::All),
+    /// The same for three nodes: loads, then faults of a node
+    Cluster(suite::All),
     /// Serves as the null broker
     Null(null::Null),
 }
@@ -85,6 +97,42 @@ enum Output {
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn nodes(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(nodes) if nodes == 1 || nodes == suite::NODES => Ok(nodes),
+        _ => Err(format!("1 or {}", suite::NODES)),
+    }
+}
+
+impl Arguments {
+    fn nodes(&self) -> u16 {
+        match self.command {
+            Command::Cluster(_) => suite::NODES,
+            Command::Scenario(Scenario::Faults(_) | Scenario::Rebuild(_)) => suite::NODES,
+            _ => self.nodes,
+        }
+    }
+
+    /// The network for loads that cut one; where it may not be made, says so.
+    fn network(&self) -> Result<Option<Arc<Network>>> {
+        let needed = match &self.command {
+            Command::All(all) | Command::Cluster(all) => all.needs_network(self.nodes())?,
+            Command::Scenario(scenario) => scenario.needs_network(),
+            Command::Null(_) => false,
+        };
+        if !needed {
+            return Ok(None);
+        }
+        match place::network() {
+            Ok(network) => Ok(Some(network)),
+            Err(error) => {
+                eprintln!("no network can be made here, so none can be cut: {error:#}");
+                Ok(None)
+            }
+        }
+    }
 }
 
 fn programs(arguments: &Arguments) -> Result<Programs> {
@@ -141,13 +189,29 @@ async fn main() -> Result<ExitCode> {
         dir: arguments.dir.clone().unwrap_or_else(std::env::temp_dir),
         rounds: arguments.rounds,
         settings: arguments.settings.clone(),
+        nodes: arguments.nodes(),
+        network: arguments.network()?,
     };
+    // Whoever ends us has the brokers ended, too: they go with what runs them.
+    let mut end = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = run(&arguments, &runner) => done,
+        _ = end.recv() => bail!("told to end"),
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    }
+}
+
+/// Runs what was asked for and prints what was found.
+async fn run(arguments: &Arguments, runner: &Runner) -> Result<ExitCode> {
     let as_json = arguments.output == Output::Json;
     let (text, fine) = match &arguments.command {
-        Command::All(all) => all.run(&runner, &arguments.peers, as_json).await?,
+        Command::All(all) | Command::Cluster(all) => {
+            all.run(runner, &arguments.peers, as_json).await?
+        }
         Command::Scenario(scenario) => {
-            let (name, bars) = (scenario.name(), scenario.bars());
-            let report = runner.run(name, scenario, bars, &arguments.peers).await?;
+            let report = runner
+                .run(scenario.name(), scenario, None, &arguments.peers)
+                .await?;
             let text = if as_json {
                 format!("{:#}\n", report.json())
             } else {

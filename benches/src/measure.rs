@@ -1,12 +1,17 @@
 //! What is measured, and how: latencies, a process's processor time and memory, medians.
 //!
 //! Percentiles are exact (every sample is kept, 4 bytes each), by nearest rank. Processor time and
-//! memory are what the kernel counts for the broker's process alone, never for the load.
+//! memory are what the kernel counts for the broker's processes alone, never for the load.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::param::clock_ticks_per_second;
+use rustix::param::{clock_ticks_per_second, page_size};
+
+/// How often the memory of several processes is added up.
+const WATCH: Duration = Duration::from_millis(100);
 
 /// What a value counts; decides how it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub enum Unit {
     Percent,
     /// A plain number.
     Count,
+    /// So many times something else.
+    Ratio,
 }
 
 impl Unit {
@@ -41,6 +48,7 @@ impl Unit {
             Unit::SecondsPerGigabyte => "s/GB",
             Unit::Percent => "%",
             Unit::Count => "",
+            Unit::Ratio => "x",
         }
     }
 }
@@ -120,18 +128,38 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// What a process used so far.
+/// What one process used so far, or several together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// User and system time of all its threads.
+    /// User and system time of all threads.
     pub cpu_seconds: f64,
     /// Resident memory now.
     pub rss_bytes: f64,
-    /// The most that was ever resident.
+    /// The most that was ever resident; of several processes, at one time.
     pub peak_rss_bytes: f64,
+    /// Of several processes: the most that was ever resident of one.
+    pub node_peak_rss_bytes: Option<f64>,
 }
 
 impl Usage {
+    /// What processes used together; `watched` is the most seen of all at one time.
+    pub fn sum(each: &[Usage], watched: f64) -> Usage {
+        if let [one] = each {
+            // The kernel knows better than who looks now and then; but not of those that have ended.
+            if watched == 0.0 {
+                return *one;
+            }
+        }
+        let rss = each.iter().map(|one| one.rss_bytes).sum::<f64>();
+        let peaks = each.iter().map(|one| one.peak_rss_bytes);
+        Usage {
+            cpu_seconds: each.iter().map(|one| one.cpu_seconds).sum(),
+            rss_bytes: rss,
+            peak_rss_bytes: watched.max(rss),
+            node_peak_rss_bytes: peaks.reduce(f64::max),
+        }
+    }
+
     /// Reads `/proc` for a process.
     pub fn of(pid: u32) -> Result<Usage> {
         let read = |file: &str| {
@@ -158,19 +186,67 @@ impl Usage {
             cpu_seconds: cpu / ticks_per_second as f64,
             rss_bytes: bytes("VmRSS:")?,
             peak_rss_bytes: bytes("VmHWM:")?,
+            node_peak_rss_bytes: None,
         })
     }
 
     /// The rows that every scenario ends with: processor time since `before`, memory now and at
     /// its highest.
-    pub fn since(&self, before: &Usage) -> [Measured; 3] {
+    pub fn since(&self, before: &Usage) -> Vec<Measured> {
         let cpu = self.cpu_seconds - before.cpu_seconds;
-        [
-            Measured::new("broker_cpu_seconds", Unit::Seconds, cpu),
+        let mut measured = vec![Measured::new("broker_cpu_seconds", Unit::Seconds, cpu)];
+        measured.extend(self.memory());
+        measured
+    }
+
+    /// Memory now and at its highest, and the highest of a node where there are several.
+    pub fn memory(&self) -> Vec<Measured> {
+        let mut measured = vec![
             Measured::new("broker_rss", Unit::Bytes, self.rss_bytes),
             Measured::new("broker_peak_rss", Unit::Bytes, self.peak_rss_bytes),
-        ]
+        ];
+        let node = self.node_peak_rss_bytes;
+        measured.extend(node.map(|peak| Measured::new("node_peak_rss", Unit::Bytes, peak)));
+        measured
     }
+}
+
+/// Adds up the resident memory of processes now and then: the kernel keeps the most of each, and those need not fall
+/// together.
+#[derive(Debug, Default)]
+pub struct Watch {
+    most: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Watches these processes until dropped; one that ends counts nothing.
+    pub fn begin(&self, pids: Vec<u32>) {
+        let (most, over) = (self.most.clone(), self.over.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let resident: u64 = pids.iter().filter_map(|pid| resident_pages(*pid)).sum();
+                most.fetch_max(resident, Ordering::Relaxed);
+                std::thread::sleep(WATCH);
+            }
+        });
+    }
+
+    /// The most bytes seen of all together.
+    pub fn most(&self) -> f64 {
+        (self.most.load(Ordering::Relaxed) * page_size() as u64) as f64
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn resident_pages(pid: u32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    statm.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -206,9 +282,32 @@ mod tests {
             cpu_seconds: 3.0,
             rss_bytes: 1024.0 * 1024.0,
             peak_rss_bytes: 2048.0 * 1024.0,
+            node_peak_rss_bytes: None,
         };
         assert_eq!(usage, Some(expected));
         assert_eq!(Usage::parse("7 (a) S 1", status, 100), None);
         assert!(Usage::of(std::process::id()).is_ok());
+    }
+
+    #[test]
+    fn several_processes_add_up_and_their_peaks_do_not() {
+        let of = |cpu_seconds, rss_bytes, peak_rss_bytes| Usage {
+            cpu_seconds,
+            rss_bytes,
+            peak_rss_bytes,
+            node_peak_rss_bytes: None,
+        };
+        let each = [of(1.0, 10.0, 30.0), of(2.0, 20.0, 25.0)];
+        let expected = Usage {
+            node_peak_rss_bytes: Some(30.0),
+            ..of(3.0, 30.0, 40.0)
+        };
+        assert_eq!(Usage::sum(&each, 40.0), expected);
+        assert_eq!(Usage::sum(&each[..1], 0.0), each[0]);
+        let watch = Watch::default();
+        watch.begin(vec![std::process::id(), std::process::id()]);
+        let one = Usage::of(std::process::id()).expect("we run");
+        std::thread::sleep(WATCH * 2);
+        assert!(watch.most() > one.rss_bytes, "{} {one:?}", watch.most());
     }
 }

@@ -34,6 +34,9 @@ pub const OFFSET_FETCH: i16 = 9;
 
 /// How long a broker may take until it serves a group.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long leaders may take to settle; not all brokers see to it soon.
+const SETTLED: Duration = Duration::from_secs(10);
+const LONG_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between two questions whether it does.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -79,7 +82,8 @@ pub async fn create(client: &Client, name: &str, partitions: i32) -> Result<()> 
     let topic = NewTopic {
         name: name.to_owned(),
         partitions: Some(partitions),
-        replication_factor: Some(1),
+        // The broker's own: one, or one on each node.
+        replication_factor: None,
         configs: Vec::new(),
     };
     for created in client.create_topics(&[topic], false).await? {
@@ -92,7 +96,9 @@ pub async fn create(client: &Client, name: &str, partitions: i32) -> Result<()> 
 pub async fn led(client: &Client, name: &str, partitions: i32) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
+        let asked = Instant::now();
         let known = client.refresh_topic(name).await?;
+        let took = asked.elapsed();
         let led = known.partitions.iter().filter(|one| one.leader.is_some());
         let led = led.count();
         if i32::try_from(led)? == partitions {
@@ -102,8 +108,48 @@ pub async fn led(client: &Client, name: &str, partitions: i32) -> Result<()> {
             Instant::now() < until,
             "{led} of {partitions} partitions have a leader"
         );
-        sleep(PAUSE).await;
+        // The answer about many partitions is work, too.
+        sleep(PAUSE.max(took * 4)).await;
     }
+}
+
+/// Waits until every partition is led by its first replica, where brokers bring that about: connections that write to a
+/// leader are not to lose it meanwhile.
+pub async fn settled(client: &Client, name: &str) -> Result<()> {
+    let until = Instant::now() + SETTLED;
+    loop {
+        let known = client.refresh_topic(name).await?;
+        let mut partitions = known.partitions.iter();
+        let settled = partitions.all(|one| {
+            one.leader == one.replicas.first().copied() && one.in_sync.len() == one.replicas.len()
+        });
+        if settled || Instant::now() > until {
+            return Ok(());
+        }
+        sleep(LONG_PAUSE).await;
+    }
+}
+
+/// Where the leader of each partition is, by partition.
+pub async fn leaders(client: &Client, name: &str) -> Result<Vec<Option<String>>> {
+    let known = client.refresh_topic(name).await?;
+    let nodes = &client.cluster().nodes;
+    let mut partitions: Vec<_> = known.partitions.iter().collect();
+    partitions.sort_by_key(|one| one.index);
+    let leaders = partitions.into_iter().map(|one| {
+        let leader = one.leader.and_then(|id| nodes.get(&id));
+        leader.map(|node| node.address())
+    });
+    Ok(leaders.collect())
+}
+
+/// Where the leaders of [`TOPIC`] are once they have settled.
+pub async fn settled_leaders(address: &str) -> Result<Vec<String>> {
+    let client = client(address).await?;
+    settled(&client, TOPIC.as_str()).await?;
+    let leaders = leaders(&client, TOPIC.as_str()).await?.into_iter();
+    let leaders = leaders.collect::<Option<_>>();
+    leaders.context("a partition without leader")
 }
 
 /// One uncompressed batch of these values, dated now.

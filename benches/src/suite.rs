@@ -1,186 +1,30 @@
-//! All loads in one go, and the slice of them that finds gross regressions in five minutes.
+//! All loads in one go, and the slice of them that finds gross regressions in a few minutes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
+use klamm_tests::network::Network;
 use serde_json::{Value, json};
 
 use crate::html;
+use crate::loads::{CLUSTER, CLUSTER_SLICE, LOADS, Load, SLICE};
 use crate::peer::{Home, Kind, Programs};
-use crate::report::{Report, columns, printed_ratio};
-use crate::scenarios::{Bar, Held, Scenario};
+use crate::place::Ground;
+use crate::report::{Report, columns};
+use crate::scenarios::{Held, Scenario};
 
-use Kind::{Kafka, KafkaFlush, Klamm, Null};
-
-/// A load as it is written on the command line, and the brokers it tells something about.
-struct Load {
-    name: &'static str,
-    arguments: &'static [&'static str],
-    peers: &'static [Kind],
-}
-
-const fn load(
-    name: &'static str,
-    arguments: &'static [&'static str],
-    peers: &'static [Kind],
-) -> Load {
-    Load {
-        name,
-        arguments,
-        peers,
-    }
-}
-
-const STORING: &[Kind] = &[Klamm, Kafka];
-const ANSWERING: &[Kind] = &[Klamm, Kafka, Null];
-const FLUSHING: &[Kind] = &[Klamm, Kafka, KafkaFlush];
-const ALL: &[Kind] = &[Klamm, Kafka, KafkaFlush, Null];
-
-/// Everything.
-const LOADS: &[Load] = &[
-    load("produce-100B-12p", &["produce"], ALL),
-    load("produce-100B-1p", &["produce", "--partitions=1"], ANSWERING),
-    load("produce-1KiB-12p", &["produce", "--size=1024"], ANSWERING),
-    load(
-        "produce-1KiB-1p",
-        &["produce", "--size=1024", "--partitions=1"],
-        ANSWERING,
-    ),
-    load(
-        "produce-1KiB-12p-lz4",
-        &["produce", "--size=1024", "--compression=lz4"],
-        ANSWERING,
-    ),
-    load(
-        "produce-100B-12p-lz4",
-        &["produce", "--compression=lz4"],
-        ANSWERING,
-    ),
-    load("sync-1-100p", &["sync", "--connections=1"], ALL),
-    load("sync-100-100p", &["sync"], ANSWERING),
-    load("sync-2000-100p", &["sync", "--connections=2000"], ANSWERING),
-    load(
-        "sync-1-1p",
-        &["sync", "--connections=1", "--partitions=1"],
-        ALL,
-    ),
-    load("sync-100-1p", &["sync", "--partitions=1"], ANSWERING),
-    load(
-        "sync-2000-1p",
-        &["sync", "--connections=2000", "--partitions=1"],
-        ANSWERING,
-    ),
-    load("latency-1k-1KiB", &["latency"], FLUSHING),
-    load(
-        "latency-10k-100B",
-        &["latency", "--rate=10000", "--size=100"],
-        FLUSHING,
-    ),
-    load(
-        "latency-250k-100B",
-        &["latency", "--rate=250000", "--size=100"],
-        STORING,
-    ),
-    load("consume-tail-100B", &["consume", "--from=tail"], STORING),
-    load(
-        "consume-tail-1KiB",
-        &["consume", "--from=tail", "--size=1024"],
-        STORING,
-    ),
-    load("consume-cache-100B", &["consume"], STORING),
-    load(
-        "consume-cache-1KiB",
-        &["consume", "--size=1024", "--mib=2048"],
-        STORING,
-    ),
-    load(
-        "consume-disk-1KiB",
-        &["consume", "--from=disk", "--size=1024", "--mib=2048"],
-        STORING,
-    ),
-    load("drain-beside-tail", &["latency", "--backlog=2048"], STORING),
-    load("partitions-1000", &["partitions"], STORING),
-    load(
-        "partitions-10000",
-        &["partitions", "--count=10000"],
-        STORING,
-    ),
-    load("start", &["start"], STORING),
-    load("tools-100B-12p", &["tools"], ANSWERING),
+/// Nodes of a cluster, and replicas of each partition there.
+pub const NODES: u16 = 3;
+/// What all brokers are set to where they are a cluster.
+const REPLICATED: [(&str, &str); 2] = [
+    ("default.replication.factor", "3"),
+    ("min.insync.replicas", "2"),
 ];
 
-/// A load of the slice, and what would be a gross regression: about half of what is reached.
-struct Sample {
-    load: Load,
-    limits: &'static [Held],
-}
-
-const fn limit(value: &'static str, against: Kind, bar: Bar) -> Held {
-    Held {
-        value,
-        against,
-        bar,
-    }
-}
-
-const SLICE: &[Sample] = &[
-    Sample {
-        load: load(
-            "produce-100B-12p",
-            &["produce", "--seconds=4", "--warm-up=2"],
-            ANSWERING,
-        ),
-        limits: &[
-            limit("records_per_second", Kafka, Bar::AtLeast(0.5)),
-            limit("records_per_second", Null, Bar::AtLeast(0.25)),
-            limit("cpu_seconds_per_gb", Kafka, Bar::AtMost(1.0)),
-        ],
-    },
-    Sample {
-        load: load(
-            "sync-100-100p",
-            &["sync", "--seconds=4", "--warm-up=2"],
-            ANSWERING,
-        ),
-        limits: &[
-            limit("requests_per_second", Kafka, Bar::AtLeast(0.3)),
-            limit("cpu_ms_per_request", Kafka, Bar::AtMost(1.5)),
-        ],
-    },
-    Sample {
-        load: load(
-            "latency-10k-100B",
-            &[
-                "latency",
-                "--rate=10000",
-                "--size=100",
-                "--seconds=5",
-                "--warm-up=6",
-            ],
-            STORING,
-        ),
-        limits: &[
-            limit("missed", Klamm, Bar::Zero),
-            limit("e2e_p50", Kafka, Bar::AtMost(2.0)),
-            limit("e2e_p99", Kafka, Bar::AtMost(3.0)),
-        ],
-    },
-    Sample {
-        load: load("consume-cache-100B", &["consume", "--mib=256"], STORING),
-        limits: &[limit("records_per_second", Kafka, Bar::AtLeast(0.3))],
-    },
-    Sample {
-        load: load("start", &["start", "--settle=2", "--idle=4"], STORING),
-        limits: &[
-            limit("start_seconds", Kafka, Bar::AtMost(0.25)),
-            limit("broker_rss", Kafka, Bar::AtMost(0.5)),
-        ],
-    },
-];
-
-/// Arguments of `all`.
+/// Arguments of `all` and `cluster`.
 #[derive(Args, Clone, Debug)]
 pub struct All {
     /// Only a few loads, short, and the exit code says whether one of them got grossly worse
@@ -204,6 +48,11 @@ struct One {
     scenario: Scenario,
 }
 
+fn scenario(load: &Load) -> Result<Scenario> {
+    let arguments = ["load"].iter().chain(load.arguments);
+    Ok(One::try_parse_from(arguments)?.scenario)
+}
+
 /// What a run needs beside the scenario.
 pub struct Runner {
     /// The brokers' programs.
@@ -214,6 +63,10 @@ pub struct Runner {
     pub rounds: u16,
     /// Settings for every broker.
     pub settings: Vec<(String, String)>,
+    /// Nodes of each broker.
+    pub nodes: u16,
+    /// The network for loads that cut one, where it may be made.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Runner {
@@ -223,17 +76,27 @@ impl Runner {
         &self,
         name: &str,
         scenario: &Scenario,
-        bars: Vec<Held>,
+        limits: Option<&[Held]>,
         peers: &[Kind],
     ) -> Result<Report> {
-        let own = scenario.settings().iter();
-        let mut settings: Vec<(String, String)> = own
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        settings.extend(self.settings.iter().cloned());
+        ensure!(
+            scenario.suits_nodes(self.nodes),
+            "{} is not made for --nodes {}",
+            scenario.name(),
+            self.nodes
+        );
+        let ground = self.ground(scenario)?;
+        let settings = self.settings(scenario);
+        let bars = match limits {
+            Some(limits) => limits.to_vec(),
+            None if self.nodes > 1 => scenario.cluster_bars(),
+            None => scenario.bars(),
+        };
         let mut report = Report::new(name, scenario.name(), scenario.summary(), bars);
         for round in 1..=usize::from(self.rounds) {
-            let suited = peers.iter().filter(|kind| scenario.suits(**kind));
+            let suited = peers
+                .iter()
+                .filter(|kind| scenario.suits(**kind) && (self.nodes == 1 || **kind != Kind::Null));
             let mut peers: Vec<Kind> = suited.copied().collect();
             // Whoever runs second finds a warmer machine: that is not always the same one.
             if round % 2 == 0 {
@@ -241,11 +104,18 @@ impl Runner {
             }
             for kind in peers {
                 let began = Instant::now();
-                let home = Home::new(kind, &self.programs, &self.dir, &settings)?;
+                let home = Home::new(
+                    kind,
+                    &self.programs,
+                    &self.dir,
+                    &settings,
+                    &ground,
+                    scenario.volume_mib(),
+                )?;
                 let done = scenario.run(&home).await;
                 match done.with_context(|| format!("{name}, round {round}, {}", kind.name())) {
                     Ok(measured) => report.add(round, kind, &measured),
-                    Err(error) if kind == Klamm => return Err(error),
+                    Err(error) if kind == Kind::Klamm => return Err(error),
                     Err(error) => eprintln!("{error:#}"),
                 }
                 let took = began.elapsed().as_secs_f64();
@@ -254,9 +124,61 @@ impl Runner {
         }
         Ok(report)
     }
+
+    fn settings(&self, scenario: &Scenario) -> Vec<(String, String)> {
+        let cluster = if self.nodes > 1 { &REPLICATED[..] } else { &[] };
+        let own = cluster.iter().chain(scenario.settings());
+        let own = own.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        own.chain(self.settings.iter().cloned()).collect()
+    }
+
+    fn ground(&self, scenario: &Scenario) -> Result<Ground> {
+        match &self.network {
+            _ if !scenario.needs_network() => Ok(Ground::Here(self.nodes)),
+            Some(network) => Ok(Ground::Network(network.clone())),
+            None => bail!("it needs a network that can be cut"),
+        }
+    }
 }
 
 impl All {
+    /// Whether a load that is chosen has to cut a network.
+    pub fn needs_network(&self, nodes: u16) -> Result<bool> {
+        if self.list {
+            return Ok(false);
+        }
+        for (load, _) in self.chosen(nodes) {
+            if scenario(load)?.needs_network() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn chosen(&self, nodes: u16) -> Vec<(&'static Load, Option<&'static [Held]>)> {
+        let (loads, slice) = if nodes > 1 {
+            (CLUSTER, CLUSTER_SLICE)
+        } else {
+            (LOADS, SLICE)
+        };
+        let mut chosen: Vec<(&Load, Option<&'static [Held]>)> = if self.slice {
+            let samples = slice.iter();
+            samples
+                .map(|sample| (&sample.load, Some(sample.limits)))
+                .collect()
+        } else {
+            loads.iter().map(|load| (load, None)).collect()
+        };
+        chosen.retain(|(load, _)| {
+            self.only.is_empty()
+                || self
+                    .only
+                    .iter()
+                    .any(|text| load.name.contains(text.as_str()))
+        });
+        chosen
+    }
+
     /// Runs the loads. The text or JSON of the results, and whether nothing failed.
     pub async fn run(
         &self,
@@ -264,18 +186,7 @@ impl All {
         peers: &[Kind],
         as_json: bool,
     ) -> Result<(String, bool)> {
-        let chosen: Vec<(&Load, Option<&'static [Held]>)> = if self.slice {
-            let samples = SLICE.iter();
-            samples
-                .map(|sample| (&sample.load, Some(sample.limits)))
-                .collect()
-        } else {
-            LOADS.iter().map(|load| (load, None)).collect()
-        };
-        let wanted = |name: &str| {
-            self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str()))
-        };
-        let chosen = chosen.into_iter().filter(|(load, _)| wanted(load.name));
+        let chosen = self.chosen(runner.nodes).into_iter();
         if self.list {
             let lines =
                 chosen.map(|(load, _)| format!("{:<24}{}\n", load.name, load.arguments.join(" ")));
@@ -284,16 +195,18 @@ impl All {
         let mut reports = Vec::new();
         let mut fine = true;
         for (load, limits) in chosen {
-            let arguments = ["load"].iter().chain(load.arguments);
-            let One { scenario } = One::try_parse_from(arguments)?;
-            let bars = limits.map_or_else(|| scenario.bars(), <[Held]>::to_vec);
+            let scenario = scenario(load)?;
+            if scenario.needs_network() && runner.network.is_none() {
+                eprintln!("{}: left out, no network can be made here", load.name);
+                continue;
+            }
             let peers: Vec<Kind> = load
                 .peers
                 .iter()
                 .copied()
                 .filter(|kind| peers.contains(kind))
                 .collect();
-            match runner.run(load.name, &scenario, bars, &peers).await {
+            match runner.run(load.name, &scenario, limits, &peers).await {
                 Ok(report) => {
                     eprint!("\n{}\n", report.table());
                     fine &= !self.slice || all_met(&report);
@@ -340,7 +253,7 @@ fn summary(reports: &[Report]) -> String {
                     report.name().to_owned(),
                     row.name.to_owned(),
                     verdict.wanted,
-                    printed_ratio(verdict.ratio),
+                    verdict.found,
                     if verdict.met { "met" } else { "MISSED" }.to_owned(),
                 ]);
             }
@@ -359,15 +272,17 @@ mod tests {
 
     #[test]
     fn every_load_can_be_parsed_and_every_limit_has_its_broker() {
-        let slice = SLICE.iter().map(|sample| &sample.load);
-        for load in LOADS.iter().chain(slice) {
-            let arguments = ["load"].iter().chain(load.arguments);
-            let parsed = One::try_parse_from(arguments);
-            assert!(parsed.is_ok(), "{}: {:?}", load.name, parsed.err());
-        }
-        for sample in SLICE {
-            for held in sample.limits {
-                assert!(sample.load.peers.contains(&held.against), "{held:?}");
+        for (nodes, loads, slice) in [(1, LOADS, SLICE), (NODES, CLUSTER, CLUSTER_SLICE)] {
+            let samples = slice.iter().map(|sample| &sample.load);
+            for load in loads.iter().chain(samples) {
+                let parsed = scenario(load);
+                let suits = parsed.as_ref().map(|one| one.suits_nodes(nodes));
+                assert!(suits.is_ok_and(|suits| suits), "{}: {parsed:?}", load.name);
+            }
+            for sample in slice {
+                for held in sample.limits {
+                    assert!(sample.load.peers.contains(&held.against), "{held:?}");
+                }
             }
         }
     }

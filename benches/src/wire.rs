@@ -1,5 +1,6 @@
 //! One blocking connection, for loads that run on threads.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -80,11 +81,11 @@ impl Wire {
         }
     }
 
-    /// Polls all partitions of the topic from these offsets, without a fetch session.
-    pub fn fetch(&mut self, offsets: &[i64]) -> Result<FetchResponse> {
-        let partitions = (0..).zip(offsets).map(|(partition, offset)| {
+    /// Polls partitions of the topic from their offsets, without a fetch session.
+    pub fn fetch(&mut self, offsets: &BTreeMap<i32, i64>) -> Result<FetchResponse> {
+        let partitions = offsets.iter().map(|(partition, offset)| {
             FetchPartition::default()
-                .with_partition(partition)
+                .with_partition(*partition)
                 .with_fetch_offset(*offset)
                 .with_partition_max_bytes(PARTITION_MAX_BYTES)
         });
@@ -107,7 +108,7 @@ impl Wire {
 /// Calls `each` with the value of every record and moves the offsets behind them.
 pub fn fetched(
     answer: &FetchResponse,
-    offsets: &mut [i64],
+    offsets: &mut BTreeMap<i32, i64>,
     mut each: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     for part in answer.responses.iter().flat_map(|topic| &topic.partitions) {
@@ -120,7 +121,7 @@ pub fn fetched(
         let Some(records) = &part.records else {
             continue;
         };
-        let offset = offsets.get_mut(usize::try_from(part.partition_index)?);
+        let offset = offsets.get_mut(&part.partition_index);
         let offset = offset.context("a partition that was not asked for")?;
         for batch in split_batches(records) {
             // The last batch may be cut.

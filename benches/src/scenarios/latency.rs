@@ -8,11 +8,13 @@
 //! ```
 //!
 //! As in a real producer with linger 0, what is due goes into the next request as one batch of one
-//! partition, the next request to the next partition. Threads and blocking sockets: a timer of the
+//! partition, the next request to the next partition whose leader has room. Each leader has connections
+//! and a consumer of its own. Threads and blocking sockets: a timer of the
 //! runtime is a millisecond coarse.
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,9 +65,36 @@ pub struct Latency {
 /// What the threads share.
 struct Shared {
     origin: Instant,
-    unanswered: Mutex<usize>,
+    /// By leader.
+    unanswered: Mutex<Vec<usize>>,
     answered: Condvar,
+    received: AtomicU64,
     failed: AtomicBool,
+}
+
+/// Who leads what: the leaders' addresses, and for each partition the place of its leader among them.
+struct Leaders {
+    addresses: Vec<String>,
+    of: Vec<usize>,
+}
+
+impl Leaders {
+    fn new(by_partition: Vec<String>) -> Leaders {
+        let mut addresses = by_partition.clone();
+        addresses.sort();
+        addresses.dedup();
+        let place = |address: &String| addresses.binary_search(address).unwrap_or_default();
+        Leaders {
+            of: by_partition.iter().map(place).collect(),
+            addresses,
+        }
+    }
+
+    /// Where reading a leader's partitions begins.
+    fn offsets(&self, leader: usize) -> BTreeMap<i32, i64> {
+        let led = (0..).zip(&self.of).filter(|(_, of)| **of == leader);
+        led.map(|(partition, _)| (partition, 0)).collect()
+    }
 }
 
 impl Latency {
@@ -109,13 +138,24 @@ impl Latency {
         bars
     }
 
+    pub(super) fn cluster_bars(&self) -> Vec<Held> {
+        let at_most = |name, bar| held(name, Kind::Kafka, Bar::AtMost(bar));
+        vec![
+            held("missed", Kind::Klamm, Bar::Zero),
+            at_most("broker_cpu_seconds", 1.0 / 3.0),
+            at_most("e2e_p50", 0.5),
+            at_most("e2e_p99", 1.0 / 3.0),
+        ]
+    }
+
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
         let peer = home.start().await?;
         setup::create_topic(&peer.address(), self.partitions).await?;
         if self.backlog > 0 {
             self.preload(home, &peer).await?;
         }
-        let measured = tokio::task::block_in_place(|| self.load(home, &peer))?;
+        let leaders = Leaders::new(setup::settled_leaders(&peer.address()).await?);
+        let measured = tokio::task::block_in_place(|| self.load(home, &peer, &leaders))?;
         peer.stop().await?;
         Ok(measured)
     }
@@ -139,69 +179,76 @@ impl Latency {
         Ok(())
     }
 
-    fn load(&self, home: &Home, peer: &Peer<'_>) -> Result<Vec<Measured>> {
+    fn load(&self, home: &Home, peer: &Peer<'_>, leaders: &Leaders) -> Result<Vec<Measured>> {
         let address = peer.address();
-        self.await_partitions(&address)?;
-        let sending = Wire::connect(&address)?;
-        let answers = sending.socket().try_clone()?;
+        for (index, leader) in leaders.addresses.iter().enumerate() {
+            await_partitions(leader, leaders.offsets(index))?;
+        }
+        let to = leaders.addresses.iter();
+        let sending = to
+            .map(|leader| Wire::connect(leader))
+            .collect::<Result<Vec<Wire>>>()?;
+        let answers = sending.iter().map(|wire| wire.socket().try_clone());
+        let answers = answers.collect::<std::io::Result<Vec<TcpStream>>>()?;
         let shared = Shared {
             origin: Instant::now() + Duration::from_millis(200),
-            unanswered: Mutex::new(0),
+            unanswered: Mutex::new(vec![0; sending.len()]),
             answered: Condvar::new(),
+            received: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         };
-        let (latencies, before, after, drained) = std::thread::scope(|scope| {
-            let consumer =
-                scope.spawn(|| self.noting_failure(&shared, || self.consume(&address, &shared)));
-            let reader =
-                scope.spawn(|| self.noting_failure(&shared, || read_answers(answers, &shared)));
-            let sender =
-                scope.spawn(|| self.noting_failure(&shared, || self.send(sending, &shared)));
-            sleep_until(shared.origin + Duration::from_secs(self.warm_up));
-            let before = peer.usage()?;
-            let drained = match self.backlog {
-                0 => None,
-                _ => {
-                    crate::scenarios::consume::drop_page_cache()?;
-                    let arguments = librdkafka::consume(
-                        &address,
-                        BACKLOG,
-                        self.partitions,
-                        (0, 0, self.backlog_records()),
-                    );
-                    Some(Run::of(&home.programs().load, &arguments, peer)?)
+        let shared = &shared;
+        let (latencies, before, after, drained) =
+            std::thread::scope(|scope| {
+                let mut consumers = Vec::new();
+                let mut readers = Vec::new();
+                for (index, socket) in answers.into_iter().enumerate() {
+                    consumers.push(scope.spawn(move || {
+                        shared.noting_failure(|| self.consume(leaders, index, shared))
+                    }));
+                    readers.push(scope.spawn(move || {
+                        shared.noting_failure(|| read_answers(socket, index, shared))
+                    }));
                 }
-            };
-            sleep_until(shared.origin + Duration::from_secs(self.warm_up + self.seconds));
-            let after = peer.usage()?;
-            let sent = sender.join().expect("the sender does not panic");
-            let latencies = consumer.join().expect("the consumer does not panic")?;
-            reader.join().expect("the reader does not panic")?;
-            // Last: it also fails when another did, and that one knows why.
-            sent?;
-            anyhow::Ok((latencies, before, after, drained))
-        })?;
+                let sender =
+                    scope.spawn(|| shared.noting_failure(|| self.send(sending, leaders, shared)));
+                sleep_until(shared.origin + Duration::from_secs(self.warm_up));
+                let before = peer.usage()?;
+                let drained = match self.backlog {
+                    0 => None,
+                    _ => {
+                        crate::scenarios::consume::drop_page_cache()?;
+                        let arguments = librdkafka::consume(
+                            &address,
+                            BACKLOG,
+                            self.partitions,
+                            (0, 0, self.backlog_records()),
+                        );
+                        Some(Run::of(&home.programs().load, &arguments, peer)?)
+                    }
+                };
+                sleep_until(shared.origin + Duration::from_secs(self.warm_up + self.seconds));
+                let after = peer.usage()?;
+                let sent = sender.join().expect("the sender does not panic");
+                let mut latencies = Latencies::default();
+                for consumer in consumers {
+                    latencies.merge(consumer.join().expect("a consumer does not panic")?);
+                }
+                for reader in readers {
+                    reader.join().expect("a reader does not panic")?;
+                }
+                // Last: it also fails when another did, and that one knows why.
+                sent?;
+                anyhow::Ok((latencies, before, after, drained))
+            })?;
         Ok(self.values(latencies, drained.as_ref(), after.since(&before)))
-    }
-
-    /// Kafka names a partition's leader some time before that one serves it.
-    fn await_partitions(&self, address: &str) -> Result<()> {
-        let mut offsets = vec![0; usize::try_from(self.partitions)?];
-        let mut wire = Wire::connect(address)?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let served = fetched(&wire.fetch(&offsets)?, &mut offsets, |_| Ok(()));
-            if served.is_ok() || Instant::now() > until {
-                return served;
-            }
-        }
     }
 
     fn values(
         &self,
         mut latencies: Latencies,
         drained: Option<&Run>,
-        usage: [Measured; 3],
+        usage: Vec<Measured>,
     ) -> Vec<Measured> {
         let missed = (self.rate * self.seconds) as f64 - latencies.count() as f64;
         let mut measured = vec![
@@ -223,16 +270,6 @@ impl Latency {
         measured
     }
 
-    /// Tells the other threads when one has failed, so that none waits for ever.
-    fn noting_failure<T>(&self, shared: &Shared, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let done = work();
-        if done.is_err() {
-            shared.failed.store(true, Ordering::Relaxed);
-            shared.answered.notify_all();
-        }
-        done
-    }
-
     fn records(&self) -> u64 {
         self.rate * (self.warm_up + self.seconds)
     }
@@ -241,15 +278,16 @@ impl Latency {
         Duration::from_nanos(record * 1_000_000_000 / self.rate)
     }
 
-    fn send(&self, mut wire: Wire, shared: &Shared) -> Result<()> {
+    fn send(&self, mut wires: Vec<Wire>, leaders: &Leaders, shared: &Shared) -> Result<()> {
         let size = usize::try_from(self.size)?;
-        let mut sent = 0;
+        let (mut sent, mut turn) = (0, 0);
         for request in 0_i32.. {
             if sent == self.records() {
                 break;
             }
             sleep_until(shared.origin + self.due(sent));
-            shared.wait_for_room();
+            let partition = shared.wait_for_room(turn, &leaders.of);
+            turn = partition + 1;
             ensure!(
                 !shared.failed.load(Ordering::Relaxed),
                 "another thread failed"
@@ -265,22 +303,24 @@ impl Latency {
                 sent += 1;
             }
             let batch = setup::batch_of(&values)?;
-            wire.send(&setup::produce_frame(
-                request,
-                [(request % self.partitions, batch)],
-            )?)?;
+            let frame = setup::produce_frame(request, [(i32::try_from(partition)?, batch)])?;
+            let leader = leaders.of.get(partition).copied().unwrap_or_default();
+            let wire = wires.get_mut(leader).context("a leader's connection")?;
+            wire.send(&frame)?;
         }
-        wire.finish_writing()
+        wires.iter().try_for_each(Wire::finish_writing)
     }
 
-    /// Reads until all records are there; the times of those due in the measured time.
-    fn consume(&self, address: &str, shared: &Shared) -> Result<Latencies> {
+    /// Reads what a leader has until all records are there; the times of those due in the measured time.
+    fn consume(&self, leaders: &Leaders, leader: usize, shared: &Shared) -> Result<Latencies> {
+        let address = leaders.addresses.get(leader).context("a leader")?;
         let mut wire = Wire::connect(address)?;
-        let mut offsets = vec![0; usize::try_from(self.partitions)?];
+        let mut offsets = leaders.offsets(leader);
         let mut latencies = Latencies::default();
-        let mut received = 0;
         let end = self.due(self.records()) + PATIENCE;
-        while received < self.records() && shared.origin.elapsed() < end {
+        while shared.received.load(Ordering::Relaxed) < self.records()
+            && shared.origin.elapsed() < end
+        {
             ensure!(
                 !shared.failed.load(Ordering::Relaxed),
                 "another thread failed"
@@ -292,7 +332,7 @@ impl Latency {
                     .first_chunk::<8>()
                     .context("a record without number")?;
                 let record = u64::from_be_bytes(*stamp);
-                received += 1;
+                shared.received.fetch_add(1, Ordering::Relaxed);
                 if record >= self.rate * self.warm_up {
                     latencies.record(now.saturating_sub(self.due(record)));
                 }
@@ -304,28 +344,65 @@ impl Latency {
 }
 
 impl Shared {
-    /// Waits until one more request may be sent, and counts it.
-    fn wait_for_room(&self) {
+    /// Waits until the leader of a partition may be sent one more request, and counts it; the first such partition
+    /// from `turn` on.
+    fn wait_for_room(&self, turn: usize, leader_of: &[usize]) -> usize {
         let mut unanswered = self
             .unanswered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        while *unanswered >= IN_FLIGHT && !self.failed.load(Ordering::Relaxed) {
+        loop {
+            for ahead in 0..leader_of.len() {
+                let partition = (turn + ahead) % leader_of.len();
+                let leader = leader_of.get(partition).copied().unwrap_or_default();
+                let count = unanswered.get_mut(leader);
+                if let Some(count) = count
+                    && (*count < IN_FLIGHT || self.failed.load(Ordering::Relaxed))
+                {
+                    *count += 1;
+                    return partition;
+                }
+            }
             let waited = self.answered.wait(unanswered);
             unanswered = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        *unanswered += 1;
+    }
+
+    /// Tells the other threads when one has failed, so that none waits for ever.
+    fn noting_failure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = work();
+        if done.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+            self.answered.notify_all();
+        }
+        done
     }
 }
 
-fn read_answers(socket: TcpStream, shared: &Shared) -> Result<()> {
+/// Kafka names a partition's leader some time before that one serves it.
+fn await_partitions(leader: &str, mut offsets: BTreeMap<i32, i64>) -> Result<()> {
+    let mut wire = Wire::connect(leader)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let served = fetched(&wire.fetch(&offsets)?, &mut offsets, |_| Ok(()));
+        if served.is_ok() || Instant::now() > until {
+            return served;
+        }
+    }
+}
+
+fn read_answers(socket: TcpStream, leader: usize, shared: &Shared) -> Result<()> {
     let mut wire = Wire::over(socket);
     while let Some(answer) = wire.receive()? {
         sync::acknowledged(answer)?;
-        *shared
+        let mut unanswered = shared
             .unanswered
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) -= 1;
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = unanswered.get_mut(leader) {
+            *count -= 1;
+        }
+        drop(unanswered);
         shared.answered.notify_one();
     }
     Ok(())

@@ -3,11 +3,13 @@
 
 mod commit;
 mod consume;
+mod faults;
 mod groups;
 mod join;
 mod latency;
 mod partitions;
 mod produce;
+mod rebuild;
 mod reload;
 mod start;
 mod sync;
@@ -44,6 +46,10 @@ pub enum Scenario {
     Reload(reload::Reload),
     /// Many groups that do nothing but keep their sessions alive
     Groups(groups::Groups),
+    /// Three nodes: what a fault of one silences, and for how long
+    Faults(faults::Faults),
+    /// Three nodes: one loses its disk, and gets all of it back from the others
+    Rebuild(rebuild::Rebuild),
 }
 
 /// What a value is held to.
@@ -55,6 +61,8 @@ pub enum Bar {
     AtMost(f64),
     /// Klamm's own value is zero, in every round.
     Zero,
+    /// Klamm's own value is at most so much, in every round.
+    Within(f64),
 }
 
 /// A bar, the value it is for, and the broker that Klamm is compared with.
@@ -62,7 +70,7 @@ pub enum Bar {
 pub struct Held {
     /// Name of the value.
     pub value: &'static str,
-    /// The other broker; of no account for [`Bar::Zero`].
+    /// The other broker; of no account for [`Bar::Zero`] and [`Bar::Within`].
     pub against: Kind,
     /// What the ratio is held to.
     pub bar: Bar,
@@ -91,6 +99,8 @@ macro_rules! with_each {
             Scenario::Join($one) => $what,
             Scenario::Reload($one) => $what,
             Scenario::Groups($one) => $what,
+            Scenario::Faults($one) => $what,
+            Scenario::Rebuild($one) => $what,
         }
     };
 }
@@ -110,6 +120,8 @@ impl Scenario {
             Scenario::Join(_) => "join",
             Scenario::Reload(_) => "reload",
             Scenario::Groups(_) => "groups",
+            Scenario::Faults(_) => "faults",
+            Scenario::Rebuild(_) => "rebuild",
         }
     }
 
@@ -127,6 +139,33 @@ impl Scenario {
         }
     }
 
+    /// Whether it can be run against so many nodes.
+    pub fn suits_nodes(&self, nodes: u16) -> bool {
+        match self {
+            Scenario::Faults(_) | Scenario::Rebuild(_) => nodes > 1,
+            Scenario::Produce(_)
+            | Scenario::Sync(_)
+            | Scenario::Latency(_)
+            | Scenario::Consume(_)
+            | Scenario::Partitions(_)
+            | Scenario::Tools(_) => true,
+            _ => nodes == 1,
+        }
+    }
+
+    /// Whether its nodes have to be in a network that can be cut.
+    pub fn needs_network(&self) -> bool {
+        matches!(self, Scenario::Faults(one) if one.needs_network())
+    }
+
+    /// MiB of a volume for each node whose power can be cut, if it wants such.
+    pub fn volume_mib(&self) -> Option<u64> {
+        match self {
+            Scenario::Faults(one) => one.volume_mib(),
+            _ => None,
+        }
+    }
+
     /// Settings of the broker, by Kafka's names, that the scenario is defined with.
     pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -135,7 +174,20 @@ impl Scenario {
         }
     }
 
-    /// What Klamm is held to.
+    /// What Klamm is held to where it is several nodes.
+    pub fn cluster_bars(&self) -> Vec<Held> {
+        match self {
+            Scenario::Produce(one) => one.cluster_bars(),
+            Scenario::Sync(one) => one.cluster_bars(),
+            Scenario::Latency(one) => one.cluster_bars(),
+            Scenario::Partitions(one) => one.cluster_bars(),
+            Scenario::Faults(one) => one.cluster_bars(),
+            Scenario::Rebuild(one) => one.cluster_bars(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What Klamm is held to as a single node.
     pub fn bars(&self) -> Vec<Held> {
         let at_most = |name, bar| held(name, Kind::Kafka, Bar::AtMost(bar));
         match self {
@@ -155,6 +207,7 @@ impl Scenario {
                 held("missed_sessions", Kind::Klamm, Bar::Zero),
                 at_most("broker_rss", 1.0 / 3.0),
             ],
+            Scenario::Faults(_) | Scenario::Rebuild(_) => Vec::new(),
         }
     }
 

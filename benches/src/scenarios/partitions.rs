@@ -1,5 +1,7 @@
-//! Many partitions: made, written to once, left alone, killed, and there again.
+//! Many partitions: made, written to once, left alone; on a single node also killed, and there again.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,7 +19,7 @@ use crate::wire::Wire;
 /// Pause before those that could not take a record are tried again.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Partitions of one request.
-const AT_ONCE: i32 = 1000;
+const AT_ONCE: usize = 1000;
 /// For background work that follows the writes.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -35,7 +37,7 @@ pub struct Partitions {
 impl Partitions {
     pub(super) fn summary(&self) -> String {
         format!(
-            "a topic of {} partitions: create, one record each, idle for {} s, kill -9, restart",
+            "a topic of {} partitions: create, one record each, idle for {} s; a single node: kill -9, restart",
             self.count, self.idle
         )
     }
@@ -54,6 +56,27 @@ impl Partitions {
         ]
     }
 
+    pub(super) fn cluster_bars(&self) -> Vec<Held> {
+        match self.count {
+            ..5000 => {
+                let at_most = |name, bar| held(name, Kind::Kafka, Bar::AtMost(bar));
+                vec![
+                    at_most("create_seconds", 1.0),
+                    at_most("idle_cpu", 0.2),
+                    at_most("broker_peak_rss", 1.0 / 3.0),
+                ]
+            }
+            _ => {
+                let within = |name, bar| held(name, Kind::Klamm, Bar::Within(bar));
+                vec![
+                    within("create_seconds", 60.0),
+                    within("idle_cpu", 15.0),
+                    within("node_peak_rss", 1.2e9),
+                ]
+            }
+        }
+    }
+
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
         let peer = home.start().await?;
         let began = Instant::now();
@@ -65,7 +88,16 @@ impl Partitions {
         sleep(SETTLE).await;
         let idle = idle_cpu(&peer, self.idle).await?;
         let usage = peer.usage()?;
+        let mut measured = vec![
+            Measured::seconds("create_seconds", created),
+            Measured::seconds("first_records_seconds", written),
+            Measured::new("idle_cpu", Unit::Percent, idle),
+        ];
+        measured.extend(usage.memory());
         peer.kill()?;
+        if home.is_cluster() {
+            return Ok(measured);
+        }
         let peer = home.start().await?;
         let ready = peer.ready_in;
         let client = setup::client(&peer.address()).await?;
@@ -73,28 +105,44 @@ impl Partitions {
         write(&peer.address(), self.count).await?;
         let restarted = peer.age();
         peer.stop().await?;
-        Ok(vec![
-            Measured::seconds("create_seconds", created),
-            Measured::seconds("first_records_seconds", written),
-            Measured::new("idle_cpu", Unit::Percent, idle),
-            Measured::new("broker_rss", Unit::Bytes, usage.rss_bytes),
-            Measured::new("broker_peak_rss", Unit::Bytes, usage.peak_rss_bytes),
+        measured.extend([
             Measured::seconds("ready_seconds", ready),
             Measured::seconds("restart_seconds", restarted),
-        ])
+        ]);
+        Ok(measured)
     }
 }
 
-/// One record to each partition of the topic, until all are acknowledged.
+/// One record to each partition of the topic, by way of its leader, until all are acknowledged.
 pub(super) async fn write(address: &str, count: i32) -> Result<()> {
-    let mut wire = Wire::connect(address)?;
-    for first in (0..count).step_by(AT_ONCE as usize) {
-        let mut missing: Vec<i32> = (first..count.min(first + AT_ONCE)).collect();
-        while !missing.is_empty() {
-            missing = write_to(&mut wire, &missing)?;
-            if !missing.is_empty() {
-                sleep(PAUSE).await;
+    let client = setup::client(address).await?;
+    let mut wires: BTreeMap<String, Wire> = BTreeMap::new();
+    let mut missing: Vec<i32> = (0..count).collect();
+    while !missing.is_empty() {
+        let leaders = setup::leaders(&client, setup::TOPIC.as_str()).await?;
+        let mut by_leader: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        let mut left = Vec::new();
+        for partition in missing {
+            match leaders.get(usize::try_from(partition)?) {
+                Some(Some(leader)) => by_leader.entry(leader.clone()).or_default().push(partition),
+                _ => left.push(partition),
             }
+        }
+        for (leader, partitions) in by_leader {
+            let wire = match wires.entry(leader) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let wire = Wire::connect(new.key())?;
+                    new.insert(wire)
+                }
+            };
+            for some in partitions.chunks(AT_ONCE) {
+                left.extend(write_to(wire, some)?);
+            }
+        }
+        missing = left;
+        if !missing.is_empty() {
+            sleep(PAUSE).await;
         }
     }
     Ok(())

@@ -74,6 +74,15 @@ impl Produce {
         ]
     }
 
+    pub(super) fn cluster_bars(&self) -> Vec<Held> {
+        let rate = if self.size < 512 { 2.0 } else { 1.3 };
+        vec![
+            held("records_per_second", Kind::Kafka, Bar::AtLeast(rate)),
+            held("cpu_seconds_per_gb", Kind::Kafka, Bar::AtMost(0.2)),
+            held("broker_peak_rss", Kind::Kafka, Bar::AtMost(1.0 / 6.0)),
+        ]
+    }
+
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
         let peer = home.start().await?;
         setup::create_topic(&peer.address(), self.partitions).await?;

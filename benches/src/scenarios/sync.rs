@@ -77,23 +77,34 @@ impl Sync {
         bars
     }
 
+    pub(super) fn cluster_bars(&self) -> Vec<Held> {
+        let at_most = |name, bar| held(name, Kind::Kafka, Bar::AtMost(bar));
+        vec![
+            held("requests_per_second", Kind::Kafka, Bar::AtLeast(4.0)),
+            at_most("cpu_ms_per_request", 0.25),
+            at_most("broker_peak_rss", 1.0 / 6.0),
+            at_most("latency_p99", 0.25),
+        ]
+    }
+
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {
         let peer = home.start().await?;
         setup::create_topic(&peer.address(), self.partitions).await?;
         // Kafka names a partition's leader some time before that one serves it.
         super::partitions::write(&peer.address(), self.partitions).await?;
+        let leaders = setup::settled_leaders(&peer.address()).await?;
         let (latencies, usage) = std::thread::scope(|scope| {
             let load = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                runtime.block_on(self.load(&peer))
+                runtime.block_on(self.load(&peer, &leaders))
             });
             load.join().expect("the load does not panic")
         })?;
         let mut latencies = latencies;
         let requests = latencies.count() as f64;
-        let [cpu, ..] = usage;
+        let cpu = usage.first().context("processor time")?.value;
         let mut measured = vec![
             Measured::new(
                 "requests_per_second",
@@ -106,7 +117,7 @@ impl Sync {
             Measured::new(
                 "cpu_ms_per_request",
                 Unit::Milliseconds,
-                cpu.value * 1e3 / requests,
+                cpu * 1e3 / requests,
             ),
         ];
         measured.extend(usage);
@@ -114,13 +125,18 @@ impl Sync {
         Ok(measured)
     }
 
-    async fn load(&self, peer: &Peer<'_>) -> Result<(Latencies, [Measured; 3])> {
+    async fn load(
+        &self,
+        peer: &Peer<'_>,
+        leaders: &[String],
+    ) -> Result<(Latencies, Vec<Measured>)> {
         let value = vec![b'x'; self.size];
         let mut writers = Vec::with_capacity(self.connections);
         for index in 0..self.connections {
             let partition = i32::try_from(index)? % self.partitions;
             let batch = setup::batch_of(std::slice::from_ref(&value))?;
-            let stream = TcpStream::connect(peer.address()).await?;
+            let leader = leaders.get(usize::try_from(partition)?);
+            let stream = TcpStream::connect(leader.context("a leader")?).await?;
             stream.set_nodelay(true)?;
             writers.push(Writer {
                 stream,
