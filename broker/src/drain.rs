@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use klamm_raft::{Group, NodeId};
 use klamm_records::GroupId;
 use tokio::time::{Instant, timeout};
@@ -18,6 +19,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// A hand-over that did not come about is tried again, with the next replica.
 const AGAIN: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(10);
+/// Groups that are asked to hand over at a time.
+const AT_A_TIME: usize = 32;
 /// How long clients are still answered after that. Whoever sends something meanwhile is told who leads now and goes
 /// there at once; whoever finds the connection closed has to look around, which takes some clients seconds.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -64,6 +67,7 @@ async fn hand_over(led: impl Fn() -> Vec<Group>) {
     let mut asked: HashMap<GroupId, (Instant, Vec<NodeId>)> = HashMap::new();
     while Instant::now() < deadline {
         let mut waiting = false;
+        let mut begun = Vec::new();
         for group in led() {
             let (at, tried) = asked
                 .entry(group.id())
@@ -78,10 +82,15 @@ async fn hand_over(led: impl Fn() -> Vec<Group>) {
             waiting = true;
             *at = Instant::now();
             tried.push(to);
-            if let Err(error) = group.transfer_leader(to).await {
-                warn!(group = group.id().0, %error, "leadership not handed over");
-            }
+            begun.push(async move {
+                if let Err(error) = group.transfer_leader(to).await {
+                    warn!(group = group.id().0, %error, "leadership not handed over");
+                }
+            });
         }
+        // Each waits for its group only; one after the other, a thousand would take seconds.
+        let mut begun = futures::stream::iter(begun).buffer_unordered(AT_A_TIME);
+        while begun.next().await.is_some() {}
         if !waiting {
             return;
         }

@@ -363,6 +363,9 @@ pub enum StartError {
     /// The metadata group did not come up.
     #[error("{0}")]
     Metadata(String),
+    /// The thread that answers other nodes could not be started.
+    #[error("starting a thread: {0}")]
+    Control(std::io::Error),
     /// The settings make no cluster.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -437,8 +440,12 @@ impl Node {
                 }
             }));
         }
+        let control = match &shape {
+            Some(_) => host.control_runtime().map_err(StartError::Control)?,
+            None => tokio::runtime::Handle::current(),
+        };
         let (cluster, groups, founders) = loop {
-            let cluster = Arc::new(Cluster::new(shape.clone(), &identity));
+            let cluster = Arc::new(Cluster::new(shape.clone(), &identity, control.clone()));
             let reached = cluster
                 .shape()
                 .zip(controller_port)

@@ -248,6 +248,7 @@ fn explain(error: &StartError, data_dir: &Path, started: Started) -> UserError {
             let other = if dev { "--data DIR" } else { "another one in log.dirs" };
             format!("check that {} may be written to and its disk works, or use {other}", data_dir.display())
         }
+        StartError::Control(_) => "a higher limit of processes: ulimit -u".to_owned(),
         StartError::Shape(_) => "klamm cluster init --nodes HOST,HOST,HOST shows settings of a whole cluster".to_owned(),
         StartError::Entry(_) => "what the cause says; no data was changed".to_owned(),
         StartError::Storage(_) | StartError::Raft(_) | StartError::Metadata(_) => {

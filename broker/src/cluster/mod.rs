@@ -35,6 +35,7 @@ use klamm_metadata::Command;
 use klamm_raft::{Group, Groups, NodeId, PeerTransport, Peers, PeersOptions};
 use klamm_records::GroupId;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -87,8 +88,8 @@ pub enum Beginning {
 }
 
 impl Cluster {
-    /// The nodes that the settings name. Without a shape: nobody.
-    pub fn new(shape: Option<Shape>, identity: &Identity) -> Cluster {
+    /// The nodes that the settings name. Without a shape: nobody. Pings come and go on `control`.
+    pub fn new(shape: Option<Shape>, identity: &Identity, control: Handle) -> Cluster {
         let node = identity.replica_id();
         let board = Arc::new(Board::default());
         let others = shape.map(|shape| {
@@ -101,7 +102,7 @@ impl Cluster {
             });
             let met = Arc::new(Addresses::new(known.collect()));
             Others {
-                peers: Peers::new(options, tokio::runtime::Handle::current()),
+                peers: Peers::with_control(options, Handle::current(), control),
                 desk: Desk::new(identity.clone(), configured, board.clone(), met.clone()),
                 met,
                 own: OnceLock::new(),

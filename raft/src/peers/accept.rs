@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Door {
     pub(super) context: Arc<Context>,
     pub(super) roster: Arc<RwLock<BTreeMap<NodeId, Arc<Peer>>>>,
+    /// Where control lanes are answered.
+    pub(super) control: tokio::runtime::Handle,
     pub(super) groups: Groups,
     pub(super) service: Arc<dyn PeerService>,
 }
@@ -76,7 +78,10 @@ pub(super) async fn run(listener: TcpListener, door: Door) {
                     if lane != Lane::Question {
                         let _ = named.send((peer.node, lane));
                     }
-                    let error = answer_peer(&door, stream, &peer, lane).await;
+                    let error = match lane {
+                        Lane::Control => answer_control(&door, stream, peer.clone()).await,
+                        _ => answer_peer(&door, stream, &peer, lane).await,
+                    };
                     tracing::debug!(node = %peer.node, ?lane, %error, "a peer's connection ended");
                 }
                 Err(error) => {
@@ -129,6 +134,30 @@ async fn greet(
     tokio::time::timeout(door.context.options.handshake_deadline, greeting)
         .await
         .unwrap_or(Err(HandshakeError::TimedOut))
+}
+
+/// Answers a control lane on the runtime for those.
+async fn answer_control(door: &Door, stream: TcpStream, peer: PeerIdentity) -> io::Error {
+    // Bound to this runtime's events until it is made anew.
+    let stream = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return error,
+    };
+    let answering = door.clone();
+    let answer = async move {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => answer_peer(&answering, stream, &peer, Lane::Control).await,
+            Err(error) => error,
+        }
+    };
+    // A set, so that it ends with this future.
+    let mut only = JoinSet::new();
+    only.spawn_on(answer, &door.control);
+    match only.join_next().await {
+        Some(Ok(error)) => error,
+        Some(Err(error)) => io::Error::other(error),
+        None => io::ErrorKind::UnexpectedEof.into(),
+    }
 }
 
 /// Answers a peer until the connection fails; why it did.
@@ -185,6 +214,9 @@ async fn answer_calls(
                 }
                 frame = arriving.recv(), if open => {
                     let Some(frame) = frame else { return Ok(()) };
+                    if frame.kind == Kind::Ping && door.context.pulse.is_stuck() {
+                        continue;
+                    }
                     if frame.kind == Kind::Ping {
                         let _ = queue.send(frame::pong(frame.call, door.service.is_full()));
                         continue;

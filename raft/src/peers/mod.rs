@@ -35,7 +35,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -60,6 +60,10 @@ pub(crate) use wire::entry_bytes;
 const MAX_HANDSHAKES: usize = 64;
 /// Room is counted in these, so that a semaphore can hold it.
 const ROOM_UNIT: usize = 1 << 10;
+const BEAT: Duration = Duration::from_millis(500);
+/// A node that does nothing for so long answers no pings. Far more than it takes to get round to a task among those of
+/// ten thousand groups.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// How this node meets the others.
 #[derive(Clone, Debug)]
@@ -165,6 +169,43 @@ struct Context {
     options: PeersOptions,
     credentials: RwLock<Credentials>,
     counters: Counters,
+    pulse: Pulse,
+}
+
+/// Whether the groups' runtime gets on. Pings are answered elsewhere, so that a node that has much to do is not taken
+/// for gone; one that does nothing any more is.
+#[derive(Debug)]
+struct Pulse {
+    start: Instant,
+    /// Milliseconds since `start`.
+    beat_at: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Pulse {
+        Pulse {
+            start: Instant::now(),
+            beat_at: AtomicU64::new(0),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn beat(&self) {
+        loop {
+            self.beat_at.store(self.millis(), Ordering::Relaxed);
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        let stuck = self
+            .millis()
+            .saturating_sub(self.beat_at.load(Ordering::Relaxed));
+        stuck > u64::try_from(STUCK.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Another node.
@@ -198,17 +239,28 @@ pub struct Peers {
 struct Inner {
     context: Arc<Context>,
     runtime: tokio::runtime::Handle,
+    control: tokio::runtime::Handle,
     roster: Arc<RwLock<BTreeMap<NodeId, Arc<Peer>>>>,
     accepting: Mutex<Vec<AbortHandle>>,
 }
 
 impl Peers {
-    /// Knows nobody yet. `runtime`: where connections live; pings are answered there, so it must
-    /// not be one that runs long computations.
+    /// Knows nobody yet. `runtime`: where connections live.
     ///
     /// # Panics
     /// When the cluster id is longer than 128 bytes, or silence not longer than the ping interval.
     pub fn new(options: PeersOptions, runtime: tokio::runtime::Handle) -> Peers {
+        Peers::with_control(options, runtime.clone(), runtime)
+    }
+
+    /// As [`Peers::new`], with another runtime for the control lanes. Pings come and go there: where thousands of groups
+    /// elect at once, pings behind all their work would come too late, their leaders be taken for gone, and more
+    /// groups elect.
+    pub fn with_control(
+        options: PeersOptions,
+        runtime: tokio::runtime::Handle,
+        control: tokio::runtime::Handle,
+    ) -> Peers {
         assert!(handshake::is_cluster_id(&options.cluster_id), "cluster id");
         assert!(options.silence > options.ping_interval, "silence");
         let identity = PeerIdentity {
@@ -221,11 +273,13 @@ impl Peers {
             options,
             credentials: RwLock::new(Credentials { identity, secret }),
             counters: Counters::default(),
+            pulse: Pulse::new(),
         });
         Peers {
             inner: Arc::new(Inner {
                 context,
                 runtime,
+                control,
                 roster: Arc::default(),
                 accepting: Mutex::default(),
             }),
@@ -286,7 +340,11 @@ impl Peers {
         });
         for lane in [Lane::Control, Lane::Data, Lane::Fill] {
             let run = link::run(Arc::clone(context), Arc::clone(&peer), lane);
-            let task = self.inner.runtime.spawn(run);
+            let runtime = match lane {
+                Lane::Control => &self.inner.control,
+                Lane::Data | Lane::Fill | Lane::Question => &self.inner.runtime,
+            };
+            let task = runtime.spawn(run);
             peer.tasks.lock().push(task.abort_handle());
         }
         peer
@@ -297,11 +355,18 @@ impl Peers {
         let door = accept::Door {
             context: Arc::clone(&self.inner.context),
             roster: Arc::clone(&self.inner.roster),
+            control: self.inner.control.clone(),
             groups,
             service,
         };
-        let task = self.inner.runtime.spawn(accept::run(listener, door));
-        self.inner.accepting.lock().push(task.abort_handle());
+        let context = Arc::clone(&self.inner.context);
+        let beating = self
+            .inner
+            .runtime
+            .spawn(async move { context.pulse.beat().await });
+        let accepting = self.inner.runtime.spawn(accept::run(listener, door));
+        let tasks = [beating.abort_handle(), accepting.abort_handle()];
+        self.inner.accepting.lock().extend(tasks);
     }
 
     /// Asks the service of another node.
