@@ -9,6 +9,7 @@ mod fill;
 mod fixture;
 mod idle;
 mod nodes;
+mod overload;
 mod peers;
 mod proxy;
 mod retention;

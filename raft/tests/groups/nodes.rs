@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, LogSettings, RealDisk, Store, StoreOptions, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 use crate::fixture::*;
 use crate::proxy::Proxy;
@@ -74,6 +75,12 @@ impl Running {
     }
 }
 
+/// Control lanes, and the wires: neither waits behind what a test does to the groups' runtime.
+static CONTROL: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+});
+
 fn open_log(store: &Store, group: u64) -> GroupLog {
     let settings = LogSettings {
         segment_bytes: 64 << 10,
@@ -128,7 +135,8 @@ impl Cluster {
         let mut wires = BTreeMap::new();
         for from in 0..size {
             for to in (0..size).filter(|to| *to != from) {
-                wires.insert((from, to), Proxy::start(nobody).await);
+                let wire = CONTROL.spawn(Proxy::start(nobody)).await.unwrap();
+                wires.insert((from, to), wire);
             }
         }
         let mut cluster = Cluster {
@@ -179,7 +187,8 @@ impl Cluster {
         let clock = Arc::new(SystemClock::default());
         let store = Store::open(options, Arc::new(RealDisk), clock).unwrap().0;
         let runtime = tokio::runtime::Handle::current();
-        let peers = Peers::new(peers_options(node), runtime.clone());
+        let control = CONTROL.handle().clone();
+        let peers = Peers::with_control(peers_options(node), runtime.clone(), control);
         let options = GroupsOptions {
             node,
             heartbeat_interval: self.heartbeat,
