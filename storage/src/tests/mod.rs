@@ -9,6 +9,7 @@ mod concurrent;
 mod crash;
 mod damage;
 mod deleted;
+mod driven;
 mod fill;
 mod model;
 mod real;

@@ -27,6 +27,8 @@ pub enum Deed {
     Mend,
     /// The network does as usual.
     Calm,
+    /// A machine loses its disk.
+    Lose,
     /// A disk does as usual.
     Quick(HostId),
     /// A disk has room.
@@ -82,6 +84,8 @@ pub struct Faults {
     mean: u64,
     over: bool,
     clients: HostId,
+    /// When a disk is lost for good, in nanoseconds after the begin.
+    loss: Option<u64>,
 }
 
 impl Faults {
@@ -97,6 +101,7 @@ impl Faults {
             kinds.clear();
         }
         let mean = *rng.pick(&[2, 5, 10, 20]) * SECOND;
+        let loss = rng.between(0, plan.seconds * SECOND / 2);
         Faults {
             rng,
             nodes,
@@ -104,6 +109,7 @@ impl Faults {
             mean,
             over: false,
             clients: nodes,
+            loss: plan.loses_a_disk().then_some(loss),
         }
     }
 
@@ -120,6 +126,9 @@ impl Faults {
             self.mean / SECOND,
             self.kinds
         ));
+        if let Some(loss) = self.loss {
+            world.schedule(loss, Deed::Lose);
+        }
         if !self.kinds.is_empty() {
             world.schedule(self.rng.between(0, self.mean), Deed::Next);
         }
@@ -161,7 +170,7 @@ impl Faults {
                 world.schedule(next, Deed::Next);
             }
             Deed::Start(host) => {
-                if !world.machines[host].is_running() {
+                if !world.machines[host].is_running() && !world.machines[host].is_lost() {
                     world.machines[host].start();
                     world.coverage.count("starts");
                     // Sometimes it does not get far.
@@ -174,6 +183,13 @@ impl Faults {
                 }
             }
             Deed::End(host, power) => self.end(host, power, world),
+            Deed::Lose => {
+                let host = self.node();
+                self.end(host, false, world);
+                world.machines[host].lose_disk();
+                world.coverage.count("lost disks");
+                world.say(&format!("host {host} loses its disk"));
+            }
             Deed::GoOn(host) => kernel::with(|kernel| kernel.pause(host, false)),
             Deed::Mend => kernel::with(|kernel| kernel.mend()),
             Deed::Calm => kernel::with(|kernel| kernel.set_pace(Pace::default())),
@@ -212,7 +228,7 @@ impl Faults {
             world.machines[host].pace().set(USUAL.0, USUAL.1);
             world.machines[host].disk().heal();
             world.machines[host].empty_disk();
-            if !world.machines[host].is_running() {
+            if !world.machines[host].is_running() && !world.machines[host].is_lost() {
                 world.machines[host].start();
             }
         }

@@ -123,6 +123,11 @@ pub type Logs = BTreeMap<Place, Vec<(i64, Option<Value>)>>;
 /// Judges a history against what the logs hold in the end, when all is healed.
 pub fn check(history: &[Event], logs: &Logs) -> Vec<Anomaly> {
     let mut judge = Judge::default();
+    for event in history {
+        if let Event::Failed { value, .. } = event {
+            judge.unsure.insert(*value);
+        }
+    }
     judge.logs(logs);
     for event in history {
         judge.event(event, logs);
@@ -140,6 +145,8 @@ struct Judge {
     at: BTreeMap<(Place, i64), Value>,
     /// Where the logs have a value in the end.
     kept: BTreeMap<Value, (Place, i64)>,
+    /// Values whose fate their producers do not know: they may arrive late.
+    unsure: BTreeSet<Value>,
 }
 
 impl Judge {
@@ -177,6 +184,9 @@ impl Judge {
                     self.found("duplicate", what);
                 }
                 let (producer, number) = value;
+                if self.unsure.contains(&value) {
+                    continue;
+                }
                 if let Some(before) = last.insert(producer, number)
                     && before > number
                 {

@@ -6,6 +6,7 @@ pub mod history;
 pub mod kernel;
 mod machine;
 mod os;
+pub mod plant;
 mod rng;
 mod watch;
 mod workload;

@@ -12,15 +12,17 @@ use klamm::status::Starting;
 use klamm_metadata::settings::Settings;
 use klamm_storage::disk::{Fault, FaultRule, Operation};
 use klamm_storage::{
-    Clock, FaultDisk, Hands, MemoryIndexStore, OpenError, RecoveryReport, Store, StoreOptions,
-    SystemClock,
+    Clock, Disk, FaultDisk, Hands, MemoryIndexStore, OpenError, RecoveryReport, Store,
+    StoreOptions, SystemClock,
 };
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 use crate::kernel::{self, HostId};
+use crate::plant::{Plant, PlantedDisk};
 use crate::rng::Rng;
+use crate::world::Plan;
 
 /// Looks for work of the checkpoints so often.
 const CHECKPOINTS: Duration = Duration::from_millis(500);
@@ -76,6 +78,8 @@ pub struct Machine {
     excused: bool,
     /// Whether it has little room.
     full: bool,
+    lost: bool,
+    plant: Option<Plant>,
 }
 
 /// A disk that works.
@@ -83,15 +87,20 @@ pub const USUAL: (u64, u64) = (300, 3_000);
 
 impl Machine {
     /// A machine with an empty disk.
-    pub fn new(host: HostId, seed: u64, dir: &Path, settings: BTreeMap<String, String>) -> Machine {
+    pub fn new(
+        host: HostId,
+        plan: &Plan,
+        dir: &Path,
+        settings: BTreeMap<String, String>,
+    ) -> Machine {
         let settings = match Settings::load(settings) {
             Ok((settings, _)) => settings,
             Err(errors) => panic!("settings of a simulated node: {errors:?}"),
         };
-        let disk = FaultDisk::new();
+        let disk = empty_disk(dir);
         Machine {
             host,
-            seed,
+            seed: plan.seed,
             dir: dir.to_owned(),
             indexes: MemoryIndexStore::on(disk.clone()),
             disk,
@@ -103,6 +112,8 @@ impl Machine {
             settings,
             excused: false,
             full: false,
+            lost: false,
+            plant: plan.plant,
         }
     }
 
@@ -182,7 +193,6 @@ impl Machine {
             kernel.enter(self.host);
         });
         self.starts += 1;
-        self.excused = false;
         self.desk = Arc::default();
         self.stop = Arc::default();
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -193,6 +203,7 @@ impl Machine {
             indexes: self.indexes.clone(),
             pace: self.pace.clone(),
             desk: self.desk.clone(),
+            plant: self.plant,
             seed: self.seed ^ self.starts << 32 ^ (self.host as u64) << 56,
         });
         let options = NodeOptions {
@@ -222,13 +233,49 @@ impl Machine {
         drop(runtime);
         kernel::with(|kernel| kernel.is_down(self.host));
         self.indexes = self.indexes.after_crash(disk.clone());
+        // It fails as little as any other, but for what it lacks of room.
+        self.excused = false;
         self.disk = disk;
     }
 
-    /// Forgets that the process ended in order.
+    /// The disk is gone; the machine gets an empty one. No process runs.
+    pub fn lose_disk(&mut self) {
+        self.disk = empty_disk(&self.dir);
+        self.indexes = MemoryIndexStore::on(self.disk.clone());
+        let identity = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for file in identity {
+            let _ = std::fs::remove_file(file.path());
+        }
+        self.lost = true;
+    }
+
+    /// The cluster has been told that the disk is gone.
+    pub fn is_replaced(&mut self) {
+        self.lost = false;
+    }
+
+    /// Whether the disk is gone and the cluster has not been told.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether the process ended in order.
     pub fn is_stopped(&mut self) -> bool {
         self.desk.lock().ended.as_deref() == Some(STOPPED)
     }
+}
+
+/// A disk with nothing but the way to the data directory, which an operator has made.
+fn empty_disk(dir: &Path) -> FaultDisk {
+    let disk = FaultDisk::new();
+    let made = disk.create_dir_all(dir).and_then(|()| {
+        let parents = dir.ancestors().skip(1);
+        parents
+            .map(|parent| disk.sync_dir(parent))
+            .collect::<Result<(), _>>()
+    });
+    made.expect("a disk in memory has room");
+    disk
 }
 
 /// What a process that was asked to stop says at its end.
@@ -271,6 +318,7 @@ struct SimHost {
     pace: Arc<DiskPace>,
     desk: Arc<Mutex<Desk>>,
     seed: u64,
+    plant: Option<Plant>,
 }
 
 impl Host for SimHost {
@@ -282,7 +330,13 @@ impl Host for SimHost {
         let work = Arc::new(Notify::new());
         let woken = work.clone();
         let wake = Box::new(move || woken.notify_one());
-        let disk = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = match self.plant {
+            None => Arc::new(self.disk.clone()),
+            Some(plant) => Arc::new(PlantedDisk {
+                disk: self.disk.clone(),
+                plant,
+            }),
+        };
         let (store, report, hands) = Store::open_driven(options, disk, &self.indexes, clock, wake)?;
         let written = Arc::new(Notify::new());
         let (pace, rng) = (self.pace.clone(), Rng::new(self.seed, 3));

@@ -20,6 +20,8 @@ struct Replica {
     end: i64,
     /// Which process it was.
     start: usize,
+    /// The replica: its folder has its number.
+    folder: u32,
 }
 
 /// What was seen.
@@ -76,17 +78,21 @@ impl Watch {
     ) {
         let group = partition.log().group();
         let (end, high_watermark) = (partition.log().end_offset(), partition.high_watermark());
+        let folder = partition.log().dir();
         let now = Replica {
             high_watermark,
             end,
             start,
+            folder: crc32c::crc32c(folder.as_os_str().as_encoded_bytes()),
         };
         let before = self.replicas.insert((host, group), now);
         let name = format!("{}-{} on host {host}", partition.topic(), partition.index());
         if high_watermark > end {
             found.push(format!("hwm-beyond-end: {name}: {high_watermark} of {end}"));
         }
-        if let Some(before) = before.filter(|before| before.start == start) {
+        if let Some(before) =
+            before.filter(|before| (before.start, before.folder) == (now.start, now.folder))
+        {
             if high_watermark < before.high_watermark {
                 let was = before.high_watermark;
                 found.push(format!(

@@ -17,6 +17,8 @@ use crate::faults::{Deed, Faults};
 use crate::history;
 use crate::kernel::{self, HostId, Kernel, MS, SECOND, Stamp};
 use crate::machine::Machine;
+use crate::plant::Plant;
+use crate::rng::Rng;
 use crate::watch::Watch;
 use crate::workload::{Phase, Workload};
 
@@ -40,6 +42,15 @@ pub struct Plan {
     pub log: bool,
     /// Whether faults happen.
     pub faults: bool,
+    /// A bug planted on purpose.
+    pub plant: Option<Plant>,
+}
+
+impl Plan {
+    /// Whether a node loses its disk for good, and an operator replaces it.
+    pub fn loses_a_disk(&self) -> bool {
+        self.faults && Rng::new(self.seed, 5).chance(150)
+    }
 }
 
 /// What became of it.
@@ -108,7 +119,7 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     let machines = (0..nodes).map(|host| {
         let dir: PathBuf = dir.join(format!("node-{}", host + 1));
         std::fs::create_dir_all(&dir).expect("a place for identities");
-        Machine::new(host, plan.seed, &dir, settings(host, nodes, &dir))
+        Machine::new(host, plan, &dir, settings(host, nodes, &dir))
     });
     let mut world = World {
         machines: machines.collect(),
@@ -204,6 +215,7 @@ impl World {
         {
             match deed {
                 Deed::Look => {
+                    self.replace(workload);
                     watch.look(self);
                     self.schedule(LOOKS, Deed::Look);
                 }
@@ -216,11 +228,25 @@ impl World {
         }
         for host in kernel::with(|kernel| kernel.due()) {
             self.turn(host);
-            if kernel::with(|kernel| kernel.is_dying(host)) && host < self.machines.len() {
+            let ends = kernel::with(|kernel| kernel.is_dying(host));
+            if ends && self.machines.get(host).is_some_and(Machine::is_running) {
                 self.ended(host, faults);
             }
         }
         true
+    }
+
+    /// A node whose disk is gone starts with an empty one when the cluster has been told.
+    fn replace(&mut self, workload: &Workload) {
+        let lost = self.machines.iter().position(Machine::is_lost);
+        workload.lacks(lost);
+        if let Some(host) = lost
+            && workload.is_told()
+        {
+            self.machines[host].is_replaced();
+            self.coverage.count("disks replaced");
+            self.schedule(SECOND, Deed::Start(host));
+        }
     }
 
     /// A host runs until it has nothing to do.
@@ -229,16 +255,15 @@ impl World {
             Some(machine) => machine.runtime(),
             None => Some(&self.clients),
         };
-        let Some(runtime) = runtime else { return };
         kernel::with(|kernel| kernel.enter(host));
+        let Some(runtime) = runtime else { return };
         runtime.block_on(poll_fn(|context| {
-            kernel::with(|kernel| match kernel.is_idle() {
-                true => Poll::Ready(()),
-                false => {
-                    kernel.on_idle(context.waker());
-                    Poll::Pending
-                }
-            })
+            if kernel::with(|kernel| kernel.is_idle()) {
+                return Poll::Ready(());
+            }
+            let before = kernel::with(|kernel| kernel.on_idle(context.waker()));
+            drop(before);
+            Poll::Pending
         }));
     }
 

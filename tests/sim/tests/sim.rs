@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use klamm_sim::coverage::Coverage;
 use klamm_sim::kernel;
+use klamm_sim::plant::Plant;
 use klamm_sim::world::{Outcome, Plan, run};
 
 /// Seeds of the slice that is among the tests, and their length.
@@ -23,6 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// The bug that is planted in this run.
+fn planted() -> Option<Plant> {
+    let name = std::env::var("KLAMM_PLANT").ok()?;
+    let plant = Plant::named(&name);
+    assert!(plant.is_some(), "no bug is called {name}");
+    plant
 }
 
 fn main() -> ExitCode {
@@ -43,14 +52,20 @@ fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
         seconds,
         log,
         faults: number("KLAMM_SIM_QUIET").is_none(),
+        plant: planted(),
     };
     if log {
         logs();
     }
-    // A path of fixed length: its bytes must not make a difference.
-    let dir = std::path::Path::new("/dev/shm")
-        .join(format!("klamm-sim-{:08}", std::process::id() % 100_000_000));
-    let began = Instant::now();
+    // What the path is must make no difference: the run sees none.
+    let dir = std::env::temp_dir().join(format!("klamm-sim-{}", std::process::id()));
+    if std::fs::create_dir_all(&dir)
+        .and_then(|()| std::env::set_current_dir(&dir))
+        .is_err()
+    {
+        println!("violation no directory {}", dir.display());
+        return ExitCode::FAILURE;
+    }
     let ran = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(64 << 20);
         let thread = thread.spawn_scoped(scope, || {
@@ -60,28 +75,34 @@ fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
                 } else {
                     (0, 0)
                 };
-                eprintln!(
-                    "panic at {} on host {}: {panic}",
-                    kernel::Stamp(now.0),
-                    now.1
-                );
+                let trace = std::backtrace::Backtrace::capture();
+                let (at, host) = (kernel::Stamp(now.0), now.1);
+                eprintln!("panic at {at} on host {host}: {panic}\n{trace}");
                 println!("violation panic: {}", panic.to_string().replace('\n', " "));
                 std::process::exit(1);
             }));
-            run(&plan, &dir)
+            let outcome = run(&plan, std::path::Path::new("nodes"));
+            (outcome, processor_time())
         });
         thread.map(|thread| thread.join())
     });
     let _ = std::fs::remove_dir_all(&dir);
-    let Ok(Ok(outcome)) = ran else {
+    let Ok(Ok((outcome, took))) = ran else {
         println!("violation the run ended early");
         return ExitCode::FAILURE;
     };
-    report(&outcome, began.elapsed());
+    report(&outcome, took);
     match outcome.violations.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// What this thread has taken of a core.
+fn processor_time() -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = told.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// For the process that started this one: a line for each thing.

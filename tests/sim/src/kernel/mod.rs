@@ -259,14 +259,13 @@ impl Kernel {
         self.idle
     }
 
-    /// Who is to be told that the runtime is idle.
-    pub fn on_idle(&mut self, waker: &Waker) {
-        if !self
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            self.waker = Some(waker.clone());
+    /// Who is to be told that the runtime is idle. Returns who was before: dropping him may close
+    /// descriptors, which is not to happen in here.
+    #[must_use]
+    pub fn on_idle(&mut self, waker: &Waker) -> Option<Waker> {
+        match &self.waker {
+            Some(known) if known.will_wake(waker) => None,
+            _ => self.waker.replace(waker.clone()),
         }
     }
 
@@ -309,6 +308,8 @@ impl Kernel {
     /// Its wall clock goes wrong by so many nanoseconds, against the right time.
     pub fn set_wall(&mut self, host: HostId, offset: i64) {
         self.hosts[host].wall_offset = offset;
+        let what = format!("has a clock that is wrong by {} s", offset / SECOND as i64);
+        self.trace.note(self.now, host, &what);
     }
 
     /// The process of the current host ends: what it does from now on has no effects.

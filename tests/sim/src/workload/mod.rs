@@ -2,6 +2,7 @@
 //! goes into the history.
 
 mod commits;
+mod operate;
 mod produce;
 mod read;
 
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::coverage::Coverage;
 use crate::history::{Event, Logs, Place};
-use crate::kernel;
+use crate::kernel::{self, Stamp};
 use crate::rng::Rng;
 use crate::world::{CLIENTS, Plan};
 
@@ -65,12 +66,23 @@ pub(crate) struct Desk {
     phase: watch::Sender<Phase>,
     /// What whom is waited for, by who.
     doing: Arc<Mutex<BTreeMap<String, String>>>,
+    counts: Arc<Mutex<Coverage>>,
+    /// Whose disk is gone, and whether the cluster has been told.
+    lost: watch::Sender<(Option<usize>, bool)>,
     bootstrap: String,
     seed: u64,
+    log: bool,
 }
 
 impl Desk {
+    pub(crate) fn count(&self, what: &str) {
+        self.counts.lock().count(what);
+    }
+
     pub(crate) fn tell(&self, event: Event) {
+        if self.log {
+            eprintln!("{} {event:?}", Stamp(now()));
+        }
         self.history.lock().push(event);
     }
 
@@ -140,16 +152,35 @@ impl Workload {
             logs: Arc::default(),
             phase: watch::Sender::new(Phase::Setup),
             doing: Arc::default(),
+            counts: Arc::default(),
+            lost: watch::Sender::new((None, false)),
             bootstrap: bootstrap.join(","),
             seed: plan.seed,
+            log: plan.log,
         };
-        runtime.spawn(run(desk.clone(), nodes));
+        runtime.spawn(run(desk.clone(), nodes, plan.loses_a_disk()));
         Workload { desk }
     }
 
     /// How far it has come.
     pub fn phase(&self) -> Phase {
         *self.desk.phase.borrow()
+    }
+
+    /// Whose disk is gone.
+    pub fn lacks(&self, host: Option<usize>) {
+        self.desk.lost.send_if_modified(|(lost, told)| {
+            let changed = *lost != host;
+            if changed {
+                (*lost, *told) = (host, false);
+            }
+            changed
+        });
+    }
+
+    /// Whether the cluster has been told of it.
+    pub fn is_told(&self) -> bool {
+        self.desk.lost.borrow().1
     }
 
     /// The faults are over.
@@ -169,6 +200,7 @@ impl Workload {
 
     /// Counts what the history holds.
     pub fn count(&self, history: &[Event], coverage: &mut Coverage) {
+        coverage.merge(&self.desk.counts.lock());
         for event in history {
             match event {
                 Event::Sent { .. } => coverage.count("sent"),
@@ -189,9 +221,10 @@ impl Workload {
 }
 
 /// Makes the topics, has clients work, and reads all in the end.
-async fn run(desk: Desk, nodes: usize) {
+async fn run(desk: Desk, nodes: usize, loses_a_disk: bool) {
     let mut rng = desk.rng(10);
     let most = i16::try_from(nodes).unwrap_or(3);
+    let few = [1, 3, most];
     let topics = [
         Topic {
             number: 0,
@@ -201,7 +234,8 @@ async fn run(desk: Desk, nodes: usize) {
         Topic {
             number: 1,
             partitions: 1,
-            replicas: *rng.pick(&[1, 3, most]),
+            // What has one replica is lost with its disk.
+            replicas: *rng.pick(if loses_a_disk { &few[1..] } else { &few }),
         },
     ];
     desk.does("setup", "topics");
@@ -229,6 +263,22 @@ async fn run(desk: Desk, nodes: usize) {
     for group in 0..2 {
         work.spawn(commits::run(desk.clone(), group, places[0]));
     }
+    if rng.chance(400) {
+        let pause = *rng.pick(&[5_000, 20_000, 60_000]);
+        let fewest = if loses_a_disk { 3 } else { 2 };
+        work.spawn(operate::moves(
+            desk.clone(),
+            places.clone(),
+            nodes,
+            (pause, fewest),
+        ));
+    }
+    if loses_a_disk {
+        work.spawn(operate::replace(desk.clone()));
+    }
+    if rng.chance(300) {
+        work.spawn(operate::churn(desk.clone(), *rng.pick(&[3_000, 20_000])));
+    }
     while let Some(ended) = work.join_next().await {
         ended.expect("clients do not panic");
     }
@@ -242,9 +292,34 @@ async fn run(desk: Desk, nodes: usize) {
         let log = read::all(&desk, *place).await;
         desk.logs.lock().insert(*place, log);
     }
+    settle(&desk, &topics, nodes).await;
     // Followers hear of the last commit.
     tokio::time::sleep(Duration::from_secs(5)).await;
     desk.phase.send_replace(Phase::Done);
+}
+
+/// All nodes are there, and all replicas have all.
+async fn settle(desk: &Desk, topics: &[Topic], nodes: usize) {
+    let client = desk.client(Duration::from_secs(10)).await;
+    loop {
+        let there = client.describe_cluster().await;
+        let mut settled = there.is_ok_and(|there| there.nodes.len() == nodes);
+        for topic in topics {
+            let topic = client.refresh_topic(&topic.name()).await;
+            settled &= topic.is_ok_and(|topic| {
+                let whole = |partition: &klamm_client::Partition| {
+                    partition.leader.is_some()
+                        && partition.in_sync.len() == partition.replicas.len()
+                };
+                desk.does("settle", &format!("{:?}", topic.partitions));
+                topic.partitions.iter().all(whole)
+            });
+        }
+        if settled {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 async fn make_topics(desk: &Desk, topics: &[Topic]) {

@@ -108,7 +108,7 @@ async fn live(desk: &Desk, producer: u32, rng: &mut Rng, places: &[Place]) {
             }
             number += 1;
         }
-        let most = *rng.pick(&[50, 500, 3_000]);
+        let most = *rng.pick(&[100, 2_000, 8_000]);
         desk.rest(Duration::from_millis(rng.between(1, most))).await;
     }
     drop(deliveries);

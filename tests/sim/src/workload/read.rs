@@ -12,7 +12,8 @@ use crate::history::{Event, Place, Value};
 
 fn options() -> ReaderOptions {
     ReaderOptions {
-        max_wait: Duration::from_millis(3_000),
+        max_wait: Duration::from_millis(5_000),
+        partition_max_bytes: 16 << 10,
         ..ReaderOptions::default()
     }
 }
