@@ -117,6 +117,11 @@ impl Machine {
         }
     }
 
+    /// How many processes there have been.
+    pub fn starts(&self) -> u64 {
+        self.starts
+    }
+
     /// Whether a process runs.
     pub fn is_running(&self) -> bool {
         self.runtime.is_some()

@@ -11,7 +11,8 @@ use klamm_storage::{Disk, DiskFile, FaultDisk, OpenMode};
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
-    /// What is written is acknowledged without a sync (M1), and so are votes (M3) and cuts (M4).
+    /// The journal is not synced: records are acknowledged before they are durable (M1), and so are
+    /// votes (M3) and cuts (M4).
     NoSync,
     /// Renamed and created files are used without a sync of their directory (M9).
     NoDirectorySync,
@@ -40,8 +41,11 @@ pub(crate) struct PlantedDisk {
 impl Disk for PlantedDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, mode)?;
-        let plant = self.plant;
-        Ok(Arc::new(PlantedFile { file, plant }))
+        let is_journal = path.extension().is_some_and(|extension| extension == "wal");
+        match self.plant {
+            Plant::NoSync if !is_journal => Ok(file),
+            plant => Ok(Arc::new(PlantedFile { file, plant })),
+        }
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {

@@ -18,8 +18,10 @@ const PIECE: usize = 1 << 20;
 struct Replica {
     high_watermark: i64,
     end: i64,
+    /// Of its last record.
+    epoch: i32,
     /// Which process it was.
-    start: usize,
+    start: u64,
     /// The replica: its folder has its number.
     folder: u32,
 }
@@ -62,7 +64,7 @@ impl Watch {
                 );
                 world.violations.push(what);
             }
-            let start = std::ptr::from_ref(&*shared).addr();
+            let start = world.machines[host].starts();
             for partition in shared.partitions.all() {
                 self.replica(host, start, &partition, &mut world.violations);
             }
@@ -72,16 +74,18 @@ impl Watch {
     fn replica(
         &mut self,
         host: HostId,
-        start: usize,
+        start: u64,
         partition: &Partition,
         found: &mut Vec<String>,
     ) {
         let group = partition.log().group();
         let (end, high_watermark) = (partition.log().end_offset(), partition.high_watermark());
         let folder = partition.log().dir();
+        let epochs = partition.log().epochs();
         let now = Replica {
             high_watermark,
             end,
+            epoch: epochs.last().map_or(-1, |(epoch, _)| *epoch),
             start,
             folder: crc32c::crc32c(folder.as_os_str().as_encoded_bytes()),
         };
@@ -99,7 +103,9 @@ impl Watch {
                     "hwm-regression: {name}: {was}, then {high_watermark}"
                 ));
             }
-            if end < before.end {
+            // What stood there in an epoch is gone, or another epoch has its place.
+            let next = epochs.iter().find(|(epoch, _)| *epoch > before.epoch);
+            if end < before.end || next.is_some_and(|(_, start)| *start < before.end) {
                 self.truncations += 1;
             }
         }
@@ -145,10 +151,17 @@ impl Watch {
             world
                 .coverage
                 .add("replicas compared", replicas.len() as u64);
+            // Each replica compacts for itself; behind that they are the same again.
+            let from = replicas
+                .iter()
+                .map(|(_, replica)| replica.log())
+                .map(|log| log.start_offset().max(log.compacted_offset()))
+                .max()
+                .unwrap_or(0);
             let mut first: Option<(HostId, u64, u32)> = None;
             for (host, replica) in replicas {
                 kernel::with(|kernel| kernel.enter_quietly(host));
-                match contents(&replica, end) {
+                match contents(&replica, from, end) {
                     Err(error) => {
                         let what = format!("unreadable: {topic}-{index} on host {host}: {error}");
                         world.violations.push(what);
@@ -177,10 +190,14 @@ impl Watch {
     }
 }
 
-/// Bytes and their checksum, from the log's start.
-fn contents(replica: &Partition, end: i64) -> Result<(u64, u32), klamm_storage::StorageError> {
+/// Bytes and their checksum.
+fn contents(
+    replica: &Partition,
+    from: i64,
+    end: i64,
+) -> Result<(u64, u32), klamm_storage::StorageError> {
     let log = replica.log();
-    let (mut at, mut bytes, mut sum) = (log.start_offset(), 0, 0);
+    let (mut at, mut bytes, mut sum) = (from, 0, 0);
     while at < end {
         let piece = log.read(at, end, PIECE, true)?;
         let Some(next) = after(&piece) else { break };

@@ -15,7 +15,7 @@ use klamm_sim::plant::Plant;
 use klamm_sim::world::{Outcome, Plan, run};
 
 /// Seeds of the slice that is among the tests, and their length.
-const SLICE: u64 = 12;
+const SLICE: u64 = 80;
 const SLICE_SECONDS: u64 = 60;
 /// Of a campaign.
 const SECONDS: u64 = 540;

@@ -370,11 +370,7 @@ impl Sender {
             }
             return self.put_back(shipment);
         }
-        let may_be_appended = matches!(
-            code,
-            ErrorCode::REQUEST_TIMED_OUT | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
-        );
-        self.retry_or_fail(shipment, error, may_be_appended);
+        self.retry_or_fail(shipment, error, may_be_appended(code));
     }
 
     fn retry_or_fail(&mut self, mut shipment: Shipment, error: Error, may_be_appended: bool) {
@@ -581,4 +577,31 @@ fn answer_for<'a>(
         .partition_responses
         .iter()
         .find(|answer| answer.index == shipment.partition)
+}
+
+/// Whether a broker that answers so may have written the batch, and it may stay: then it must not
+/// be sent again under another identity, which would make it another batch.
+fn may_be_appended(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::REQUEST_TIMED_OUT
+            | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+            // A leader that is deposed says so of records under way, too.
+            | ErrorCode::NOT_LEADER_OR_FOLLOWER
+            | ErrorCode::KAFKA_STORAGE_ERROR
+            | ErrorCode::UNKNOWN_SERVER_ERROR
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_deposed_may_have_written_the_batch() {
+        assert!(may_be_appended(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+        assert!(may_be_appended(ErrorCode::REQUEST_TIMED_OUT));
+        assert!(!may_be_appended(ErrorCode::NOT_ENOUGH_REPLICAS));
+        assert!(!may_be_appended(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    }
 }

@@ -20,32 +20,20 @@ pub const RDHUP: u32 = 0x2000;
 #[derive(Debug, Default)]
 pub(super) struct Epoll {
     host: usize,
-    /// By what is watched: data, and flags asked for.
-    watched: BTreeMap<Target, (u64, u32)>,
-    ready: Vec<Target>,
-    listed: BTreeSet<Target>,
+    /// By descriptor, of which several may stand for one thing: the thing, data, and flags asked for.
+    watched: BTreeMap<i32, (Target, u64, u32)>,
+    ready: Vec<i32>,
+    listed: BTreeSet<i32>,
 }
 
-impl PartialOrd for Target {
-    fn partial_cmp(&self, other: &Target) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Target {
-    fn cmp(&self, other: &Target) -> std::cmp::Ordering {
-        let key = |target: &Target| match *target {
-            Target::Epoll(id) | Target::Event(id) | Target::Sock(id) => id,
-        };
-        key(self).cmp(&key(other))
-    }
-}
+/// Who watches a thing: epolls, and the descriptors it goes by there.
+pub(super) type Watchers = Vec<(u64, i32)>;
 
 /// An eventfd.
 #[derive(Debug, Default)]
 pub(super) struct EventFd {
     count: u64,
-    watcher: Option<u64>,
+    watchers: Watchers,
 }
 
 /// What an epoll_wait found.
@@ -76,6 +64,16 @@ impl Kernel {
         let Some(target) = self.descriptors.remove(&descriptor) else {
             return;
         };
+        let watching: Vec<u64> = self
+            .watchers(target)
+            .map(|watchers| watchers.iter().filter(|(_, by)| *by == descriptor))
+            .into_iter()
+            .flatten()
+            .map(|(epoll, _)| *epoll)
+            .collect();
+        for epoll in watching {
+            self.forget(epoll, descriptor, target);
+        }
         if self.descriptors.values().any(|other| *other == target) {
             return;
         }
@@ -84,8 +82,22 @@ impl Kernel {
             Target::Event(id) => drop(self.events.remove(&id)),
             Target::Sock(id) => self.close_sock(id),
         }
-        for epoll in self.epolls.values_mut() {
-            epoll.watched.remove(&target);
+    }
+
+    fn watchers(&mut self, target: Target) -> Option<&mut Watchers> {
+        match target {
+            Target::Epoll(_) => None,
+            Target::Event(id) => self.events.get_mut(&id).map(|event| &mut event.watchers),
+            Target::Sock(id) => self.socks.get_mut(&id).map(|sock| &mut sock.watchers),
+        }
+    }
+
+    fn forget(&mut self, epoll: u64, descriptor: i32, target: Target) {
+        if let Some(epoll) = self.epolls.get_mut(&epoll) {
+            epoll.watched.remove(&descriptor);
+        }
+        if let Some(watchers) = self.watchers(target) {
+            watchers.retain(|watcher| *watcher != (epoll, descriptor));
         }
     }
 
@@ -141,58 +153,31 @@ impl Kernel {
         let Some(target) = self.descriptors.get(&descriptor).copied() else {
             return Ok(());
         };
-        match flags {
-            None => {
-                self.epolls
-                    .get_mut(&id)
-                    .ok_or(libc::EBADF)?
-                    .watched
-                    .remove(&target);
-                self.watch(target, None);
+        self.forget(id, descriptor, target);
+        if let Some((flags, data)) = flags {
+            let epoll = self.epolls.get_mut(&id).ok_or(libc::EBADF)?;
+            epoll.watched.insert(descriptor, (target, data, flags));
+            if let Some(watchers) = self.watchers(target) {
+                watchers.push((id, descriptor));
             }
-            Some((flags, data)) => {
-                let watching = self.epolls.get_mut(&id).ok_or(libc::EBADF)?;
-                watching.watched.insert(target, (data, flags));
-                self.watch(target, Some(id));
-                if self.level(target) & flags != 0 {
-                    self.notify(target);
-                }
+            if self.level(target) & flags != 0 {
+                self.notify(target);
             }
         }
         Ok(())
     }
 
-    fn watch(&mut self, target: Target, epoll: Option<u64>) {
-        match target {
-            Target::Epoll(_) => {}
-            Target::Event(id) => {
-                if let Some(event) = self.events.get_mut(&id) {
-                    event.watcher = epoll;
-                }
-            }
-            Target::Sock(id) => {
-                if let Some(sock) = self.socks.get_mut(&id) {
-                    sock.watcher = epoll;
-                }
-            }
-        }
-    }
-
     /// Something about it has changed.
     pub(super) fn notify(&mut self, target: Target) {
-        let watcher = match target {
-            Target::Epoll(_) => None,
-            Target::Event(id) => self.events.get(&id).and_then(|event| event.watcher),
-            Target::Sock(id) => self.socks.get(&id).and_then(|sock| sock.watcher),
-        };
-        let Some(epoll) = watcher.and_then(|id| self.epolls.get_mut(&id)) else {
-            return;
-        };
-        if epoll.listed.insert(target) {
-            epoll.ready.push(target);
+        let watchers = self.watchers(target).cloned().unwrap_or_default();
+        for (id, descriptor) in watchers {
+            if let Some(epoll) = self.epolls.get_mut(&id) {
+                if epoll.listed.insert(descriptor) {
+                    epoll.ready.push(descriptor);
+                }
+                self.hosts[epoll.host].runnable = true;
+            }
         }
-        let host = epoll.host;
-        self.hosts[host].runnable = true;
     }
 
     fn level(&self, target: Target) -> u32 {
@@ -218,12 +203,12 @@ impl Kernel {
         };
         let epoll = self.epolls.get_mut(&id).ok_or(libc::EBADF)?;
         let many = epoll.ready.len().min(most);
-        let ready: Vec<Target> = epoll.ready.drain(..many).collect();
+        let ready: Vec<i32> = epoll.ready.drain(..many).collect();
         let mut found = Vec::with_capacity(ready.len());
-        for target in ready {
+        for descriptor in ready {
             let epoll = self.epolls.get_mut(&id).ok_or(libc::EBADF)?;
-            epoll.listed.remove(&target);
-            let Some((data, flags)) = epoll.watched.get(&target).copied() else {
+            epoll.listed.remove(&descriptor);
+            let Some((target, data, flags)) = epoll.watched.get(&descriptor).copied() else {
                 continue;
             };
             let level = self.level(target) & (flags | ERR | HUP);

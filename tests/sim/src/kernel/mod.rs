@@ -6,6 +6,7 @@
 
 mod epoll;
 mod net;
+mod sock;
 mod trace;
 
 use std::cell::{Cell, RefCell};
@@ -19,7 +20,8 @@ use crate::rng::Rng;
 pub use epoll::Waited;
 use epoll::{Epoll, EventFd};
 pub use net::Pace;
-use net::{Packet, Sock};
+use net::Packet;
+use sock::Sock;
 pub use trace::{Stamp, Trace};
 
 /// Which machine of the run; the clients' is the last.

@@ -2,14 +2,11 @@
 //! their time, get lost and come again, or are held up by a cut until it heals.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use super::epoll::{ERR, HUP, IN, OUT, RDHUP};
+use super::sock::{Sock, State, WINDOW};
 use super::{Errno, HostId, Kernel, MS, Target, Timed};
 
-/// Bytes that a sender may be ahead of its reader.
-const WINDOW: usize = 512 * 1024;
 /// Tries of a connection that nobody answers.
 const SYN_TRIES: u32 = 6;
 
@@ -45,105 +42,12 @@ pub(super) struct Packet {
 }
 
 #[derive(Clone, Debug)]
-enum What {
+pub(super) enum What {
     Syn { port: u16, tries: u32 },
     SynAck,
     Data(Vec<u8>),
     Fin,
     Rst,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Fresh,
-    Listening,
-    Connecting,
-    Open,
-    /// Refused, reset or timed out: the error is told once.
-    Broken(Option<Errno>),
-}
-
-/// A socket.
-#[derive(Debug)]
-pub(super) struct Sock {
-    pub(super) host: HostId,
-    pub(super) watcher: Option<u64>,
-    state: State,
-    local: Option<SocketAddr>,
-    remote: Option<SocketAddr>,
-    peer: Option<(HostId, u64)>,
-    backlog: VecDeque<u64>,
-    inbox: VecDeque<Vec<u8>>,
-    /// Bytes of the first piece that are read.
-    taken: usize,
-    /// The other side sends no more.
-    ended: bool,
-    /// This side sends no more.
-    shut: bool,
-    /// Next place of what is sent, and of what arrives.
-    sends: u64,
-    expects: u64,
-    early: BTreeMap<u64, What>,
-    /// Bytes sent that nobody has read.
-    ahead: usize,
-    wants_room: bool,
-    /// When the last packet sent arrives: those behind it do not come before.
-    arrives: u64,
-}
-
-impl Sock {
-    fn new(host: HostId) -> Sock {
-        Sock {
-            host,
-            watcher: None,
-            state: State::Fresh,
-            local: None,
-            remote: None,
-            peer: None,
-            backlog: VecDeque::new(),
-            inbox: VecDeque::new(),
-            taken: 0,
-            ended: false,
-            shut: false,
-            sends: 0,
-            expects: 0,
-            early: BTreeMap::new(),
-            ahead: 0,
-            wants_room: false,
-            arrives: 0,
-        }
-    }
-
-    pub(super) fn level(&self) -> u32 {
-        match self.state {
-            State::Fresh => OUT | HUP,
-            State::Listening => {
-                if self.backlog.is_empty() {
-                    0
-                } else {
-                    IN
-                }
-            }
-            State::Connecting => 0,
-            State::Broken(_) => IN | OUT | ERR | HUP | RDHUP,
-            State::Open => {
-                let mut level = 0;
-                if !self.inbox.is_empty() || self.ended {
-                    level |= IN;
-                }
-                if self.ended {
-                    level |= RDHUP;
-                }
-                if self.ended && self.shut {
-                    level |= HUP;
-                }
-                if self.ahead < WINDOW {
-                    level |= OUT;
-                }
-                level
-            }
-        }
-    }
 }
 
 impl Kernel {
