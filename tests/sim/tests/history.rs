@@ -367,17 +367,17 @@ fn a_record_before_one_that_was_acknowledged_when_it_was_sent_is_found() {
         let Some((at, place, _, _)) = some_ack(model) else {
             return false;
         };
-        let Some(later) = model.history[at..].iter().position(
+        let Some(later) = model.history[at + 1..].iter().position(
             |event| matches!(event, Event::Acked { place: there, offset, .. } if *there == place && *offset > 0),
         ) else {
             return false;
         };
         // Acknowledged at a place from before.
-        match &mut model.history[at + later] {
+        match &mut model.history[at + 1 + later] {
             Event::Acked { offset, .. } => *offset = 0,
             _ => return false,
         }
-        later > 0
+        true
     });
 }
 
