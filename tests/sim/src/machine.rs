@@ -274,10 +274,8 @@ impl Machine {
 fn empty_disk(dir: &Path) -> FaultDisk {
     let disk = FaultDisk::new();
     let made = disk.create_dir_all(dir).and_then(|()| {
-        let parents = dir.ancestors().skip(1);
-        parents
-            .map(|parent| disk.sync_dir(parent))
-            .collect::<Result<(), _>>()
+        let mut parents = dir.ancestors().skip(1);
+        parents.try_for_each(|parent| disk.sync_dir(parent))
     });
     made.expect("a disk in memory has room");
     disk

@@ -7,10 +7,6 @@
 //! This is the one place of the repository with `unsafe`: these functions are given raw pointers.
 
 #![expect(unsafe_code, reason = "functions of the C library are replaced")]
-#![expect(
-    clippy::missing_safety_doc,
-    reason = "as the functions of the C library that they stand for"
-)]
 
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};

@@ -121,8 +121,8 @@ impl Watch {
 
     /// What the replicas of a partition hold below the commit point is the same, byte by byte.
     pub fn compare(&mut self, world: &mut World) {
-        let mut replicas: BTreeMap<(String, i32), Vec<(HostId, std::sync::Arc<Partition>)>> =
-            BTreeMap::new();
+        type Replicas = Vec<(HostId, std::sync::Arc<Partition>)>;
+        let mut replicas: BTreeMap<(String, i32), Replicas> = BTreeMap::new();
         for host in 0..world.machines.len() {
             let Some(shared) = world.machines[host].shared() else {
                 let what = format!("stuck: host {host} does not serve in the end");
