@@ -13,7 +13,8 @@ use crate::rig::{client, eventually, topic_is};
 
 /// Far more than anything takes on a machine that is not busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-const VOLUME_MEBIBYTES: u64 = 512;
+/// Room enough for whatever the load writes on a fast machine; sparse.
+const VOLUME_MEBIBYTES: u64 = 8192;
 /// Less than the reserve, and more than can be written until the node has looked.
 const LEFT_BYTES: u64 = 100 << 20;
 const SETTINGS: [&str; 4] = [
