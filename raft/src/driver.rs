@@ -329,14 +329,9 @@ fn replacement(group: &Group) -> Option<NodeId> {
     let committed = group.progress().committed_index;
     let successors = group.successors().into_iter();
     let best = successors
-        .filter(|(node, index)| *index >= committed && has_room(group, *node))
+        .filter(|(node, index)| *index >= committed && group.shared.transport.has_room(*node))
         .max_by_key(|(_, index)| *index);
     best.map(|(node, _)| node)
-}
-
-fn has_room(group: &Group, node: NodeId) -> bool {
-    let hearing = group.shared.transport.hears(node);
-    hearing.is_none_or(|hearing| !hearing.full)
 }
 
 /// Another part of `most` each time.

@@ -148,6 +148,11 @@ pub trait PeerTransport: Send + Sync + 'static {
     fn is_heard(&self, node: NodeId) -> bool {
         self.hears(node).is_some_and(|hearing| hearing.alive)
     }
+
+    /// Whether the node's disk has room, as far as is known.
+    fn has_room(&self, node: NodeId) -> bool {
+        self.hears(node).is_none_or(|hearing| !hearing.full)
+    }
 }
 
 /// The transport of a node that has no peers.

@@ -48,6 +48,13 @@ impl Volume {
         Ok(volume)
     }
 
+    /// As [`Volume::new`]; says that a test is skipped where that is not permitted.
+    pub fn or_skip(dir: &Path, mebibytes: u64) -> Option<Volume> {
+        let made = Volume::new(dir, mebibytes);
+        made.inspect_err(|cause| println!("skipped: no volume of our own: {cause:#}"))
+            .ok()
+    }
+
     fn mount(&self) -> Result<()> {
         run(
             "mount",

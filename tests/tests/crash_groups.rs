@@ -102,12 +102,8 @@ async fn kill_9_loses_no_commit_and_moves_nobody() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_loses_no_commit_and_moves_nobody() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let volume = match Volume::new(dir.path(), 16 << 10) {
-        Ok(volume) => volume,
-        Err(cause) => {
-            println!("skipped: no volume whose power can be cut: {cause:#}");
-            return Ok(());
-        }
+    let Some(volume) = Volume::or_skip(dir.path(), 16 << 10) else {
+        return Ok(());
     };
     campaign(&volume.path().join("data"), rounds(3), |broker| {
         // The process stops first, as it would with the power: see `Broker::freeze`.

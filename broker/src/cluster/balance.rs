@@ -55,11 +55,8 @@ async fn give_back(shared: &Shared) {
             continue;
         }
         // One that is full or damaged would only hand it on again.
-        if !shared.cluster.has_room(to) {
-            continue;
-        }
         let (there, group) = (shared.node_of(to.broker()), partition.group().id());
-        if !shared.cluster.is_whole(there, group).await {
+        if !shared.cluster.has_room(to) || !shared.cluster.is_whole(there, group).await {
             continue;
         }
         match partition.group().transfer_leader(to).await {

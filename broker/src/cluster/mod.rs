@@ -248,9 +248,8 @@ impl Cluster {
 
     /// Whether another node has room on its disk, as far as is known.
     pub fn has_room(&self, node: NodeId) -> bool {
-        let hearing = self.others.as_ref();
-        let hearing = hearing.and_then(|others| others.peers.hears(node));
-        hearing.is_none_or(|hearing| !hearing.full)
+        let others = self.others.as_ref();
+        others.is_none_or(|others| others.peers.has_room(node))
     }
 
     /// How many other nodes are heard.

@@ -13,7 +13,7 @@ use klamm_records::TopicId;
 use tokio::time::Instant;
 
 use crate::context::RequestContext;
-use crate::partition::{Partition as Open, epoch};
+use crate::partition::epoch;
 
 /// How long an answer that could name no leader waits for one. A hand-over takes some milliseconds, an election among
 /// nodes that are there not much more; a client that has to ask again waits up to five seconds (franz-go). Other
@@ -76,18 +76,15 @@ pub(super) fn hint(ctx: &RequestContext, topic: TopicId, index: i32) -> Option<(
     (led.leader >= 0).then_some((led.leader, led.epoch))
 }
 
-/// Waits, until a point in time, for a partition that is being handed over or electing to have a leader.
+/// Waits, until a point in time, for a partition that is being handed over or electing to have a leader. Without a
+/// majority it would not get one.
 pub(super) async fn settle(ctx: &RequestContext, topic: TopicId, index: i32, until: Instant) {
     if let Some(open) = ctx.shared.partitions.get(topic, index)
-        && is_unsettled(&open)
+        && !open.is_led()
+        && open.group().hears_quorum()
     {
         open.wait_led(until).await;
     }
-}
-
-/// Whether nobody leads a replica's group, and a majority is there to change that.
-pub(super) fn is_unsettled(open: &Open) -> bool {
-    !open.is_led() && open.group().hears_quorum()
 }
 
 fn known(ctx: &RequestContext, topic: TopicId, partition: &Partition) -> Option<Known> {

@@ -38,6 +38,15 @@ enum Name {
     Id(TopicId),
 }
 
+impl Name {
+    fn find<'a>(&self, image: &'a Image) -> Option<&'a Arc<Topic>> {
+        match self {
+            Name::Name(name) => image.topic(name),
+            Name::Id(id) => image.topic_by_id(*id),
+        }
+    }
+}
+
 /// Bytes of an answer: about this many for a topic and for a partition with its replicas.
 pub(super) const TOPIC_BYTES: usize = 64;
 pub(super) const PARTITION_BYTES: usize = 64;
@@ -111,13 +120,9 @@ pub async fn handle(ctx: RequestContext, request: MetadataRequest) -> MetadataRe
 
 /// Has partitions that are just getting a leader named with it.
 async fn settle(ctx: &RequestContext, image: &Image, asked: &Asked) {
-    let find = |name: &Name| match name {
-        Name::Name(name) => image.topic(name),
-        Name::Id(id) => image.topic_by_id(*id),
-    };
     let topics: Vec<&Arc<Topic>> = match asked {
         Asked::All => image.topics().collect(),
-        Asked::Some(names) => names.iter().filter_map(find).collect(),
+        Asked::Some(names) => names.iter().filter_map(|name| name.find(image)).collect(),
     };
     let until = Instant::now() + leaders::NAMING;
     for topic in topics {
@@ -171,13 +176,13 @@ fn answer(
     name: &Name,
     with_operations: bool,
 ) -> MetadataResponseTopic {
-    let (found, unknown) = match name {
-        Name::Name(name) => (image.topic(name), unknown_name(name)),
-        Name::Id(id) => (image.topic_by_id(*id), ErrorCode::UNKNOWN_TOPIC_ID),
-    };
-    if let Some(topic) = found {
+    if let Some(topic) = name.find(image) {
         return describe(ctx, image, topic, with_operations);
     }
+    let unknown = match name {
+        Name::Name(name) => unknown_name(name),
+        Name::Id(_) => ErrorCode::UNKNOWN_TOPIC_ID,
+    };
     ctx.shared.metrics.failed(ctx.api, unknown);
     let topic = MetadataResponseTopic::default()
         .with_error_code(unknown.code())

@@ -214,11 +214,10 @@ async fn answer_calls(
                 }
                 frame = arriving.recv(), if open => {
                     let Some(frame) = frame else { return Ok(()) };
-                    if frame.kind == Kind::Ping && door.context.pulse.is_stuck() {
-                        continue;
-                    }
                     if frame.kind == Kind::Ping {
-                        let _ = queue.send(frame::pong(frame.call, door.service.is_full()));
+                        if !door.context.pulse.is_stuck() {
+                            let _ = queue.send(frame::pong(frame.call, door.service.is_full()));
+                        }
                         continue;
                     }
                     let bytes = frame.bytes();

@@ -321,7 +321,7 @@ async fn read_answers(
         let mut pings = pings.lock();
         while let Some((ping, sent)) = pings.pop_front_if(|(ping, _)| *ping <= frame.call) {
             if ping == frame.call {
-                peer.liveness.is_full(frame::is_full(&frame));
+                peer.liveness.set_full(frame::is_full(&frame));
                 peer.liveness.heard(sent);
             }
         }

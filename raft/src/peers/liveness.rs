@@ -64,8 +64,8 @@ impl Liveness {
             .store(micros(sent.elapsed()).max(1), Ordering::Relaxed);
     }
 
-    /// Whether the node says that its disk is full.
-    pub(super) fn is_full(&self, full: bool) {
+    /// The node says whether its disk is full.
+    pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Release);
     }
 
