@@ -328,8 +328,9 @@ async fn read_answers(
     }
 }
 
-/// Control lane: pings. Both: gives the connection up when the peer has been silent for long; data
-/// may well stand still for longer while the peer's disk is slow.
+/// Pings, and gives the connection up when the peer has been silent for long. Only the control lane's pings say whether it
+/// was: data may well stand still for longer while the peer's disk is slow. On the other lanes they are sent because a machine
+/// that has started again, within less than a silence, knows nothing of the connection and says so only to who sends.
 async fn watch(
     context: &Context,
     peer: &Peer,
@@ -353,11 +354,12 @@ async fn watch(
         }
         if lane == Lane::Control {
             let mut pings = pings.lock();
-            if pings.len() < MAX_PINGS {
-                pings.push_back((ping, Instant::now()));
-                let _ = queue.send(Outgoing::bare(Kind::Ping, ping));
+            if pings.len() == MAX_PINGS {
+                continue;
             }
+            pings.push_back((ping, Instant::now()));
         }
+        let _ = queue.send(Outgoing::bare(Kind::Ping, ping));
     }
     unreachable!("numbers do not end")
 }

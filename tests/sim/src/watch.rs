@@ -181,6 +181,29 @@ impl Watch {
         }
     }
 
+    /// What the nodes think of their groups: said of a run that does not come to rest.
+    pub fn tell(world: &World) {
+        for (host, machine) in world.machines.iter().enumerate() {
+            let Some(shared) = machine.shared() else {
+                world.say(&format!("host {host} does not serve"));
+                continue;
+            };
+            kernel::with(|kernel| kernel.enter_quietly(host));
+            let partitions = shared.partitions.all();
+            let replicas = partitions.iter().map(|partition| partition.group());
+            for group in std::iter::once(shared.controller.group()).chain(replicas) {
+                let (id, leadership) = (group.id(), group.leadership());
+                let (progress, members) = (group.progress(), group.members());
+                world.say(&format!(
+                    "host {host} group {id}: {leadership:?}, {progress:?}, members {members:?}, offsets to {}",
+                    group.log().end_offset(),
+                ));
+            }
+            let applied = shared.controller.image().last_offset();
+            world.say(&format!("host {host} has applied metadata to {applied}"));
+        }
+    }
+
     /// Counts what was seen.
     pub fn count(&self, coverage: &mut Coverage) {
         coverage.add("elections", self.leaders.len() as u64);

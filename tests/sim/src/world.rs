@@ -184,6 +184,7 @@ impl World {
                 || kernel::with(|kernel| kernel.now()) > limit
             {
                 let state = workload.doing();
+                Watch::tell(self);
                 self.violations
                     .push(format!("stuck: phase {phase:?}, {state}"));
                 break;
