@@ -256,7 +256,12 @@ impl Driver {
             watched.term = leadership.term;
             watched.elect_at = Some(now + self.options.election_timeout + patience);
         }
-        let at = *watched.elect_at.get_or_insert(now + patience);
+        let at = *watched.elect_at.get_or_insert_with(|| {
+            // Those who heard the leader lately refuse their votes until its lease is over.
+            let timeout = self.options.election_timeout;
+            let left = lease(timeout).saturating_sub(group.shared.unheard_for());
+            now + patience.max(left + spread(timeout / 4))
+        });
         if now < at {
             return;
         }
@@ -332,6 +337,11 @@ fn replacement(group: &Group) -> Option<NodeId> {
         .filter(|(node, index)| *index >= committed && group.shared.transport.has_room(*node))
         .max_by_key(|(_, index)| *index);
     best.map(|(node, _)| node)
+}
+
+/// How long a leader's word holds, for a group that has this election timeout.
+pub(crate) fn lease(election_timeout: Duration) -> Duration {
+    election_timeout + election_timeout / 2
 }
 
 /// Another part of `most` each time.

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::AbortHandle;
 
 use crate::NodeId;
-use crate::driver::drive;
+use crate::driver::{drive, lease};
 use crate::fill::{FillProgress, Fills};
 use crate::group::Group;
 use crate::leadership::{self, OnFatal};
@@ -345,7 +345,7 @@ fn config(options: &GroupsOptions) -> Config {
         heartbeat_interval: heartbeat_ms,
         heartbeat_min_interval: Some(if skips { heartbeat_ms } else { 0 }),
         election_timeout_min: election_ms,
-        election_timeout_max: election_ms + election_ms / 2,
+        election_timeout_max: millis(lease(options.election_timeout)),
         enable_tick: false,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,

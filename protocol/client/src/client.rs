@@ -20,6 +20,8 @@ use crate::error::{Error, ServerError};
 
 /// Kafka's port, used where an address names none.
 const DEFAULT_PORT: u16 = 9092;
+/// A broker that did not answer is asked last for so long.
+const SHUNNED: Duration = Duration::from_secs(5);
 /// How long a broker may take to be reached where another can be asked as well.
 const DIAL: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ struct State {
     asked: Option<i32>,
     /// Another is to be asked the next time.
     doubted: bool,
+    /// Brokers that did not answer, and when that was noticed.
+    silent: HashMap<i32, Instant>,
 }
 
 impl State {
@@ -88,14 +92,28 @@ impl State {
             .cloned()
     }
 
-    /// All brokers, whoever was asked last at the end.
+    /// All brokers, whoever was asked last behind those that were not, and who was silent lately behind all.
     fn turns(&self) -> Vec<i32> {
         let mut nodes: Vec<i32> = self.cluster.nodes.keys().copied().collect();
         if let Some(asked) = self.asked {
             let next = nodes.partition_point(|node| *node <= asked);
             nodes.rotate_left(next);
         }
+        nodes.sort_by_key(|node| self.is_silent(*node));
         nodes
+    }
+
+    fn is_silent(&self, node: i32) -> bool {
+        let noticed = self.silent.get(&node);
+        noticed.is_some_and(|at| at.elapsed() < SHUNNED)
+    }
+
+    /// The broker that is reached at an address.
+    fn node_at(&self, address: &str) -> Option<i32> {
+        let mut nodes = self.cluster.nodes.values();
+        nodes
+            .find(|node| node.address() == address)
+            .map(|node| node.id)
     }
 }
 
@@ -264,7 +282,11 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`] when no broker answers.
     pub async fn any(&self) -> Result<Connection, Error> {
-        let doubted = std::mem::take(&mut self.inner.state.lock().doubted);
+        let doubted = {
+            let mut state = self.inner.state.lock();
+            let silent = state.asked.is_some_and(|node| state.is_silent(node));
+            std::mem::take(&mut state.doubted) || silent
+        };
         if doubted && let Some(another) = self.another().await {
             return Ok(another);
         }
@@ -314,6 +336,20 @@ impl Client {
     /// reached: a broker that has lost sight of the cluster gives the same answer for as long as that lasts.
     pub(crate) fn doubt(&self) {
         self.inner.state.lock().doubted = true;
+    }
+
+    /// A broker did not answer: others are asked first for a while.
+    pub(crate) fn is_silent(&self, node: i32) {
+        self.inner.state.lock().silent.insert(node, Instant::now());
+    }
+
+    /// Takes over what a broker said of who leads partitions of a topic instead (KIP-951), by partition: leader and epoch.
+    pub(crate) fn learn_leaders(&self, topic: &str, leaders: &[(i32, i32, i32)]) {
+        let mut state = self.inner.state.lock();
+        let cluster = Arc::make_mut(&mut state.cluster);
+        if let Some(topic) = cluster.topics.get_mut(topic) {
+            Arc::make_mut(topic).learn_leaders(leaders);
+        }
     }
 
     /// A connection to another broker than the last time.
@@ -395,8 +431,15 @@ impl Client {
         } else {
             request.allow_auto_topic_creation = true;
         }
-        let response = connection.send_version(version, &request).await?;
+        let response = connection.send_version(version, &request).await;
         let mut state = self.inner.state.lock();
+        if let Some(node) = state.node_at(connection.address()) {
+            match &response {
+                Ok(_) => drop(state.silent.remove(&node)),
+                Err(_) => drop(state.silent.insert(node, Instant::now())),
+            }
+        }
+        let response = response?;
         let (cluster, failed) = state.cluster.updated(&response);
         state.connections.retain(|id, open| {
             // A broker that moved is dialled at its new address.
@@ -488,6 +531,28 @@ fn with_port(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_silent_is_asked_last() {
+        let mut state = State::default();
+        let nodes = (1..=3).map(|id| Node {
+            id,
+            host: format!("host-{id}"),
+            port: 1,
+            rack: None,
+        });
+        let nodes = nodes.map(|node| (node.id, node)).collect();
+        state.cluster = Arc::new(Cluster {
+            nodes,
+            ..Cluster::default()
+        });
+        assert_eq!(state.turns(), [1, 2, 3]);
+        state.asked = Some(1);
+        assert_eq!(state.turns(), [2, 3, 1]);
+        let node = state.node_at("host-2:1").unwrap();
+        state.silent.insert(node, Instant::now());
+        assert_eq!(state.turns(), [3, 1, 2]);
+    }
 
     #[test]
     fn an_address_without_port_gets_kafkas() {

@@ -88,6 +88,18 @@ impl Topic {
         }
     }
 
+    /// Takes over leaders of newer epochs, by partition: leader and epoch.
+    pub(crate) fn learn_leaders(&mut self, leaders: &[(i32, i32, i32)]) {
+        for &(index, leader, epoch) in leaders {
+            let mut partitions = self.partitions.iter_mut();
+            if let Some(partition) = partitions.find(|partition| partition.index == index)
+                && partition.leader_epoch < epoch
+            {
+                (partition.leader, partition.leader_epoch) = (Some(leader), epoch);
+            }
+        }
+    }
+
     /// Whether every partition has a leader.
     pub fn has_all_leaders(&self) -> bool {
         self.partitions
@@ -220,6 +232,22 @@ mod tests {
             .with_controller_id(BrokerId(-1))
             .with_brokers(vec![broker])
             .with_topics(vec![topic])
+    }
+
+    #[test]
+    fn a_leader_of_a_newer_epoch_is_learnt() {
+        let (mut cluster, _) =
+            Cluster::default().updated(&answer("t", ErrorCode::NONE, &[(0, 1), (1, 2)]));
+        let topic = Arc::make_mut(cluster.topics.get_mut("t").unwrap());
+        topic.learn_leaders(&[(0, 3, 5), (7, 3, 5)]);
+        topic.learn_leaders(&[(0, 1, 4)]);
+        let leaders: Vec<_> = topic
+            .partitions
+            .iter()
+            .map(|one| (one.leader, one.leader_epoch))
+            .collect();
+        assert_eq!(leaders[0], (Some(3), 5));
+        assert_eq!(leaders[1].0, Some(2));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: transactions.
 
+mod answers;
 mod identity;
 mod link;
 mod partitioner;

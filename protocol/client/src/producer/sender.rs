@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::ProduceResponse;
-use klamm_protocol::messages::produce_response::PartitionProduceResponse;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -14,6 +13,7 @@ use crate::cluster::Topic;
 use crate::error::{Error, ServerError};
 
 use super::ProducerOptions;
+use super::answers::{answer_for, leader_of, learn_leaders, may_be_appended};
 use super::identity::{Identification, Identity, ask_identity};
 use super::link::{Answer, Link, Outcome, Shipment};
 use super::partitioner::Partitioner;
@@ -294,6 +294,11 @@ impl Sender {
             .get_mut(&node)
             .expect("links live as long as the sender");
         link.in_flight -= 1;
+        match &outcome {
+            Outcome::Answered(response) => learn_leaders(&self.client, &shipments, response),
+            Outcome::NotSent(_) | Outcome::Lost(_) => self.client.is_silent(node),
+            Outcome::Written => {}
+        }
         for shipment in shipments {
             self.queue(&shipment.topic, shipment.partition).answered();
             match &outcome {
@@ -367,6 +372,15 @@ impl Sender {
                 }
             }
             return self.put_back(shipment);
+        }
+        let leader = leader_of(&self.client.cluster(), &shipment);
+        if code == ErrorCode::NOT_LEADER_OR_FOLLOWER && leader.is_some_and(|leader| leader != node)
+        {
+            // Known by now: it goes there at once.
+            shipment.batch.maybe_appended = true;
+            shipment.batch.last_error = Some(error);
+            let queue = self.queue(&shipment.topic, shipment.partition);
+            return queue.put_back(shipment.batch);
         }
         self.retry_or_fail(shipment, error, may_be_appended(code));
     }
@@ -555,52 +569,5 @@ impl Sender {
                 drop(reports.send(Report::Refreshed { topic, result }).await);
             });
         }
-    }
-}
-
-fn answer_for<'a>(
-    shipment: &Shipment,
-    response: &'a ProduceResponse,
-) -> Option<&'a PartitionProduceResponse> {
-    let id = shipment.topic.id.0;
-    let mut topics = response.responses.iter();
-    // Answers carry the name or, from version 13 on, the id instead.
-    let topic = topics.find(|topic| {
-        if topic.name.0.is_empty() {
-            topic.topic_id == id
-        } else {
-            topic.name.0 == *shipment.topic.name
-        }
-    })?;
-    topic
-        .partition_responses
-        .iter()
-        .find(|answer| answer.index == shipment.partition)
-}
-
-/// Whether a broker that answers so may have written the batch, and it may stay: then it must not
-/// be sent again under another identity, which would make it another batch.
-fn may_be_appended(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::REQUEST_TIMED_OUT
-            | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
-            // A leader that is deposed says so of records under way, too.
-            | ErrorCode::NOT_LEADER_OR_FOLLOWER
-            | ErrorCode::KAFKA_STORAGE_ERROR
-            | ErrorCode::UNKNOWN_SERVER_ERROR
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_leader_that_is_deposed_may_have_written_the_batch() {
-        assert!(may_be_appended(ErrorCode::NOT_LEADER_OR_FOLLOWER));
-        assert!(may_be_appended(ErrorCode::REQUEST_TIMED_OUT));
-        assert!(!may_be_appended(ErrorCode::NOT_ENOUGH_REPLICAS));
-        assert!(!may_be_appended(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
     }
 }
