@@ -250,18 +250,23 @@ impl Driver {
             watched.attempts = 0;
             return;
         }
-        let patience = self.patience(leadership, watched.attempts) + self.reserve(group);
+        let reserve = self.reserve(group);
+        let patience = self.patience(leadership, watched.attempts) + reserve;
         if watched.term != leadership.term {
             // Somebody has just got a vote here, or asks for one: give him time.
             watched.term = leadership.term;
             watched.elect_at = Some(now + self.options.election_timeout + patience);
         }
-        let at = *watched.elect_at.get_or_insert_with(|| {
-            // Those who heard the leader lately refuse their votes until its lease is over.
-            let timeout = self.options.election_timeout;
-            let left = lease(timeout).saturating_sub(group.shared.unheard_for());
-            now + patience.max(left + spread(timeout / 4))
-        });
+        let at = match watched.elect_at {
+            Some(at) => at,
+            None => {
+                let first = self
+                    .first_patience(group, leadership)
+                    .map(|first| first + reserve);
+                now + first.unwrap_or(patience)
+            }
+        };
+        watched.elect_at = Some(at);
         if now < at {
             return;
         }
@@ -310,6 +315,27 @@ impl Driver {
 
     fn can_tell(&mut self) -> bool {
         self.hears(self.options.node).is_some()
+    }
+
+    /// How long to wait before the first election for a leader that is gone: until its lease is over, for those who heard it
+    /// lately refuse their votes before that; and then the voters who are there one after the other, in another order for each
+    /// group, so that two do not take each other's votes. `None` where nobody led, or nothing tells who is there.
+    fn first_patience(&mut self, group: &Group, leadership: Leadership) -> Option<Duration> {
+        let leader = leadership.leader?;
+        if !self.can_tell() {
+            return None;
+        }
+        let (own, timeout) = (group.node(), self.options.election_timeout);
+        let (voters, _) = group.members();
+        let there = voters.into_iter().filter(|&voter| {
+            let is_heard = self.hears(voter).is_some_and(|hearing| hearing.alive);
+            voter == own || (voter != leader && is_heard)
+        });
+        let there: Vec<NodeId> = there.collect();
+        let place = there.iter().position(|&voter| voter == own)?;
+        let turn = group.id().0.wrapping_add(place as u64) % there.len() as u64;
+        let left = lease(timeout).saturating_sub(group.shared.unheard_for());
+        Some(left + timeout / 2 * u32::try_from(turn).unwrap_or(u32::MAX))
     }
 
     /// How long to wait before an election, at random, so that candidates do not meet; longer after

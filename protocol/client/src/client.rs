@@ -343,6 +343,11 @@ impl Client {
         self.inner.state.lock().silent.insert(node, Instant::now());
     }
 
+    /// Whether a broker did not answer lately.
+    pub(crate) fn was_silent(&self, node: i32) -> bool {
+        self.inner.state.lock().is_silent(node)
+    }
+
     /// Takes over what a broker said of who leads partitions of a topic instead (KIP-951), by partition: leader and epoch.
     pub(crate) fn learn_leaders(&self, topic: &str, leaders: &[(i32, i32, i32)]) {
         let mut state = self.inner.state.lock();

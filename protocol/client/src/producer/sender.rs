@@ -208,6 +208,10 @@ impl Sender {
                     Readiness::Now => {
                         let partition = queues.topic.partition(*index);
                         if let Some(leader) = partition.and_then(|partition| partition.leader) {
+                            // It may lead no more: whoever knows is being asked.
+                            if self.refreshing.contains(name) && self.client.was_silent(leader) {
+                                continue;
+                            }
                             ready
                                 .entry(leader)
                                 .or_default()
