@@ -43,7 +43,7 @@ impl Watch {
             let machine = &world.machines[host];
             if let Some(recovered) = machine.recovered() {
                 self.torn += u64::from(recovered.torn > 0);
-                if recovered.corrupt > 0 {
+                if recovered.corrupt > 0 && !machine.is_rotten() {
                     let what = format!(
                         "corrupt: host {host} found {} places at its start",
                         recovered.corrupt
@@ -51,18 +51,32 @@ impl Watch {
                     world.violations.push(what);
                 }
             }
+            let broken = world.machines[host].broken();
+            world.violations.extend(broken);
             let machine = &world.machines[host];
             let Some(shared) = machine.shared() else {
                 continue;
             };
             kernel::with(|kernel| kernel.enter_quietly(host));
             self.fills += shared.groups.fills().len() as u64;
-            if shared.store.corruptions() > 0 {
+            if shared.store.corruptions() > 0 && !machine.is_rotten() {
                 let what = format!(
                     "corrupt: host {host} has found {} places",
                     shared.store.corruptions()
                 );
                 world.violations.push(what);
+            }
+            let controller = shared.controller.group();
+            let metadata = controller.leadership();
+            if metadata.serving {
+                let term = i32::try_from(metadata.term).unwrap_or(i32::MAX);
+                let led = (controller.id(), term);
+                let leader = *self.leaders.entry(led).or_insert(host);
+                if leader != host {
+                    world.violations.push(format!(
+                        "two-leaders: metadata in term {term}, hosts {leader} and {host}"
+                    ));
+                }
             }
             let start = world.machines[host].starts();
             for partition in shared.partitions.all() {
@@ -162,6 +176,9 @@ impl Watch {
             for (host, replica) in replicas {
                 kernel::with(|kernel| kernel.enter_quietly(host));
                 match contents(&replica, from, end) {
+                    Err(_) if world.machines[host].is_rotten() => {
+                        world.coverage.count("rot that nobody had read");
+                    }
                     Err(error) => {
                         let what = format!("unreadable: {topic}-{index} on host {host}: {error}");
                         world.violations.push(what);
