@@ -330,12 +330,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, Brought>>> {
-        let Some(purged) = self.shared.log.raft_state().purged else {
+        let purged = self.shared.log.raft_state().purged;
+        // openraft sends snapshots as soon as it has resolved to purge, and takes it for fatal if there is none. The
+        // purge may wait long yet: until then there is one of nothing, which is not sent.
+        if purged.is_none() && self.shared.opening.load(Ordering::Acquire) {
             return Ok(None);
-        };
-        let last_membership = membership_at(&self.shared.log, Some(purged))?;
+        }
+        let last_membership = membership_at(&self.shared.log, purged)?;
         let meta = SnapshotMetaOf::<TypeConfig> {
-            last_log_id: Some(log_id(purged)),
+            last_log_id: purged.map(log_id),
             last_membership,
         };
         Ok(Some(SnapshotOf::<TypeConfig, Brought> {

@@ -178,7 +178,8 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     let history = history.lock();
     let logs = workload.logs();
     workload.count(&history, &mut world.coverage);
-    if violations.is_empty() {
+    // Without the logs at the end there is nothing to judge by.
+    if violations.is_empty() && workload.phase() == Phase::Done {
         violations.extend(
             history::check(&history, &logs)
                 .iter()
@@ -199,6 +200,7 @@ impl World {
     fn live(&mut self, plan: &Plan, faults: &mut Faults, workload: &Workload) {
         let mut watch = Watch::default();
         let mut limit = PATIENCE;
+        let mut stuck = false;
         let mut phase = Phase::Setup;
         self.schedule(LOOKS, Deed::Look);
         loop {
@@ -223,15 +225,20 @@ impl World {
             {
                 let state = workload.doing();
                 Watch::tell(self);
-                self.violations
-                    .push(format!("stuck: phase {phase:?}, {state}"));
+                match Watch::waits_for_rot(self) {
+                    true => self.coverage.count("stuck for rot"),
+                    false => self
+                        .violations
+                        .push(format!("stuck: phase {phase:?}, {state}")),
+                }
+                stuck = true;
                 break;
             }
             if !self.violations.is_empty() {
                 break;
             }
         }
-        if self.violations.is_empty() {
+        if self.violations.is_empty() && !stuck {
             watch.compare(self);
         }
         watch.count(&mut self.coverage);

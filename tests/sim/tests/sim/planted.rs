@@ -41,10 +41,16 @@ fn look_for(bug: &str, first: u64, seeds: u64, seconds: u64) -> Search {
     search
 }
 
+/// Found without any bug planted, too: see the README.
+const KNOWN: &str = "nonmonotonic-send";
+
 /// The name of what was found.
 fn finding(told: &Told) -> Option<String> {
-    let name = |violation: &String| violation.split(':').next().map(str::to_owned);
-    told.violations.iter().find_map(name)
+    let mut names = told
+        .violations
+        .iter()
+        .filter_map(|violation| violation.split(':').next());
+    names.find(|name| *name != KNOWN).map(str::to_owned)
 }
 
 /// Looks for all of them, or those that `KLAMM_PLANTS` names.
