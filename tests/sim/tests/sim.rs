@@ -16,6 +16,9 @@ use klamm_sim::coverage::Coverage;
 use klamm_sim::kernel;
 use klamm_sim::plant::Plant;
 use klamm_sim::world::{Outcome, Plan, run};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Seeds of the slice that is among the tests, and their length.
 const SLICE: u64 = 80;
@@ -64,9 +67,7 @@ fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
         faults: number("KLAMM_SIM_QUIET").is_none(),
         plant: planted(),
     };
-    if log {
-        logs();
-    }
+    logs(log);
     // What the path is must make no difference: the run sees none.
     let dir = std::env::temp_dir().join(format!("klamm-sim-{}", std::process::id()));
     if std::fs::create_dir_all(&dir)
@@ -130,8 +131,9 @@ fn report(outcome: &Outcome, took: Duration) {
     let _ = std::io::stdout().flush();
 }
 
-/// What the nodes log, with the time of the run and the host.
-fn logs() {
+/// What the nodes log, with the time of the run and the host. Where nobody reads it, what is said in it is worked out all
+/// the same: that may look at the clock, and a run with a log has to be the one without.
+fn logs(shown: bool) {
     struct Time;
     impl tracing_subscriber::fmt::time::FormatTime for Time {
         fn format_time(
@@ -147,6 +149,10 @@ fn logs() {
         }
     }
     let filter = std::env::var("KLAMM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
+    if !shown {
+        let silent = tracing_subscriber::registry().with(EnvFilter::new(filter));
+        return silent.init();
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(Time)

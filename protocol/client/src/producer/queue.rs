@@ -4,6 +4,8 @@
 //! - Batches are sent in the order of their ordinals. A batch that failed goes back to its place,
 //!   and from then on the partition sends one batch at a time until nothing that failed is left:
 //!   so a retry does not overtake what was sent before it.
+//! - The first batch of a sequence travels alone until it is acknowledged: a leader that does not know the producer takes any
+//!   first sequence (as Kafka does), so a later batch must not reach one that has not the first.
 //! - A batch keeps the sequence number it was first sent with (KIP-98), so that the broker
 //!   recognises it when only the answer was lost.
 
@@ -138,6 +140,8 @@ pub(super) struct PartitionQueue {
     waiting: VecDeque<Batch>,
     in_flight: usize,
     next_sequence: i32,
+    /// A batch of this sequence was acknowledged: whoever leads the partition knows the producer.
+    is_known: bool,
     /// Not sent before that time: the last try failed.
     pub(super) paused_until: Option<Instant>,
 }
@@ -166,7 +170,8 @@ impl PartitionQueue {
             return Readiness::Blocked;
         };
         let retried = oldest.attempts > 0;
-        if retried && self.in_flight > 0 {
+        let goes_alone = retried || (self.next_sequence > 0 && !self.is_known);
+        if goes_alone && self.in_flight > 0 {
             return Readiness::Blocked;
         }
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
@@ -214,6 +219,11 @@ impl PartitionQueue {
             .in_flight
             .checked_sub(1)
             .expect("only what was taken is answered");
+    }
+
+    /// A batch was acknowledged.
+    pub(super) fn is_written(&mut self) {
+        self.is_known = true;
     }
 
     /// Puts a batch that failed back to its place.
@@ -268,6 +278,7 @@ impl PartitionQueue {
             "an identity changes when nothing is in flight"
         );
         self.next_sequence = 0;
+        self.is_known = false;
         let (doubtful, mut kept): (Vec<Batch>, Vec<Batch>) = self
             .waiting
             .drain(..)
@@ -397,6 +408,36 @@ mod tests {
             .map(|batch| batch.records.len())
             .collect();
         assert_eq!(sizes, [2, 3, 1]);
+    }
+
+    #[test]
+    fn the_first_batch_of_a_sequence_goes_alone() {
+        let ready = |queue: &PartitionQueue| queue.readiness(Instant::now(), &LIMITS, u64::MAX);
+        let mut unnumbered = queue(&[1, 1]);
+        unnumbered.take(None).unwrap();
+        assert_eq!(ready(&unnumbered), Readiness::Now);
+
+        let mut queue = queue(&[1, 1, 1, 1, 1]);
+        let first = queue.take(Some(WHO)).unwrap();
+        assert_eq!(ready(&queue), Readiness::Blocked);
+        queue.answered();
+        queue.put_back(first);
+        assert_eq!(queue.take(Some(WHO)).unwrap().sequence.unwrap().base, 0);
+        assert_eq!(
+            ready(&queue),
+            Readiness::Blocked,
+            "not before it is written"
+        );
+        queue.answered();
+        queue.is_written();
+        queue.take(Some(WHO)).unwrap();
+        assert_eq!(ready(&queue), Readiness::Now);
+        queue.take(Some(WHO)).unwrap();
+        queue.answered();
+        queue.answered();
+        queue.restart_sequence();
+        queue.take(Some(WHO)).unwrap();
+        assert_eq!(ready(&queue), Readiness::Blocked, "another sequence");
     }
 
     #[test]

@@ -295,9 +295,7 @@ impl Sender {
             .expect("links live as long as the sender");
         link.in_flight -= 1;
         for shipment in shipments {
-            let queue = self.topics.get_mut(&shipment.topic.name);
-            let queue = queue.and_then(|queues| queues.partitions.get_mut(&shipment.partition));
-            queue.expect("queues live as long as the sender").answered();
+            self.queue(&shipment.topic, shipment.partition).answered();
             match &outcome {
                 Outcome::Written => self.succeed(shipment, -1, -1),
                 Outcome::Answered(response) => self.on_partition_answer(shipment, response, node),
@@ -398,6 +396,7 @@ impl Sender {
     }
 
     fn succeed(&mut self, shipment: Shipment, base_offset: i64, append_time: i64) {
+        self.queue(&shipment.topic, shipment.partition).is_written();
         let ordinal = shipment.batch.ordinal;
         let bytes = shipment
             .batch
