@@ -313,8 +313,8 @@ async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
         desk.logs.lock().insert(*place, log);
     }
     settle(&desk, &topics, nodes).await;
-    // Followers hear of the last commit.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The sessions of members end, which is written, too; and followers hear of the last commit.
+    tokio::time::sleep(Duration::from_secs(20)).await;
     desk.phase.send_replace(Phase::Done);
 }
 
