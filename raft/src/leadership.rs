@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use klamm_records::GroupId;
-use klamm_records::plant::{self, Bug};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
@@ -82,8 +81,7 @@ fn observe(metrics: &RaftServerMetrics<TypeConfig>, shared: &Shared) -> Leadersh
     let term = vote.leader_id.term;
     let serving = leads
         && leader == Some(shared.node)
-        && (shared.applied_term.load(Ordering::Acquire) == term
-            || plant::is(Bug::HighWatermarkForgotten))
+        && shared.applied_term.load(Ordering::Acquire) == term
         && !shared.has_handed_over(term);
     Leadership {
         term,

@@ -33,7 +33,7 @@ pub enum Bug {
     DeposedAnswers,
     /// M17: readers get what is not committed.
     ReadsUncommitted,
-    /// M18: a leader serves before it knows what is committed.
+    /// M18: a start forgets up to where the log was known to be committed.
     HighWatermarkForgotten,
     /// M19: a truncation leaves entries in memory.
     StaleTail,

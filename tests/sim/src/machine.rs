@@ -312,6 +312,7 @@ impl Machine {
         for file in identity {
             let _ = std::fs::remove_file(file.path());
         }
+        self.promises.lock().forget(self.host);
         self.rotten = false;
         self.lost = true;
     }

@@ -43,6 +43,12 @@ impl Promises {
         }
     }
 
+    /// The disk is gone, and whoever comes with another one is another.
+    pub(crate) fn forget(&mut self, host: HostId) {
+        self.votes.retain(|(of, ..), _| *of != host);
+        self.replicas.retain(|(of, ..), _| *of != host);
+    }
+
     /// What a start has not found of what was promised. A log that knows that it lost something promises nothing.
     pub(crate) fn broken(&self, host: HostId, store: &Store) -> Vec<String> {
         let mut broken = Vec::new();

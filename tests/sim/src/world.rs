@@ -126,7 +126,7 @@ fn settings(host: HostId, nodes: usize, dir: &Path) -> BTreeMap<String, String> 
         ),
         ("metadata.log.max.snapshot.interval.ms", "10000".to_owned()),
         ("log.cleaner.backoff.ms", "1000".to_owned()),
-        ("offsets.topic.num.partitions", "2".to_owned()),
+        ("offsets.topic.num.partitions", "3".to_owned()),
         ("offsets.topic.replication.factor", "3".to_owned()),
     ];
     fixed
@@ -216,9 +216,13 @@ impl World {
                         self.schedule(plan.seconds * SECOND, Deed::Heal);
                         faults.begin(self);
                     }
-                    Phase::Heal => limit = at + PATIENCE,
-                    Phase::Done => break,
+                    Phase::Heal | Phase::Done => limit = at + PATIENCE,
                 }
+            }
+            // Who started again last may be looking for the others still.
+            let mut machines = self.machines.iter();
+            if phase == Phase::Done && machines.all(|machine| machine.shared().is_some()) {
+                break;
             }
             if !self.step(faults, workload, &mut watch)
                 || kernel::with(|kernel| kernel.now()) > limit

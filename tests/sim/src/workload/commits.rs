@@ -19,6 +19,9 @@ use crate::history::{Event, Place};
 const COMMIT_VERSION: i16 = 8;
 const FETCH_VERSION: i16 = 8;
 
+/// The group of a committer who commits now and then, each time through a new client: whoever coordinated it is not
+/// held up by a commit that is under way when he coordinates it no more. Its coordinator has no other group.
+pub(super) const SELDOM: u32 = 2;
 /// Who commits without being a member.
 const NOBODY: (&str, i32) = ("", -1);
 /// Longer than a process stands still.
@@ -36,9 +39,14 @@ pub(super) async fn run(desk: Desk, group: u32, place: Place) {
     let mut rng = desk.rng(300 + u64::from(group));
     let mut client = desk.client(Duration::from_secs(10)).await;
     let mut offset = 0;
+    let seldom = group == SELDOM;
+    let (least, most) = if seldom { (1_000, 5_000) } else { (100, 3_000) };
     while !desk.is_over() {
-        desk.rest(Duration::from_millis(rng.between(100, 3_000)))
+        desk.rest(Duration::from_millis(rng.between(least, most)))
             .await;
+        if seldom {
+            client = desk.client(Duration::from_secs(3)).await;
+        }
         if rng.chance(600) {
             offset += 1;
             desk.tell(Event::Committing {

@@ -262,7 +262,9 @@ async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
         reader += 1;
     }
     work.spawn(read::browse(desk.clone(), reader, places.clone()));
-    let mut groups: Vec<(u32, Place)> = (0..2).map(|group| (group, places[0])).collect();
+    let mut groups: Vec<(u32, Place)> = (0..=commits::SELDOM)
+        .map(|group| (group, places[0]))
+        .collect();
     for (group, place) in &groups {
         work.spawn(commits::run(desk.clone(), *group, *place));
     }
@@ -303,6 +305,7 @@ async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
         ended.expect("clients do not panic");
     }
     desk.doing.lock().clear();
+    let has_members = groups.iter().any(|(group, _)| *group == MEMBERS);
     for (group, place) in groups {
         desk.does("end", &format!("commits of {group}"));
         commits::look(&desk, group, place).await;
@@ -313,8 +316,9 @@ async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
         desk.logs.lock().insert(*place, log);
     }
     settle(&desk, &topics, nodes).await;
-    // The sessions of members end, which is written, too; and followers hear of the last commit.
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    // Followers hear of the last commit; and that the sessions of members end is written, too.
+    let rest = if has_members { 20 } else { 5 };
+    tokio::time::sleep(Duration::from_secs(rest)).await;
     desk.phase.send_replace(Phase::Done);
 }
 
