@@ -195,9 +195,10 @@ fn hear(output: &str) -> Told {
 
 fn start(seed: u64, seconds: u64, plant: Option<&str>) -> std::io::Result<(Child, Instant)> {
     let mut command = Command::new(std::env::current_exe()?);
-    if let Some(plant) = plant {
-        command.env("KLAMM_PLANT", plant);
-    }
+    match plant {
+        Some(plant) => command.env("KLAMM_PLANT", plant),
+        None => command.env_remove("KLAMM_PLANT"),
+    };
     let child = command
         .env("KLAMM_SIM_CHILD", seed.to_string())
         .env("KLAMM_SIM_SECONDS", seconds.to_string())
@@ -257,6 +258,7 @@ fn campaign() -> ExitCode {
     };
     let seconds = number("KLAMM_SIM_SECONDS").unwrap_or(usual);
     let jobs = jobs();
+    let plant = std::env::var("KLAMM_PLANT").ok();
     let next = std::sync::atomic::AtomicU64::new(first);
     let results: std::sync::Mutex<BTreeMap<u64, Told>> = std::sync::Mutex::default();
     std::thread::scope(|scope| {
@@ -267,7 +269,7 @@ fn campaign() -> ExitCode {
                     if seed >= first + seeds {
                         return;
                     }
-                    let told = run_seed(seed, seconds, None);
+                    let told = run_seed(seed, seconds, plant.as_deref());
                     for violation in &told.violations {
                         println!("seed {seed}: {violation}");
                     }
@@ -290,7 +292,8 @@ fn same_again(results: &BTreeMap<u64, Told>, seconds: u64) -> bool {
     let Some((seed, told)) = results.iter().next() else {
         return false;
     };
-    let again = run_seed(*seed, seconds, None).trace;
+    let plant = std::env::var("KLAMM_PLANT").ok();
+    let again = run_seed(*seed, seconds, plant.as_deref()).trace;
     println!("seed {seed} again: {again}, before {}", told.trace);
     !again.is_empty() && again == told.trace
 }

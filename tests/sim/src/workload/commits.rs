@@ -82,7 +82,7 @@ pub(super) async fn ask(desk: Desk, node: i32, groups: Vec<(u32, Place)>) {
     let mut rng = desk.rng(350 + u64::from(node.unsigned_abs()));
     let mut client = desk.patient_client(Duration::from_secs(10), PATIENCE).await;
     while !desk.is_over() {
-        desk.rest(Duration::from_millis(rng.between(200, 2_000)))
+        desk.rest(Duration::from_millis(rng.between(100, 800)))
             .await;
         let (group, place) = *rng.pick(&groups);
         let asked = now();

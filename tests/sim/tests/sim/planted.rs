@@ -33,6 +33,10 @@ fn look_for(bug: &str, first: u64, seeds: u64, seconds: u64) -> Search {
         search.simulated += told.virtual_nanos as f64 / 1e9;
         search.real += told.real_nanos as f64 / 1e9;
         search.found = finding(&told);
+        // What the seed finds anyway says nothing of this bug.
+        if search.found.is_some() && !run_seed(seed, seconds, None).violations.is_empty() {
+            search.found = None;
+        }
         if search.found.is_some() {
             println!("{bug}, seed {seed}: {}", told.violations.join("; "));
             break;
@@ -41,16 +45,10 @@ fn look_for(bug: &str, first: u64, seeds: u64, seconds: u64) -> Search {
     search
 }
 
-/// Found without any bug planted, too: see the README.
-const KNOWN: &str = "nonmonotonic-send";
-
 /// The name of what was found.
 fn finding(told: &Told) -> Option<String> {
-    let mut names = told
-        .violations
-        .iter()
-        .filter_map(|violation| violation.split(':').next());
-    names.find(|name| *name != KNOWN).map(str::to_owned)
+    let first = told.violations.first()?;
+    first.split(':').next().map(str::to_owned)
 }
 
 /// Looks for all of them, or those that `KLAMM_PLANTS` names.
