@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Seeds of the slice that is among the tests, and their length.
-const SLICE: u64 = 80;
+const SLICE: u64 = 60;
 const SLICE_SECONDS: u64 = 60;
 /// Of a campaign.
 const SECONDS: u64 = 540;

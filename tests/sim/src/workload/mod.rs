@@ -296,7 +296,7 @@ async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
     if rng.chance(300) {
         work.spawn(fenced::run(desk.clone(), places[0]));
     }
-    if rng.chance(500) {
+    if rng.chance(400) {
         for node in (1..).take(nodes) {
             work.spawn(commits::ask(desk.clone(), node, groups.clone()));
         }
