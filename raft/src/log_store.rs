@@ -9,9 +9,11 @@ use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use klamm_records::EntryId;
+use klamm_records::plant::{self, Bug};
 use klamm_storage::{Completion, Entry, GroupLog, StorageError};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -96,6 +98,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
+        if plant::is(Bug::VoteAfterEntries) {
+            let (shared, vote) = (Arc::clone(&self.shared), stored_vote(vote));
+            self.shared.runtime.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                durable(|done| shared.log.save_vote(vote, done)).await
+            });
+            return Ok(());
+        }
         durable(|done| self.shared.log.save_vote(stored_vote(vote), done)).await
     }
 
@@ -124,6 +134,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.shared.stirred.store(true, Ordering::Relaxed);
         let mut end = log.end_offset();
         let mut diverged = false;
+        let mut hasty = Vec::new();
         let stored: Vec<Entry> = entries
             .into_iter()
             .map(|entry| {
@@ -138,7 +149,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                         diverged |= batch.header.base_offset != end;
                         klamm_storage::Payload::Batch(batch)
                     }
-                    Payload::Proposed(pending) => self.stored_proposal(pending, end),
+                    Payload::Proposed(pending) => {
+                        if plant::is(Bug::AckBeforeQuorum) {
+                            hasty.push((Arc::clone(&pending), entry_id(entry.id)));
+                        }
+                        self.stored_proposal(pending, end)
+                    }
                 };
                 if let klamm_storage::Payload::Batch(batch) = &payload {
                     end += i64::from(batch.header.last_offset_delta) + 1;
@@ -154,8 +170,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 "the leader's log assigned other offsets to a batch than this one would",
             ));
         }
-        let done: Completion =
-            Box::new(move |result| callback.io_completed(result.map_err(io_error)));
+        let done: Completion = Box::new(move |result| {
+            for (pending, id) in hasty {
+                pending.finish(Ok(id));
+            }
+            callback.io_completed(result.map_err(io_error));
+        });
         let appended_end = log.append(stored, done).map_err(io_error)?;
         assert_eq!(
             appended_end, end,

@@ -243,3 +243,15 @@ async fn a_wrong_expectation_panics() {
     )
     .await;
 }
+
+/// openraft asks for one as soon as it has resolved to purge, and ends the group if there is none.
+#[tokio::test]
+async fn there_is_a_snapshot_of_nothing_before_the_first_purge() {
+    use openraft::storage::RaftStateMachine;
+    let shared = shared(&Computer::new().open(), 1);
+    let mut machine = Machine::resume(Arc::clone(&shared)).unwrap();
+    assert!(machine.get_current_snapshot().await.unwrap().is_none());
+    shared.opening.store(false, Ordering::Release);
+    let snapshot = machine.get_current_snapshot().await.unwrap();
+    assert_eq!(snapshot.unwrap().meta.last_log_id, None);
+}

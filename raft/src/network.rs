@@ -434,13 +434,19 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn full_snapshot(
         &mut self,
         vote: RaftVote,
-        _: SnapshotOf<TypeConfig, Brought>,
+        snapshot: SnapshotOf<TypeConfig, Brought>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let send = async {
+            match snapshot.meta.last_log_id {
+                Some(_) => fill::send(&self.shared, self.node, vote).await,
+                None => Err(io::Error::other("nothing is purged here yet")),
+            }
+        };
         let sent = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
-            sent = fill::send(&self.shared, self.node, vote) => sent,
+            sent = send => sent,
         };
         sent.map(SnapshotResponse::new).map_err(|error| {
             let cause = error.get_ref().and_then(|e| e.downcast_ref());

@@ -223,3 +223,27 @@ fn files_stay_readable() -> Result<()> {
     }
     Ok(())
 }
+
+/// Bugs that the simulation plants are in nothing that is built without being asked for them.
+#[test]
+fn bugs_are_planted_on_demand_only() -> Result<()> {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml"))?;
+    let (_, members) = workspace.split_once("members = [").context("no members")?;
+    let (members, _) = members.split_once(']').context("no end of members")?;
+    let folders = members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"'));
+    let mut lines = vec![workspace.clone()];
+    for folder in folders.filter(|folder| !folder.is_empty()) {
+        let path = root().join(folder).join("Cargo.toml");
+        lines.push(std::fs::read_to_string(path)?);
+    }
+    let lines = lines.iter().flat_map(|manifest| manifest.lines());
+    let named: Vec<&str> = lines
+        .filter(|line| line.contains("plant") && !line.starts_with('#'))
+        .collect();
+    // Their own features, which are nobody's default.
+    let expected = ["plant = []", "plant = [\"klamm-records/plant\"]"];
+    ensure!(named == expected, "{named:?}");
+    Ok(())
+}

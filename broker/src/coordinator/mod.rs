@@ -40,6 +40,7 @@ use klamm_coordinator::{Answer, Caller, Request, Settings};
 use klamm_metadata::Image;
 use klamm_metadata::names::GROUP_METADATA_TOPIC;
 use klamm_protocol::ErrorCode;
+use klamm_records::plant::{self, Bug};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -164,7 +165,9 @@ impl Coordinators {
         let door = slot.door()?;
         // Another may be the coordinator by now, with newer offsets.
         let fresh = door.partition.check_fresh();
-        fresh.map_err(|_| ErrorCode::NOT_COORDINATOR)?;
+        if !plant::is(Bug::DeposedAnswers) {
+            fresh.map_err(|_| ErrorCode::NOT_COORDINATOR)?;
+        }
         Ok(door.asks)
     }
 

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use klamm_coordinator::{Environment, Outcome, Settings, Shard, Ticket};
 use klamm_metadata::Image;
 use klamm_protocol::ErrorCode;
+use klamm_records::plant::{self, Bug};
 use klamm_records::{BatchHeader, Codec, Validated};
 use klamm_storage::Steady;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -437,6 +438,7 @@ impl<'a> Active<'a> {
             return Ok(());
         }
         let after = match batches.count() as u64 {
+            _ if plant::is(Bug::CommitAnsweredEarly) => None,
             0 => None,
             count => Some(self.releases.next_batch() + count - 1),
         };

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use klamm_protocol::ErrorCode;
 use klamm_records::BatchHeader;
+use klamm_records::plant::{self, Bug};
 use klamm_storage::TimestampOffset;
 
 use super::{Partition, storage_error};
@@ -102,6 +103,10 @@ impl Partition {
         let end_offset = match request.isolation {
             Isolation::ReadUncommitted => high_watermark,
             Isolation::ReadCommitted => last_stable_offset,
+        };
+        let end_offset = match plant::is(Bug::ReadsUncommitted) {
+            true => self.log().end_offset(),
+            false => end_offset,
         };
         read.records = self.read_batches(request, end_offset)?;
         Ok(read)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use klamm_raft::{Applied, Leadership, StateMachine};
+use klamm_records::plant::{self, Bug};
 use klamm_storage::{GroupLog, ProducerStates};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -172,7 +173,10 @@ impl StateMachine for Replica {
         *leader = now.serving.then(|| LeaderView {
             term: now.term,
             next_offset: self.log.end_offset(),
-            producers: self.log.producers(),
+            producers: match plant::is(Bug::ProducersForgotten) {
+                true => ProducerStates::default(),
+                false => self.log.producers(),
+            },
         });
         *self.leadership.lock() = now;
         drop(leader);

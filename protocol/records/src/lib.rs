@@ -7,6 +7,7 @@ mod error;
 mod header;
 mod ids;
 mod lookup;
+pub mod plant;
 mod record;
 mod split;
 mod validate;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use klamm_records::GroupId;
+use klamm_records::plant::{self, Bug};
 
 use super::block::{BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader};
 use super::files::{JournalPlace, list_journal, path_of};
@@ -300,7 +301,8 @@ impl Scan {
             let frames = file.frames(position, &header)?;
             let frames_whole = frames.iter().all(|found| matches!(found, Found::Whole(_)));
             let whole = has_header && frames_whole;
-            if !whole && !was_durable(file, behind, later, header.block_seq)? {
+            let is_torn = plant::is(Bug::CutAtBadBlock);
+            if !whole && (is_torn || !was_durable(file, behind, later, header.block_seq)?) {
                 self.torn_bytes += header.disk_len();
                 return Ok(());
             }

@@ -18,10 +18,11 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use klamm_records::GroupId;
+use klamm_records::plant::{self, Bug};
 use parking_lot::Mutex;
 
 use super::files::JournalFiles;
-use super::format::BlockBuilder;
+use super::format::{BlockBuilder, Frame, FrameBody};
 use super::segments::{SegmentWriter, WAITING_ROUNDS, Write, write_bulk};
 use super::{Done, JournalPlace, Message, Op};
 use crate::checkpoint::Request;
@@ -224,7 +225,14 @@ impl Rounds {
         let mut block = BlockBuilder::new();
         for op in ops {
             for frame in &op.frames {
-                block.push(frame, bulk.contains_key(&frame.group));
+                let is_bulk = bulk.contains_key(&frame.group);
+                match &frame.body {
+                    FrameBody::Truncate { .. } if plant::is(Bug::TruncationForgotten) => {
+                        let body = FrameBody::StartOffset(0);
+                        block.push(&Frame { body, ..*frame }, is_bulk);
+                    }
+                    _ => block.push(frame, is_bulk),
+                }
             }
         }
         if block.frames() == 0 {
@@ -232,9 +240,13 @@ impl Rounds {
             return Ok(());
         }
         let len = self.context.files.write(&mut block)?;
-        if shared.options.sync {
+        if shared.options.sync && !is_left_unsynced(ops) {
             let before = shared.clock.monotonic();
-            self.context.files.sync()?;
+            let synced = self.context.files.sync();
+            match plant::is(Bug::SyncRetried) {
+                true => synced.or_else(|_| self.context.files.sync())?,
+                false => synced?,
+            }
             let after = shared.clock.monotonic();
             shared.counters.journal_synced(after.saturating_sub(before));
         }
@@ -256,6 +268,22 @@ impl Rounds {
             self.requested = self.context.checkpoints.try_send(Request::Due).is_ok();
         }
     }
+}
+
+/// Planted: a round of nothing but entries, or nothing but votes, that is not synced.
+fn is_left_unsynced(ops: &[Op]) -> bool {
+    let mut bodies = ops
+        .iter()
+        .flat_map(|op| &op.frames)
+        .map(|frame| &frame.body);
+    let is_entry = |body: &FrameBody| {
+        matches!(
+            body,
+            FrameBody::Batch(_) | FrameBody::Blank(_) | FrameBody::Command(..)
+        )
+    };
+    (plant::is(Bug::AckBeforeSync) && bodies.clone().all(is_entry))
+        || (plant::is(Bug::VoteUnsynced) && bodies.all(|body| matches!(body, FrameBody::Vote(_))))
 }
 
 /// Groups with so much in this round that it goes to their segments directly, with the bytes.

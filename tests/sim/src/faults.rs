@@ -4,9 +4,9 @@
 use klamm_storage::disk::{Fault, Operation};
 
 use crate::kernel::{self, HostId, MS, Pace, SECOND};
-use crate::machine::USUAL;
+use crate::machine::{Machine, USUAL};
 use crate::rng::Rng;
-use crate::world::{Plan, World};
+use crate::world::{Misfortune, Plan, World};
 
 /// Something that happens at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,10 @@ pub enum Deed {
     Calm,
     /// A machine loses its disk.
     Lose,
+    /// A bit flips on the disk of the one machine that this befalls.
+    Rot,
+    /// ... now that another one lacks what is there.
+    Flip,
     /// A disk does as usual.
     Quick(HostId),
     /// A disk has room.
@@ -55,9 +59,11 @@ enum Kind {
     Pause,
     Clock,
     Stop,
+    /// A node ends, and another has no power in the election that follows.
+    PowerInElection,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Kill,
     Kind::Power,
     Kind::PowerOfSeveral,
@@ -73,6 +79,7 @@ const KINDS: [Kind; 15] = [
     Kind::Pause,
     Kind::Clock,
     Kind::Stop,
+    Kind::PowerInElection,
 ];
 
 /// The faults of a run.
@@ -84,8 +91,13 @@ pub struct Faults {
     mean: u64,
     over: bool,
     clients: HostId,
-    /// When a disk is lost for good, in nanoseconds after the begin.
-    loss: Option<u64>,
+    misfortune: Misfortune,
+    /// When that befalls the disk, in nanoseconds after the begin.
+    befalls: u64,
+    /// Whose disk rots.
+    rotting: HostId,
+    /// Who loses power as soon as it has voted, and how often its replicas had by then.
+    voting: Option<(HostId, u64)>,
 }
 
 impl Faults {
@@ -101,7 +113,9 @@ impl Faults {
             kinds.clear();
         }
         let mean = *rng.pick(&[2, 5, 10, 20]) * SECOND;
-        let loss = rng.between(0, plan.seconds * SECOND / 2);
+        let befalls = rng.between(0, plan.seconds * SECOND / 2);
+        let mut another = Rng::new(plan.seed, 8);
+        let rotting = usize::try_from(another.between(0, nodes as u64)).unwrap_or(0);
         Faults {
             rng,
             nodes,
@@ -109,7 +123,10 @@ impl Faults {
             mean,
             over: false,
             clients: nodes,
-            loss: plan.loses_a_disk().then_some(loss),
+            misfortune: plan.misfortune(),
+            befalls,
+            rotting,
+            voting: None,
         }
     }
 
@@ -126,8 +143,12 @@ impl Faults {
             self.mean / SECOND,
             self.kinds
         ));
-        if let Some(loss) = self.loss {
-            world.schedule(loss, Deed::Lose);
+        match self.misfortune {
+            Misfortune::None => {}
+            Misfortune::Lost => world.schedule(self.befalls, Deed::Lose),
+            Misfortune::RottenSegments | Misfortune::RottenJournal => {
+                world.schedule(self.befalls, Deed::Rot);
+            }
         }
         if !self.kinds.is_empty() {
             world.schedule(self.rng.between(0, self.mean), Deed::Next);
@@ -182,7 +203,7 @@ impl Faults {
                     }
                 }
             }
-            Deed::End(host, power) => self.end(host, power, world),
+            Deed::End(host, power) if !self.over => self.end(host, power, world),
             Deed::Lose => {
                 let host = self.node();
                 self.end(host, false, world);
@@ -190,13 +211,56 @@ impl Faults {
                 world.coverage.count("lost disks");
                 world.say(&format!("host {host} loses its disk"));
             }
+            Deed::Rot => self.rot(world),
+            Deed::Flip if !self.over => {
+                if world.machines[self.rotting].rot_segment(&mut self.rng) {
+                    world.coverage.count("rotten segments");
+                    world.say(&format!("a segment of host {} rots", self.rotting));
+                }
+            }
             Deed::GoOn(host) => kernel::with(|kernel| kernel.pause(host, false)),
             Deed::Mend => kernel::with(|kernel| kernel.mend()),
             Deed::Calm => kernel::with(|kernel| kernel.set_pace(Pace::default())),
             Deed::Quick(host) => world.machines[host].pace().set(USUAL.0, USUAL.1),
             Deed::Room(host) => world.machines[host].empty_disk(),
             Deed::RightTime(host) => kernel::with(|kernel| kernel.set_wall(host, 0)),
-            Deed::Look | Deed::Heal => {}
+            Deed::Look | Deed::Heal | Deed::End(..) | Deed::Flip => {}
+        }
+    }
+
+    /// Bits flip, while the node is down or another one is.
+    fn rot(&mut self, world: &mut World) {
+        if self.over {
+            return;
+        }
+        let host = self.rotting;
+        if self.misfortune == Misfortune::RottenSegments {
+            let other = (host + 1 + self.node() % (self.nodes - 1)) % self.nodes;
+            self.end(other, true, world);
+            world.schedule(self.rng.between(100 * MS, 3 * SECOND), Deed::Flip);
+            world.schedule(self.rng.between(5 * SECOND, 30 * SECOND), Deed::Rot);
+            return;
+        }
+        if !world.machines[host].is_running() {
+            return world.schedule(SECOND, Deed::Rot);
+        }
+        let power = self.rng.chance(500);
+        self.end(host, power, world);
+        if world.machines[host].rot_journal(&mut self.rng) {
+            world.coverage.count("rotten journals");
+            world.say(&format!("the journal of host {host} rots"));
+        }
+    }
+
+    /// A host has had its turn: power may go as soon as it has voted.
+    pub fn look(&mut self, host: HostId, world: &mut World) {
+        let Some((_, before)) = self.voting.filter(|(voting, _)| *voting == host) else {
+            return;
+        };
+        if terms(&world.machines[host]) > before {
+            self.voting = None;
+            let after = self.rng.between(0, 3 * MS);
+            world.schedule(after, Deed::End(host, false));
         }
     }
 
@@ -215,6 +279,7 @@ impl Faults {
     /// All that is wrong becomes right.
     pub fn heal(&mut self, world: &mut World) {
         self.over = true;
+        self.voting = None;
         world.say("all faults end");
         kernel::with(|kernel| {
             kernel.mend();
@@ -278,6 +343,12 @@ impl Faults {
                 let lasts = self.pause();
                 world.schedule(lasts, Deed::RightTime(host));
             }
+            Kind::PowerInElection => {
+                let voting = self.node();
+                let other = (voting + 1 + self.node() % (self.nodes - 1)) % self.nodes;
+                self.end(other, true, world);
+                self.voting = Some((voting, terms(&world.machines[voting])));
+            }
             Kind::Stop => {
                 let host = self.node();
                 world.machines[host].ask_to_stop();
@@ -311,8 +382,15 @@ impl Faults {
                     1 => Some(Operation::Sync),
                     _ => None,
                 };
-                let after = self.rng.between(0, 200);
+                let power = fault == Fault::Eio && on == Some(Operation::Sync);
+                let power = power && self.rng.chance(500);
+                let after = self.rng.between(0, if power { 10 } else { 200 });
                 machine.fail_disk(fault, on, after);
+                if power {
+                    // The kernel still shows what the disk has not.
+                    let within = self.rng.between(0, 300 * MS);
+                    world.schedule(within, Deed::End(host, false));
+                }
             }
             _ => {
                 let after = self.rng.between(0, 300);
@@ -370,4 +448,15 @@ impl Faults {
         let lasts = self.pause();
         world.schedule(lasts, Deed::Mend);
     }
+}
+
+/// Sum of the terms that the replicas of a machine know: it grows with each vote.
+fn terms(machine: &Machine) -> u64 {
+    let Some(shared) = machine.shared() else {
+        return 0;
+    };
+    let term = |group: &klamm_raft::Group| group.leadership().term;
+    let partitions = shared.partitions.all();
+    let of_partitions = partitions.iter().map(|partition| term(partition.group()));
+    term(shared.controller.group()) + of_partitions.sum::<u64>()
 }

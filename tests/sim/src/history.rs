@@ -9,6 +9,17 @@ use std::fmt;
 /// A value that names itself: who sent it, and the how-manieth of his it is.
 pub type Value = (u32, u64);
 
+/// The topic in which the last value of each key stays.
+pub const COMPACTED: u16 = 7;
+
+/// Keys in it.
+const KEYS: u64 = 8;
+
+/// The key of a value in the compacted topic, which all producers share.
+pub fn key_of(value: Value) -> u64 {
+    value.1 % KEYS
+}
+
 /// A partition, by topic and number.
 pub type Place = (u16, i32);
 
@@ -64,6 +75,33 @@ pub enum Event {
         next: i64,
         /// End of what is committed, as told.
         high_watermark: i64,
+    },
+    /// It was acknowledged, though its producer's epoch was over by then.
+    Zombie {
+        /// When.
+        at: u64,
+        /// Where.
+        place: Place,
+        /// What.
+        value: Value,
+    },
+    /// A member was told that its group is in a generation.
+    Joined {
+        /// When.
+        at: u64,
+        /// Which group.
+        group: u32,
+        /// Its generation.
+        generation: i32,
+    },
+    /// A commit of a generation was taken.
+    CommittedIn {
+        /// When it was sent.
+        asked: u64,
+        /// Which group.
+        group: u32,
+        /// The generation.
+        generation: i32,
     },
     /// An offset is about to be committed.
     Committing {
@@ -135,6 +173,7 @@ pub fn check(history: &[Event], logs: &Logs) -> Vec<Anomaly> {
     judge.sends(history);
     judge.reads(history, logs);
     judge.commits(history);
+    judge.generations(history);
     judge.found.into_iter().collect()
 }
 
@@ -147,6 +186,8 @@ struct Judge {
     kept: BTreeMap<Value, (Place, i64)>,
     /// Values whose fate their producers do not know: they may arrive late.
     unsure: BTreeSet<Value>,
+    /// The last offset of each key.
+    newest: BTreeMap<(Place, u64), i64>,
 }
 
 impl Judge {
@@ -169,7 +210,8 @@ impl Judge {
             let mut last: BTreeMap<u32, u64> = BTreeMap::new();
             let mut expected = records.first().map_or(0, |(offset, _)| *offset);
             for (offset, value) in records {
-                if *offset != expected {
+                let is_compacted = place.0 == COMPACTED;
+                if *offset != expected && !is_compacted {
                     let what = format!("{place:?} goes from {expected} to {offset}");
                     self.found("gap", what);
                 }
@@ -179,6 +221,9 @@ impl Judge {
                     continue;
                 };
                 self.see(*place, *offset, value);
+                if is_compacted {
+                    self.newest.insert((*place, key_of(value)), *offset);
+                }
                 if let Some(other) = self.kept.insert(value, (*place, *offset)) {
                     let what = format!("{value:?} at {other:?} and {:?}", (place, offset));
                     self.found("duplicate", what);
@@ -198,6 +243,12 @@ impl Judge {
         }
     }
 
+    /// Whether compaction may have taken a value: one of the same key came later.
+    fn is_passed(&self, place: Place, offset: i64, value: Value) -> bool {
+        let newest = self.newest.get(&(place, key_of(value)));
+        place.0 == COMPACTED && newest.is_some_and(|newest| *newest > offset)
+    }
+
     fn event(&mut self, event: &Event, logs: &Logs) {
         match event {
             Event::Acked {
@@ -210,6 +261,7 @@ impl Judge {
                     self.see(*place, *offset, *value);
                 }
                 match self.kept.get(value) {
+                    None if self.is_passed(*place, *offset, *value) => {}
                     None => {
                         let what = format!("{value:?}, acknowledged at {offset} of {place:?}");
                         self.found("lost-write", what);
@@ -248,13 +300,48 @@ impl Judge {
                     if start.is_some_and(|start| *offset < start) {
                         continue;
                     }
-                    if !self.kept.contains_key(&value) {
+                    let passed = self.is_passed(*place, *offset, value);
+                    if !self.kept.contains_key(&value) && !passed {
                         let what = format!("{value:?}, read at {offset} of {place:?}, is gone");
                         self.found("uncommitted-read", what);
                     }
                 }
             }
+            Event::Zombie { place, value, .. } => {
+                let what = format!("{value:?} of a producer that was fenced, in {place:?}");
+                self.found("zombie", what);
+            }
             _ => {}
+        }
+    }
+
+    /// Nobody commits in a generation when a later one has begun.
+    fn generations(&mut self, history: &[Event]) {
+        let mut begun: BTreeMap<u32, Vec<(u64, i32)>> = BTreeMap::new();
+        for event in history {
+            match event {
+                Event::Joined {
+                    at,
+                    group,
+                    generation,
+                } => begun.entry(*group).or_default().push((*at, *generation)),
+                Event::CommittedIn {
+                    asked,
+                    group,
+                    generation,
+                } => {
+                    let begun = begun.get(group).map_or(&[][..], Vec::as_slice);
+                    let before = begun.iter().filter(|(at, _)| at < asked);
+                    let newest = before.map(|(_, generation)| *generation).max();
+                    if newest.is_some_and(|newest| newest > *generation) {
+                        let what = format!(
+                            "group {group} took a commit of generation {generation} in {newest:?}"
+                        );
+                        self.found("zombie-commit", what);
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
@@ -338,9 +425,11 @@ impl Judge {
             let first = log.partition_point(|(offset, _)| offset < from);
             let upto = log.partition_point(|(offset, _)| offset < next);
             let there: BTreeSet<i64> = offsets.iter().copied().collect();
-            let missing = log[first.min(upto)..upto]
-                .iter()
-                .find(|(offset, _)| !there.contains(offset));
+            let missing = log[first.min(upto)..upto].iter().find(|(offset, value)| {
+                // Each replica compacts for itself: this one may have had it no more.
+                let passed = value.is_some_and(|value| self.is_passed(*place, *offset, value));
+                !there.contains(offset) && !passed
+            });
             if let Some((missing, _)) = missing {
                 let what = format!(
                     "{place:?}: reader {reader} was led from {from} to {next} past {missing}"

@@ -20,8 +20,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 use crate::kernel::{self, HostId};
-use crate::plant::{Plant, PlantedDisk};
+use crate::plant::{HastyDisk, Plant};
+use crate::promises::Promises;
 use crate::rng::Rng;
+use crate::rot;
 use crate::world::Plan;
 
 /// Looks for work of the checkpoints so often.
@@ -38,6 +40,8 @@ pub struct Desk {
     pub ended: Option<String>,
     /// What the start found on the disk.
     pub recovered: Option<Recovered>,
+    /// Promises that the start has not found on the disk.
+    pub broken: Vec<String>,
 }
 
 /// What a start found.
@@ -79,7 +83,10 @@ pub struct Machine {
     /// Whether it has little room.
     full: bool,
     lost: bool,
+    /// Whether bits have flipped on its disk: it may find damage, and may have to be given up.
+    rotten: bool,
     plant: Option<Plant>,
+    promises: Arc<Mutex<Promises>>,
 }
 
 /// A disk that works.
@@ -92,6 +99,7 @@ impl Machine {
         plan: &Plan,
         dir: &Path,
         settings: BTreeMap<String, String>,
+        promises: Arc<Mutex<Promises>>,
     ) -> Machine {
         let settings = match Settings::load(settings) {
             Ok((settings, _)) => settings,
@@ -113,7 +121,9 @@ impl Machine {
             excused: false,
             full: false,
             lost: false,
+            rotten: false,
             plant: plan.plant,
+            promises,
         }
     }
 
@@ -150,6 +160,55 @@ impl Machine {
     /// What the last start found, once.
     pub fn recovered(&self) -> Option<Recovered> {
         self.desk.lock().recovered.take()
+    }
+
+    /// Promises that the last start has not found on the disk, once.
+    pub fn broken(&self) -> Vec<String> {
+        std::mem::take(&mut self.desk.lock().broken)
+    }
+
+    /// Whether bits have flipped on its disk.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten
+    }
+
+    /// Notes what its replicas have promised by now.
+    pub fn note_promises(&self) {
+        let Some(shared) = self.shared() else { return };
+        kernel::with(|kernel| kernel.enter_quietly(self.host));
+        let mut promises = self.promises.lock();
+        promises.note(self.host, shared.controller.group());
+        for partition in shared.partitions.all() {
+            promises.note(self.host, partition.group());
+        }
+    }
+
+    /// Flips a bit near the end of a log, preferably of one that is led here. False: there is none.
+    pub fn rot_segment(&mut self, rng: &mut Rng) -> bool {
+        let Some(shared) = self.shared() else {
+            return false;
+        };
+        let mut partitions = shared.partitions.all();
+        let led =
+            |partition: &Arc<klamm::partition::Partition>| partition.serving_epoch().is_some();
+        if partitions.iter().any(led) && rng.chance(700) {
+            partitions.retain(led);
+        }
+        partitions.sort_by_key(|partition| partition.log().group());
+        if partitions.is_empty() {
+            return false;
+        }
+        let dir = rng.pick(&partitions).log().dir();
+        let rotten = rot::segment(&self.disk, &dir, rng);
+        self.rotten |= rotten;
+        rotten
+    }
+
+    /// Flips a bit in the journal, of which a start would read it. False: there was nothing.
+    pub fn rot_journal(&mut self, rng: &mut Rng) -> bool {
+        let rotten = rot::journal(&self.disk, &self.dir, rng);
+        self.rotten |= rotten;
+        rotten
     }
 
     /// How fast its disk is.
@@ -209,6 +268,7 @@ impl Machine {
             pace: self.pace.clone(),
             desk: self.desk.clone(),
             plant: self.plant,
+            promises: self.promises.clone(),
             seed: self.seed ^ self.starts << 32 ^ (self.host as u64) << 56,
         });
         let options = NodeOptions {
@@ -228,6 +288,7 @@ impl Machine {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
+        self.note_promises();
         // What the process does while it goes away reaches no disk and no other host.
         let disk = match power {
             true => self.disk.kill(),
@@ -251,6 +312,8 @@ impl Machine {
         for file in identity {
             let _ = std::fs::remove_file(file.path());
         }
+        self.promises.lock().forget(self.host);
+        self.rotten = false;
         self.lost = true;
     }
 
@@ -322,6 +385,7 @@ struct SimHost {
     desk: Arc<Mutex<Desk>>,
     seed: u64,
     plant: Option<Plant>,
+    promises: Arc<Mutex<Promises>>,
 }
 
 impl Host for SimHost {
@@ -334,13 +398,11 @@ impl Host for SimHost {
         let woken = work.clone();
         let wake = Box::new(move || woken.notify_one());
         let disk: Arc<dyn Disk> = match self.plant {
-            None => Arc::new(self.disk.clone()),
-            Some(plant) => Arc::new(PlantedDisk {
-                disk: self.disk.clone(),
-                plant,
-            }),
+            Some(Plant::NoDirectorySync) => Arc::new(HastyDisk(self.disk.clone())),
+            _ => Arc::new(self.disk.clone()),
         };
         let (store, report, hands) = Store::open_driven(options, disk, &self.indexes, clock, wake)?;
+        self.desk.lock().broken = self.promises.lock().broken(self.host, &store);
         let written = Arc::new(Notify::new());
         let (pace, rng) = (self.pace.clone(), Rng::new(self.seed, 3));
         tokio::spawn(journal(hands.clone(), work, written.clone(), pace, rng));

@@ -43,7 +43,7 @@ impl Watch {
             let machine = &world.machines[host];
             if let Some(recovered) = machine.recovered() {
                 self.torn += u64::from(recovered.torn > 0);
-                if recovered.corrupt > 0 {
+                if recovered.corrupt > 0 && !machine.is_rotten() {
                     let what = format!(
                         "corrupt: host {host} found {} places at its start",
                         recovered.corrupt
@@ -51,18 +51,32 @@ impl Watch {
                     world.violations.push(what);
                 }
             }
+            let broken = world.machines[host].broken();
+            world.violations.extend(broken);
             let machine = &world.machines[host];
             let Some(shared) = machine.shared() else {
                 continue;
             };
             kernel::with(|kernel| kernel.enter_quietly(host));
             self.fills += shared.groups.fills().len() as u64;
-            if shared.store.corruptions() > 0 {
+            if shared.store.corruptions() > 0 && !machine.is_rotten() {
                 let what = format!(
                     "corrupt: host {host} has found {} places",
                     shared.store.corruptions()
                 );
                 world.violations.push(what);
+            }
+            let controller = shared.controller.group();
+            let metadata = controller.leadership();
+            if metadata.serving {
+                let term = i32::try_from(metadata.term).unwrap_or(i32::MAX);
+                let led = (controller.id(), term);
+                let leader = *self.leaders.entry(led).or_insert(host);
+                if leader != host {
+                    world.violations.push(format!(
+                        "two-leaders: metadata in term {term}, hosts {leader} and {host}"
+                    ));
+                }
             }
             let start = world.machines[host].starts();
             for partition in shared.partitions.all() {
@@ -162,6 +176,9 @@ impl Watch {
             for (host, replica) in replicas {
                 kernel::with(|kernel| kernel.enter_quietly(host));
                 match contents(&replica, from, end) {
+                    Err(_) if world.machines[host].is_rotten() => {
+                        world.coverage.count("rot that nobody had read");
+                    }
                     Err(error) => {
                         let what = format!("unreadable: {topic}-{index} on host {host}: {error}");
                         world.violations.push(what);
@@ -179,6 +196,25 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether a partition waits for one whose leader cannot read what the others lack. Open: he does not find out that
+    /// one of them has it, and neither leads on nor lets go (see the README).
+    pub fn waits_for_rot(world: &World) -> bool {
+        world
+            .machines
+            .iter()
+            .filter(|machine| machine.is_rotten())
+            .any(|machine| {
+                let shared = machine.shared();
+                let partitions = shared.map_or(Vec::new(), |shared| shared.partitions.all());
+                partitions.iter().any(|partition| {
+                    let group = partition.group();
+                    group.leads()
+                        && !group.leadership().serving
+                        && group.log().known_damage().is_some()
+                })
+            })
     }
 
     /// What the nodes think of their groups: said of a run that does not come to rest.

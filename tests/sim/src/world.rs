@@ -18,6 +18,7 @@ use crate::history;
 use crate::kernel::{self, HostId, Kernel, MS, SECOND, Stamp};
 use crate::machine::Machine;
 use crate::plant::Plant;
+use crate::promises::Promises;
 use crate::rng::Rng;
 use crate::watch::Watch;
 use crate::workload::{Phase, Workload};
@@ -46,10 +47,34 @@ pub struct Plan {
     pub plant: Option<Plant>,
 }
 
+/// What befalls the disk of one node at most: a second one would take what only two have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfortune {
+    /// Nothing that lasts.
+    None,
+    /// It is gone for good, and an operator replaces it.
+    Lost,
+    /// Bits flip in its segments.
+    RottenSegments,
+    /// A bit flips in its journal. What cannot be served any more an operator replaces.
+    RottenJournal,
+}
+
 impl Plan {
-    /// Whether a node loses its disk for good, and an operator replaces it.
-    pub fn loses_a_disk(&self) -> bool {
-        self.faults && Rng::new(self.seed, 5).chance(150)
+    /// What befalls a disk.
+    pub fn misfortune(&self) -> Misfortune {
+        let mut rng = Rng::new(self.seed, 7);
+        if !self.faults {
+            Misfortune::None
+        } else if Rng::new(self.seed, 5).chance(150) {
+            Misfortune::Lost
+        } else if rng.chance(120) {
+            Misfortune::RottenSegments
+        } else if rng.chance(120) {
+            Misfortune::RottenJournal
+        } else {
+            Misfortune::None
+        }
     }
 }
 
@@ -95,7 +120,13 @@ fn settings(host: HostId, nodes: usize, dir: &Path) -> BTreeMap<String, String> 
         ("klamm.checkpoint.interval.ms", "5000".to_owned()),
         ("klamm.bypass.bytes", "8192".to_owned()),
         ("klamm.disk.reserve.bytes", (1 << 20).to_string()),
-        ("offsets.topic.num.partitions", "2".to_owned()),
+        (
+            "metadata.log.max.record.bytes.between.snapshots",
+            (8 << 10).to_string(),
+        ),
+        ("metadata.log.max.snapshot.interval.ms", "10000".to_owned()),
+        ("log.cleaner.backoff.ms", "1000".to_owned()),
+        ("offsets.topic.num.partitions", "3".to_owned()),
         ("offsets.topic.replication.factor", "3".to_owned()),
     ];
     fixed
@@ -116,10 +147,17 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     let clients = Builder::new_current_thread().enable_all().build();
     let clients = clients.expect("a runtime needs nothing here");
     let workload = Workload::start(&clients, plan, nodes, history.clone());
+    let promises: Arc<Mutex<Promises>> = Arc::default();
     let machines = (0..nodes).map(|host| {
         let dir: PathBuf = dir.join(format!("node-{}", host + 1));
         std::fs::create_dir_all(&dir).expect("a place for identities");
-        Machine::new(host, plan, &dir, settings(host, nodes, &dir))
+        Machine::new(
+            host,
+            plan,
+            &dir,
+            settings(host, nodes, &dir),
+            promises.clone(),
+        )
     });
     let mut world = World {
         machines: machines.collect(),
@@ -140,7 +178,8 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     let history = history.lock();
     let logs = workload.logs();
     workload.count(&history, &mut world.coverage);
-    if violations.is_empty() {
+    // Without the logs at the end there is nothing to judge by.
+    if violations.is_empty() && workload.phase() == Phase::Done {
         violations.extend(
             history::check(&history, &logs)
                 .iter()
@@ -161,6 +200,7 @@ impl World {
     fn live(&mut self, plan: &Plan, faults: &mut Faults, workload: &Workload) {
         let mut watch = Watch::default();
         let mut limit = PATIENCE;
+        let mut stuck = false;
         let mut phase = Phase::Setup;
         self.schedule(LOOKS, Deed::Look);
         loop {
@@ -176,24 +216,33 @@ impl World {
                         self.schedule(plan.seconds * SECOND, Deed::Heal);
                         faults.begin(self);
                     }
-                    Phase::Heal => limit = at + PATIENCE,
-                    Phase::Done => break,
+                    Phase::Heal | Phase::Done => limit = at + PATIENCE,
                 }
+            }
+            // Who started again last may be looking for the others still.
+            let mut machines = self.machines.iter();
+            if phase == Phase::Done && machines.all(|machine| machine.shared().is_some()) {
+                break;
             }
             if !self.step(faults, workload, &mut watch)
                 || kernel::with(|kernel| kernel.now()) > limit
             {
                 let state = workload.doing();
                 Watch::tell(self);
-                self.violations
-                    .push(format!("stuck: phase {phase:?}, {state}"));
+                match Watch::waits_for_rot(self) {
+                    true => self.coverage.count("stuck for rot"),
+                    false => self
+                        .violations
+                        .push(format!("stuck: phase {phase:?}, {state}")),
+                }
+                stuck = true;
                 break;
             }
             if !self.violations.is_empty() {
                 break;
             }
         }
-        if self.violations.is_empty() {
+        if self.violations.is_empty() && !stuck {
             watch.compare(self);
         }
         watch.count(&mut self.coverage);
@@ -216,6 +265,7 @@ impl World {
         {
             match deed {
                 Deed::Look => {
+                    self.machines.iter().for_each(Machine::note_promises);
                     self.replace(workload);
                     watch.look(self);
                     self.schedule(LOOKS, Deed::Look);
@@ -229,6 +279,7 @@ impl World {
         }
         for host in kernel::with(|kernel| kernel.due()) {
             self.turn(host);
+            faults.look(host, self);
             let ends = kernel::with(|kernel| kernel.is_dying(host));
             if ends && self.machines.get(host).is_some_and(Machine::is_running) {
                 self.ended(host, faults);
@@ -272,8 +323,14 @@ impl World {
     fn ended(&mut self, host: HostId, faults: &mut Faults) {
         let machine = &mut self.machines[host];
         let why = machine.ended().unwrap_or_default();
-        let (stopped, excused) = (machine.is_stopped(), machine.is_excused());
+        let (stopped, mut excused) = (machine.is_stopped(), machine.is_excused());
+        let damaged = machine.is_rotten() && why.contains("damaged");
         self.say(&format!("host {host} ended: {}", why.replace('\n', "; ")));
+        if damaged {
+            // The operator gives it another disk.
+            self.coverage.count("disks given up");
+            excused = true;
+        }
         if !stopped && !excused {
             self.violations
                 .push(format!("node-ended: host {host}: {why}"));
@@ -281,6 +338,9 @@ impl World {
         let what = if stopped { "stops" } else { "ends by itself" };
         self.coverage.count(what);
         faults.process_ended(host, self);
+        if damaged {
+            self.machines[host].lose_disk();
+        }
     }
 
     pub(crate) fn schedule(&mut self, after: u64, deed: Deed) {

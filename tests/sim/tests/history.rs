@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use klamm_sim::history::{Event, Logs, Place, Value, check};
+use klamm_sim::history::{COMPACTED, Event, Logs, Place, Value, check, key_of};
 
 const PLACE: Place = (0, 0);
 
@@ -536,4 +536,64 @@ fn a_commit_that_nobody_made_is_found() {
         });
         true
     });
+}
+
+#[test]
+fn a_write_of_a_fenced_producer_is_found() {
+    found("zombie", |model| {
+        let (at, value) = (model.time(), (77, 0));
+        let place = PLACE;
+        model.history.push(Event::Zombie { at, place, value });
+        true
+    });
+}
+
+/// A history of a group's generations and a commit in one of them.
+fn commit_in(generations: &[i32], generation: i32) -> Vec<Event> {
+    let joined = |(at, generation): (u64, &i32)| Event::Joined {
+        at,
+        group: 3,
+        generation: *generation,
+    };
+    let mut history: Vec<Event> = (0..).zip(generations).map(joined).collect();
+    history.push(Event::CommittedIn {
+        asked: 10,
+        group: 3,
+        generation,
+    });
+    history
+}
+
+#[test]
+fn a_commit_of_an_old_generation_is_found() {
+    let names = |history: &[Event]| {
+        let told = check(history, &Logs::new());
+        told.iter().map(|found| found.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&commit_in(&[1, 2, 3], 2)), ["zombie-commit"]);
+    assert!(names(&commit_in(&[1, 2, 3], 3)).is_empty());
+    assert!(names(&commit_in(&[1], 2)).is_empty());
+}
+
+#[test]
+fn of_a_compacted_log_the_last_value_of_each_key_is_wanted() {
+    let place = (COMPACTED, 0);
+    let acked = |number, offset| Event::Acked {
+        at: number,
+        place,
+        value: (0, number),
+        offset,
+    };
+    // Numbers 1 and 1 + 8 have the same key, 2 has another.
+    assert_eq!(key_of((0, 1)), key_of((0, 9)));
+    let history = [acked(1, 0), acked(2, 1), acked(9, 2)];
+    let names = |kept: &[(i64, u64)]| {
+        let log = kept.iter().map(|(at, number)| (*at, Some((0, *number))));
+        let told = check(&history, &Logs::from([(place, log.collect())]));
+        told.iter().map(|found| found.name).collect::<Vec<_>>()
+    };
+    assert!(names(&[(0, 1), (1, 2), (2, 9)]).is_empty());
+    assert!(names(&[(1, 2), (2, 9)]).is_empty());
+    assert_eq!(names(&[(2, 9)]), ["lost-write"]);
+    assert_eq!(names(&[(0, 1), (1, 2)]), ["lost-write"]);
 }

@@ -4,6 +4,9 @@
 //! `KLAMM_SEEDS=2000 cargo test --release -p klamm-sim --test sim` runs so many,
 //! `KLAMM_SEED=17 ...` one, with a log.
 
+#[path = "sim/planted.rs"]
+mod planted;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -18,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Seeds of the slice that is among the tests, and their length.
-const SLICE: u64 = 80;
+const SLICE: u64 = 60;
 const SLICE_SECONDS: u64 = 60;
 /// Of a campaign.
 const SECONDS: u64 = 540;
@@ -32,9 +35,13 @@ fn number(name: &str) -> Option<u64> {
 /// The bug that is planted in this run.
 fn planted() -> Option<Plant> {
     let name = std::env::var("KLAMM_PLANT").ok()?;
-    let plant = Plant::named(&name);
-    assert!(plant.is_some(), "no bug is called {name}");
-    plant
+    let Some(plant) = Plant::named(&name) else {
+        panic!("no bug is called {name}");
+    };
+    if let Err(cause) = plant.plant() {
+        panic!("{name}: {cause}");
+    }
+    Some(plant)
 }
 
 fn main() -> ExitCode {
@@ -44,6 +51,9 @@ fn main() -> ExitCode {
     if let Some(seed) = number("KLAMM_SEED") {
         let seconds = number("KLAMM_SIM_SECONDS").unwrap_or(SECONDS);
         return child(seed, seconds, true);
+    }
+    if std::env::var("KLAMM_PLANT").is_ok_and(|name| name == "all") {
+        return planted::find_all();
     }
     campaign()
 }
@@ -79,6 +89,7 @@ fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
                 let trace = std::backtrace::Backtrace::capture();
                 let (at, host) = (kernel::Stamp(now.0), now.1);
                 eprintln!("panic at {at} on host {host}: {panic}\n{trace}");
+                println!("time {} {}", now.0, processor_time().as_nanos());
                 println!("violation panic: {}", panic.to_string().replace('\n', " "));
                 std::process::exit(1);
             }));
@@ -182,8 +193,13 @@ fn hear(output: &str) -> Told {
     told
 }
 
-fn start(seed: u64, seconds: u64) -> std::io::Result<(Child, Instant)> {
-    let child = Command::new(std::env::current_exe()?)
+fn start(seed: u64, seconds: u64, plant: Option<&str>) -> std::io::Result<(Child, Instant)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    match plant {
+        Some(plant) => command.env("KLAMM_PLANT", plant),
+        None => command.env_remove("KLAMM_PLANT"),
+    };
+    let child = command
         .env("KLAMM_SIM_CHILD", seed.to_string())
         .env("KLAMM_SIM_SECONDS", seconds.to_string())
         .stdin(Stdio::null())
@@ -193,7 +209,16 @@ fn start(seed: u64, seconds: u64) -> std::io::Result<(Child, Instant)> {
     Ok((child, Instant::now()))
 }
 
-/// Runs a seed to its end.
+/// Runs a seed in a process of its own.
+fn run_seed(seed: u64, seconds: u64, plant: Option<&str>) -> Told {
+    let told = start(seed, seconds, plant).and_then(|(child, since)| finish(child, since));
+    told.unwrap_or_else(|error| Told {
+        violations: vec![error.to_string()],
+        ..Told::default()
+    })
+}
+
+/// Waits for a seed to end.
 fn finish(mut child: Child, since: Instant) -> std::io::Result<Told> {
     while child.try_wait()?.is_none() {
         if since.elapsed() > PATIENCE {
@@ -215,6 +240,13 @@ fn finish(mut child: Child, since: Instant) -> std::io::Result<Told> {
     Ok(told)
 }
 
+/// Processes side by side.
+fn jobs() -> u64 {
+    number("KLAMM_JOBS").unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+    })
+}
+
 fn campaign() -> ExitCode {
     let asked = number("KLAMM_SEEDS");
     let seeds = asked.unwrap_or(SLICE);
@@ -225,9 +257,8 @@ fn campaign() -> ExitCode {
         SLICE_SECONDS
     };
     let seconds = number("KLAMM_SIM_SECONDS").unwrap_or(usual);
-    let jobs = number("KLAMM_JOBS").unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
-    });
+    let jobs = jobs();
+    let plant = std::env::var("KLAMM_PLANT").ok();
     let next = std::sync::atomic::AtomicU64::new(first);
     let results: std::sync::Mutex<BTreeMap<u64, Told>> = std::sync::Mutex::default();
     std::thread::scope(|scope| {
@@ -238,11 +269,7 @@ fn campaign() -> ExitCode {
                     if seed >= first + seeds {
                         return;
                     }
-                    let told = start(seed, seconds).and_then(|(child, since)| finish(child, since));
-                    let told = told.unwrap_or_else(|error| Told {
-                        violations: vec![error.to_string()],
-                        ..Told::default()
-                    });
+                    let told = run_seed(seed, seconds, plant.as_deref());
                     for violation in &told.violations {
                         println!("seed {seed}: {violation}");
                     }
@@ -265,8 +292,8 @@ fn same_again(results: &BTreeMap<u64, Told>, seconds: u64) -> bool {
     let Some((seed, told)) = results.iter().next() else {
         return false;
     };
-    let again = start(*seed, seconds).and_then(|(child, since)| finish(child, since));
-    let again = again.map(|told| told.trace).unwrap_or_default();
+    let plant = std::env::var("KLAMM_PLANT").ok();
+    let again = run_seed(*seed, seconds, plant.as_deref()).trace;
     println!("seed {seed} again: {again}, before {}", told.trace);
     !again.is_empty() && again == told.trace
 }

@@ -41,6 +41,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use klamm_protocol::ErrorCode;
+use klamm_records::plant::{self, Bug};
 
 use crate::outcome::Outcome;
 use crate::request::Environment;
@@ -294,7 +295,7 @@ impl ClassicGroup {
         }
         if generation >= 0 || !member_id.is_empty() || instance.is_some() {
             self.validate_member(member_id, instance)?;
-            if generation != self.generation {
+            if generation != self.generation && !plant::is(Bug::OldGenerationCommits) {
                 return Err(ErrorCode::ILLEGAL_GENERATION);
             }
         } else if !transactional {

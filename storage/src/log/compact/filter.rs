@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use klamm_records::plant::{self, Bug};
 use klamm_records::{
     BATCH_HEADER_LEN, BATCH_LENGTH_OVERHEAD, BatchBuilder, BatchHeader, BuildError, NO_TIMESTAMP,
     NewRecord, ReadError, Record, RecordSet,
@@ -100,7 +101,13 @@ impl Filter<'_> {
         let Some(key) = record.key else {
             return false;
         };
-        let newest = self.map.get(key).is_none_or(|newest| offset >= newest);
+        let newest = self
+            .map
+            .get(key)
+            .is_none_or(|newest| match newest == offset {
+                true => !plant::is(Bug::LastRecordDropped),
+                false => offset > newest,
+            });
         let wanted = record.value.is_some()
             || header
                 .delete_horizon_ms()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, TryGetError};
+use klamm_records::plant::{self, Bug};
 
 use super::manifest::{Manifest, ManifestError};
 use crate::journal::CompactedEntry;
@@ -149,7 +150,9 @@ impl LogState {
         });
         self.producers = producers;
         self.producers_stale = false;
-        self.tail.clear();
+        if !plant::is(Bug::OldTailStays) {
+            self.tail.clear();
+        }
         self.rearranged += 1;
         Ok(old.iter().map(|s| FileAction::Unlink(s.file())).collect())
     }

@@ -19,11 +19,19 @@ use crate::history::{Event, Place};
 const COMMIT_VERSION: i16 = 8;
 const FETCH_VERSION: i16 = 8;
 
-fn text(text: &str) -> StrBytes {
+/// The group of a committer who commits now and then, each time through a new client: whoever coordinated it is not
+/// held up by a commit that is under way when he coordinates it no more. Its coordinator has no other group.
+pub(super) const SELDOM: u32 = 2;
+/// Who commits without being a member.
+const NOBODY: (&str, i32) = ("", -1);
+/// Longer than a process stands still.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-fn name(group: u32) -> String {
+pub(super) fn name(group: u32) -> String {
     format!("group-{group}")
 }
 
@@ -31,9 +39,14 @@ pub(super) async fn run(desk: Desk, group: u32, place: Place) {
     let mut rng = desk.rng(300 + u64::from(group));
     let mut client = desk.client(Duration::from_secs(10)).await;
     let mut offset = 0;
+    let seldom = group == SELDOM;
+    let (least, most) = if seldom { (1_000, 5_000) } else { (100, 3_000) };
     while !desk.is_over() {
-        desk.rest(Duration::from_millis(rng.between(100, 3_000)))
+        desk.rest(Duration::from_millis(rng.between(least, most)))
             .await;
+        if seldom {
+            client = desk.client(Duration::from_secs(3)).await;
+        }
         if rng.chance(600) {
             offset += 1;
             desk.tell(Event::Committing {
@@ -42,7 +55,7 @@ pub(super) async fn run(desk: Desk, group: u32, place: Place) {
                 place,
                 offset,
             });
-            if commit(&client, group, place, offset).await == Some(0) {
+            if commit(&client, group, place, offset, NOBODY).await == Some(0) {
                 desk.tell(Event::Committed {
                     at: now(),
                     group,
@@ -60,6 +73,30 @@ pub(super) async fn run(desk: Desk, group: u32, place: Place) {
         }
         // Another may coordinate the group by now.
         client = desk.client(Duration::from_secs(10)).await;
+    }
+}
+
+/// Asks one broker, whether it coordinates the groups or not, and waits for its answers: it may have coordinated them
+/// when it was cut off or stood still.
+pub(super) async fn ask(desk: Desk, node: i32, groups: Vec<(u32, Place)>) {
+    let mut rng = desk.rng(350 + u64::from(node.unsigned_abs()));
+    let mut client = desk.patient_client(Duration::from_secs(10), PATIENCE).await;
+    while !desk.is_over() {
+        desk.rest(Duration::from_millis(rng.between(100, 800)))
+            .await;
+        let (group, place) = *rng.pick(&groups);
+        let asked = now();
+        match fetch_from(&client, node, group, place).await {
+            Some(offset) => {
+                desk.count("commits told by any node");
+                tell(&desk, group, place, asked, offset);
+            }
+            // Its connection may be gone, or it is not known yet.
+            None if client.node(node).await.is_err() => {
+                client = desk.patient_client(Duration::from_secs(10), PATIENCE).await;
+            }
+            None => {}
+        }
     }
 }
 
@@ -86,7 +123,13 @@ fn tell(desk: &Desk, group: u32, place: Place, asked: u64, offset: i64) {
 }
 
 /// The error code of the answer; `None` where there is none.
-async fn commit(client: &Client, group: u32, place: Place, offset: i64) -> Option<i16> {
+pub(super) async fn commit(
+    client: &Client,
+    group: u32,
+    place: Place,
+    offset: i64,
+    (member, generation): (&str, i32),
+) -> Option<i16> {
     let node = client.coordinator(&name(group)).await.ok()?;
     let connection = client.node(node).await.ok()?;
     let partition = OffsetCommitRequestPartition::default()
@@ -97,7 +140,8 @@ async fn commit(client: &Client, group: u32, place: Place, offset: i64) -> Optio
         .with_partitions(vec![partition]);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(text(&name(group))))
-        .with_generation_id_or_member_epoch(-1)
+        .with_generation_id_or_member_epoch(generation)
+        .with_member_id(text(member))
         .with_topics(vec![topic]);
     let answer = connection
         .send_version(COMMIT_VERSION, &request)
@@ -110,6 +154,11 @@ async fn commit(client: &Client, group: u32, place: Place, offset: i64) -> Optio
 /// The offset told; `None` where none is told for sure.
 async fn fetch(client: &Client, group: u32, place: Place) -> Option<i64> {
     let node = client.coordinator(&name(group)).await.ok()?;
+    fetch_from(client, node, group, place).await
+}
+
+/// As a broker tells it, which may coordinate the group or not.
+async fn fetch_from(client: &Client, node: i32, group: u32, place: Place) -> Option<i64> {
     let connection = client.node(node).await.ok()?;
     let topic = OffsetFetchRequestTopics::default()
         .with_name(TopicName(text(&name_of(place.0))))

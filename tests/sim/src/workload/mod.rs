@@ -2,6 +2,8 @@
 //! goes into the history.
 
 mod commits;
+mod fenced;
+mod members;
 mod operate;
 mod produce;
 mod read;
@@ -17,10 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::coverage::Coverage;
-use crate::history::{Event, Logs, Place};
+use crate::history::{COMPACTED, Event, Logs, Place};
 use crate::kernel::{self, Stamp};
 use crate::rng::Rng;
-use crate::world::{CLIENTS, Plan};
+use crate::world::{CLIENTS, Misfortune, Plan};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,9 +109,18 @@ impl Desk {
 
     /// A client, as soon as there is somebody to talk to.
     pub(crate) async fn client(&self, patience: Duration) -> Client {
+        self.patient_client(patience, Duration::from_secs(15)).await
+    }
+
+    /// A client that waits so long for an answer.
+    pub(crate) async fn patient_client(
+        &self,
+        patience: Duration,
+        request_timeout: Duration,
+    ) -> Client {
         let options = ClientOptions {
             connection: ConnectionOptions {
-                request_timeout: Duration::from_secs(15),
+                request_timeout,
                 connect_timeout: Duration::from_secs(5),
                 ..ConnectionOptions::default()
             },
@@ -158,7 +169,7 @@ impl Workload {
             seed: plan.seed,
             log: plan.log,
         };
-        runtime.spawn(run(desk.clone(), nodes, plan.loses_a_disk()));
+        runtime.spawn(run(desk.clone(), nodes, plan.misfortune()));
         Workload { desk }
     }
 
@@ -214,30 +225,21 @@ impl Workload {
                 Event::Read { records, .. } => coverage.add("read", records.len() as u64),
                 Event::Committed { .. } => coverage.count("commits"),
                 Event::Fetched { .. } => coverage.count("commits fetched"),
-                Event::Committing { .. } => {}
+                Event::Joined { .. } => coverage.count("generations"),
+                Event::CommittedIn { .. } => coverage.count("commits of members"),
+                Event::Committing { .. } | Event::Zombie { .. } => {}
             }
         }
     }
 }
 
+/// The group that has members.
+const MEMBERS: u32 = 10;
+
 /// Makes the topics, has clients work, and reads all in the end.
-async fn run(desk: Desk, nodes: usize, loses_a_disk: bool) {
+async fn run(desk: Desk, nodes: usize, misfortune: Misfortune) {
     let mut rng = desk.rng(10);
-    let most = i16::try_from(nodes).unwrap_or(3);
-    let few = [1, 3, most];
-    let topics = [
-        Topic {
-            number: 0,
-            partitions: 2,
-            replicas: 3,
-        },
-        Topic {
-            number: 1,
-            partitions: 1,
-            // What has one replica is lost with its disk.
-            replicas: *rng.pick(if loses_a_disk { &few[1..] } else { &few }),
-        },
-    ];
+    let topics = topics(&mut rng, &mut desk.rng(11), nodes, misfortune);
     desk.does("setup", "topics");
     make_topics(&desk, &topics).await;
     let places: Vec<Place> = topics
@@ -260,12 +262,18 @@ async fn run(desk: Desk, nodes: usize, loses_a_disk: bool) {
         reader += 1;
     }
     work.spawn(read::browse(desk.clone(), reader, places.clone()));
-    for group in 0..2 {
-        work.spawn(commits::run(desk.clone(), group, places[0]));
+    let mut groups: Vec<(u32, Place)> = (0..=commits::SELDOM)
+        .map(|group| (group, places[0]))
+        .collect();
+    for (group, place) in &groups {
+        work.spawn(commits::run(desk.clone(), *group, *place));
     }
     if rng.chance(400) {
         let pause = *rng.pick(&[5_000, 20_000, 60_000]);
-        let fewest = if loses_a_disk { 3 } else { 2 };
+        let fewest = match misfortune {
+            Misfortune::None => 2,
+            _ => 3,
+        };
         work.spawn(operate::moves(
             desk.clone(),
             places.clone(),
@@ -273,19 +281,34 @@ async fn run(desk: Desk, nodes: usize, loses_a_disk: bool) {
             (pause, fewest),
         ));
     }
-    if loses_a_disk {
+    if matches!(misfortune, Misfortune::Lost | Misfortune::RottenJournal) {
         work.spawn(operate::replace(desk.clone()));
     }
     if rng.chance(300) {
         work.spawn(operate::churn(desk.clone(), *rng.pick(&[3_000, 20_000])));
     }
+    if rng.chance(350) {
+        for (number, place) in (0..).zip(&places[..2]) {
+            work.spawn(members::run(desk.clone(), number, *place));
+            groups.push((MEMBERS, *place));
+        }
+    }
+    if rng.chance(300) {
+        work.spawn(fenced::run(desk.clone(), places[0]));
+    }
+    if rng.chance(400) {
+        for node in (1..).take(nodes) {
+            work.spawn(commits::ask(desk.clone(), node, groups.clone()));
+        }
+    }
     while let Some(ended) = work.join_next().await {
         ended.expect("clients do not panic");
     }
     desk.doing.lock().clear();
-    for group in 0..2 {
+    let has_members = groups.iter().any(|(group, _)| *group == MEMBERS);
+    for (group, place) in groups {
         desk.does("end", &format!("commits of {group}"));
-        commits::look(&desk, group, places[0]).await;
+        commits::look(&desk, group, place).await;
     }
     for place in &places {
         desk.does("end", &format!("reading {place:?}"));
@@ -293,9 +316,31 @@ async fn run(desk: Desk, nodes: usize, loses_a_disk: bool) {
         desk.logs.lock().insert(*place, log);
     }
     settle(&desk, &topics, nodes).await;
-    // Followers hear of the last commit.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Followers hear of the last commit; and that the sessions of members end is written, too.
+    let rest = if has_members { 20 } else { 5 };
+    tokio::time::sleep(Duration::from_secs(rest)).await;
     desk.phase.send_replace(Phase::Done);
+}
+
+/// The topics of a run.
+fn topics(rng: &mut Rng, other: &mut Rng, nodes: usize, misfortune: Misfortune) -> Vec<Topic> {
+    let most = i16::try_from(nodes).unwrap_or(3);
+    let few = [1, 3, most];
+    let topic = |number, partitions, replicas| Topic {
+        number,
+        partitions,
+        replicas,
+    };
+    // What has one replica is lost with its disk.
+    let few = match misfortune {
+        Misfortune::None => &few[..],
+        _ => &few[1..],
+    };
+    let mut topics = vec![topic(0, 2, 3), topic(1, 1, *rng.pick(few))];
+    if other.chance(250) {
+        topics.push(topic(COMPACTED, 1, 3));
+    }
+    topics
 }
 
 /// All nodes are there, and all replicas have all.
@@ -322,6 +367,19 @@ async fn settle(desk: &Desk, topics: &[Topic], nodes: usize) {
     }
 }
 
+/// Small segments; smaller ones where they have to be sealed to be compacted.
+fn configs(topic: Topic) -> Vec<(String, String)> {
+    let segments = "internal.segment.bytes".to_owned();
+    if topic.number != COMPACTED {
+        return vec![(segments, (32 << 10).to_string())];
+    }
+    vec![
+        (segments, (8 << 10).to_string()),
+        ("cleanup.policy".to_owned(), "compact".to_owned()),
+        ("min.cleanable.dirty.ratio".to_owned(), "0.1".to_owned()),
+    ]
+}
+
 async fn make_topics(desk: &Desk, topics: &[Topic]) {
     let client = desk.client(Duration::from_secs(60)).await;
     let topics: Vec<NewTopic> = topics
@@ -330,7 +388,7 @@ async fn make_topics(desk: &Desk, topics: &[Topic]) {
             name: topic.name(),
             partitions: Some(topic.partitions),
             replication_factor: Some(topic.replicas),
-            configs: vec![("internal.segment.bytes".to_owned(), (32 << 10).to_string())],
+            configs: configs(*topic),
         })
         .collect();
     // Nodes that have not registered yet are missing.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use klamm_client::{Acks, Client, NewMessage, NewTopic, Producer, ProducerOptions};
-use klamm_protocol::StrBytes;
 use klamm_protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
 use klamm_protocol::messages::{
     BrokerId, ListPartitionReassignmentsRequest, TopicName, UnregisterBrokerRequest,
 };
+use klamm_protocol::{ErrorCode, StrBytes};
 
 use super::{Desk, name_of};
 use crate::history::Place;
@@ -109,7 +109,8 @@ pub(super) async fn replace(desk: Desk) {
         let request = UnregisterBrokerRequest::default().with_broker_id(broker);
         let asked = async { client.controller().await?.send(&request).await };
         match asked.await {
-            Ok(answer) if answer.error_code == 0 => {
+            // It may have been done, and the answer lost.
+            Ok(answer) if answer.error_code == 0 || is_not_registered(answer.error_code) => {
                 desk.lost.send_modify(|(_, told)| *told = true);
                 break;
             }
@@ -118,6 +119,10 @@ pub(super) async fn replace(desk: Desk) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     desk.doing.lock().remove("replace");
+}
+
+fn is_not_registered(code: i16) -> bool {
+    code == ErrorCode::BROKER_ID_NOT_REGISTERED.code()
 }
 
 /// Topics come, are written to, and go, some under a name that was there before.

@@ -8,7 +8,7 @@ use klamm_tests::history::value;
 use tokio::sync::mpsc;
 
 use super::{Desk, name_of, now};
-use crate::history::{Event, Place};
+use crate::history::{COMPACTED, Event, Place, key_of};
 use crate::rng::Rng;
 
 /// Producers that one after another stand in for a client.
@@ -83,6 +83,8 @@ async fn live(desk: &Desk, producer: u32, rng: &mut Rng, places: &[Place]) {
         for _ in 0..rng.between(1, 8) {
             let bytes = value(producer, number, size(rng));
             let message = NewMessage {
+                key: (place.0 == COMPACTED)
+                    .then(|| format!("key-{}", key_of((producer, number))).into()),
                 value: Some(bytes.into()),
                 ..NewMessage::default()
             };
