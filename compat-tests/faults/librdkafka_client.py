@@ -6,8 +6,9 @@ import time
 
 from confluent_kafka import Consumer, KafkaException, Producer
 
+from checker import checksum, content, number_of
+
 BOOTSTRAP, TOPIC, GROUP, RATE, FOLDER = sys.argv[1:]
-KEYS, FILLER = 96, " " + "x" * 90
 # The default of delivery.timeout.ms is five minutes.
 SETTLED_SECONDS = 330
 
@@ -31,7 +32,7 @@ class File:
         self.flushed = now
 
 
-acks, deliveries, errors, notes = (File(name) for name in ("acks", "deliveries", "errors", "notes"))
+acks, deliveries, commits, errors, notes = (File(name) for name in ("acks", "deliveries", "commits", "errors", "notes"))
 
 
 def say(*words):
@@ -43,9 +44,12 @@ def informed(error):
     (errors if error.fatal() else notes).line("fatal" if error.fatal() else "client", error)
 
 
-def committed(error, _):
+def committed(error, places):
     if error:
         notes.line("commit", error)
+    for place in places:
+        if place.offset >= 0:
+            commits.line(place.partition, place.offset, 0 if error or place.error else 1)
 
 
 class Sender:
@@ -66,8 +70,8 @@ class Sender:
             time.sleep(max(0, began + number / float(RATE) - time.monotonic()))
             self.sent += 1
             try:
-                self.producer.produce(TOPIC, key=f"k{number % KEYS}", value=f"{number}{FILLER}",
-                                      on_delivery=lambda error, message, number=number: self.delivered(number, error, message))
+                key, value = content(number)
+                self.producer.produce(TOPIC, key=key, value=value, on_delivery=lambda error, message, number=number: self.delivered(number, error, message))
             except (BufferError, KafkaException) as error:
                 self.settled += 1
                 errors.line("produce", f"record {number}: {error}")
@@ -113,7 +117,8 @@ class Reader:
                     if message.error():
                         errors.line("consumer", message.error())
                         continue
-                    deliveries.line(message.value().split(b" ", 1)[0].decode(), message.partition(), message.offset())
+                    value = message.value()
+                    deliveries.line(number_of(value), message.partition(), message.offset(), checksum(message.key(), value))
                     self.next[message.partition()] = message.offset() + 1
             except KafkaException as error:
                 errors.line("consumer", error)
@@ -133,7 +138,7 @@ for command in sys.stdin:
     if words[0] == "drain":
         reader.ends = dict(map(int, pair.split(":")) for pair in words[1:])
         reader.thread.join()
-        for file in (errors, notes):
+        for file in (commits, errors, notes):
             file.flush()
         say("consumed")
         break
