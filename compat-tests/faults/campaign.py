@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from network import CLIENTS
 
-# Between a fault that is healed and the next one.
-SETTLE_SECONDS = 0.3
+# Between a fault that is healed and the next one: at most so long for clients to be back, then a little more.
+CLIENTS_SECONDS, SETTLE_SECONDS = 3, 0.2
 # A second fault begins while the first one lasts, or so soon after it was undone.
 RECOVERING_SECONDS = 1.5
 OVERLAPPING = 0.35
@@ -46,7 +46,7 @@ KINDS = {
 @dataclass
 class Plan:
     """One fault as drawn. `after` counts from the beginning of the one it overlaps, `again` from the start after which power is cut
-    once more; `clients` says that the cut is from clients as well, `silent` that who loses power sends no last word."""
+    once more; `silent` says that other nodes hear no last word of who loses power, `clients` that the cut or this silence goes for clients, too."""
 
     kind: str
     victims: tuple
@@ -55,6 +55,10 @@ class Plan:
     again: float = 0
     clients: bool = False
     silent: bool = False
+
+
+# Clients wait for up to half a minute for what they asked of one that went silent, by their own defaults.
+SILENT, CUT_CLIENTS, SILENT_CLIENTS = 1 / 2, 1 / 3, 1 / 10
 
 
 def draw(rng, kinds, nodes, count, overlap):
@@ -89,7 +93,7 @@ def _one(rng, names, among, nodes=None):
     victims = rng.sample(list(among), rng.choice((least, most)))
     hold = math.exp(rng.uniform(math.log(kind.least), math.log(kind.most)))
     return Plan(name, tuple(victims), round(hold, 3), again=round(math.exp(rng.uniform(math.log(0.05), math.log(1.5))), 3),
-                clients=rng.random() < 1 / 3, silent=rng.random() < 1 / 2)
+                clients=rng.random() < (SILENT_CLIENTS if kind.needs == VOLUME else CUT_CLIENTS), silent=rng.random() < SILENT)
 
 
 @dataclass
@@ -134,7 +138,7 @@ class Campaign:
         plan, nodes = harm.plan, harm.nodes
         words = f"{plan.kind} {harm.number} ({KINDS[plan.kind].words}: {', '.join(f'node {node.id}' for node in nodes)})"
         led = self.cluster.led_partitions(plan.victims)
-        facts = {"nodes": list(plan.victims), "led": len(led), "hold_s": plan.hold}
+        facts = {"nodes": list(plan.victims), "hold_s": plan.hold}
         if plan.after:
             facts["overlaps_s"] = round(plan.after, 3)
         harm.fault = self.run.fault(plan.kind, words, led=led, **facts)
@@ -151,7 +155,8 @@ class Campaign:
             nodes[0].may_end = nodes[0].full = True
             nodes[0].volume.fill()
         else:
-            harm.fault.facts["silent"] = bool(self.network and plan.silent)
+            if self.network and plan.silent:
+                harm.fault.facts["silent"] = "to all" if plan.clients else "to nodes"
             self._power_off(harm)
 
     def _cut(self, harm, kind, clients):
@@ -162,7 +167,7 @@ class Campaign:
 
     def _power_off(self, harm):
         if self.network and harm.plan.silent:
-            hosts = [*self.cluster.nodes, CLIENTS]
+            hosts = [*self.cluster.nodes] + ([CLIENTS] if harm.plan.clients else [])
             victims = harm.plan.victims
             self.network.cut(harm.number, {pair for victim in victims for host in hosts if host != victim for pair in ((victim, host), (host, victim))})
         for node in harm.nodes:
@@ -212,7 +217,11 @@ class Campaign:
             node.may_end = False
         facts = harms[-1].fault.facts
         facts.update(serves_s=round(serves, 2), healed_s=round(time.monotonic() - began, 2))
+        facts["clients_s"] = round(self.run.wait_clients(CLIENTS_SECONDS), 2)
+        # What either hurt is not elsewhere.
+        led = frozenset().union(*(harm.fault.led for harm in harms))
         for harm in harms:
+            harm.fault.led = led
             ended = sum(node.take_ends() for node in harm.nodes)
             if ended:
                 harm.fault.facts["ended"] = ended

@@ -49,6 +49,8 @@ class Client:
         self.sent, self.log = None, None
         # What its group had committed, now and then: (time asked, partition, offset).
         self.fetched = []
+        # How far `acks` was read to see whether the producer goes on, and the partitions it was ever seen to write.
+        self.seen, self.partitions = 0, set()
         self.heard = threading.Condition()
         os.makedirs(self.folder, exist_ok=True)
 
@@ -94,6 +96,16 @@ class Client:
                 ended = "it ended" if "ended" in self.said else f"not within {seconds} s"
                 self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
             return self.said.get(word)
+
+    def silent(self, since):
+        """Partitions without an acknowledgement since then, of what it wrote since this was asked last; takes note of those there are."""
+        with open(self.file("acks"), "rb") as acks:
+            acks.seek(self.seen)
+            lines = acks.read().rpartition(b"\n")[0]
+        self.seen += len(lines) + 1 if lines else 0
+        rows = [line.split() for line in lines.splitlines()]
+        self.partitions |= {int(row[2]) for row in rows}
+        return self.partitions - {int(row[2]) for row in rows if int(row[0]) >= since}
 
     def hear_sent(self):
         said = self.hear("produced", PRODUCED_SECONDS)
@@ -179,6 +191,16 @@ class Run:
         progress(f"{fault.words}: {', '.join(f'{key} {value}' for key, value in fault.facts.items())}")
         self.fetch_commits()
         self.pause(SETTLE_SECONDS)
+
+    def wait_clients(self, seconds):
+        """Until each client that runs has an acknowledgement from each partition, so that the next fault meets a load; no longer than so
+        long: one that lost a connection without a word may wait for its own time-out. How long it took, in seconds."""
+        began, since = time.monotonic(), now()
+        silent = {client: client.silent(since) for client in self.clients if client.runs}
+        while any(silent.values()) and time.monotonic() < began + seconds:
+            self.pause(0.1)
+            silent = {client: partitions & client.silent(since) for client, partitions in silent.items() if client.runs}
+        return time.monotonic() - began
 
     def fetch_commits(self):
         """What the groups have committed, to be compared with what was acknowledged before."""
