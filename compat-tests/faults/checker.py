@@ -296,6 +296,18 @@ class _Log:
         self.verdict.found(kind, when, f"{words}; {told}")
 
 
+def delivered_again(deliveries):
+    """How many of them were of a place that had been delivered."""
+    seen, again = defaultdict(bytearray), 0
+    for _, _, partition, offset, _ in deliveries:
+        places = seen[partition]
+        if offset >= len(places):
+            places.extend(bytes(offset + 1 - len(places)))
+        again += places[offset]
+        places[offset] = 1
+    return again
+
+
 def _judge_commits(history, verdict):
     """The group's offsets may never be behind an acknowledged commit: not where they were asked for, and not where the consumer goes
     on when it has to start anew. Nor may they be what nobody could ask for: more than was delivered."""

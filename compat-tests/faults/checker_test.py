@@ -145,6 +145,7 @@ class Planted(unittest.TestCase):
         history = History()
         history.deliveries += history.deliveries[-6:]
         self.assertTrue(history.judge().good, "at least once")
+        self.assertEqual(6, checker.delivered_again(checker.delivery_rows([*row, 0] for row in history.deliveries)))
 
     def test_not_acknowledged(self):
         history = History()

@@ -320,7 +320,7 @@ class Run:
         faults = [fault for fault in self.faults if fault.begin < stopped]
         judged = {
             "sent": client.sent, "acknowledged": len(acks), "in_log": sum(map(len, (client.log or {}).values())),
-            "delivered_again": len(deliveries) - len(set(zip(deliveries.columns[2], deliveries.columns[3]))),
+            "delivered_again": checker.delivered_again(deliveries),
             "commits": sum(commits.columns[3]),
             "notes": dict(collections.Counter(kind for _, kind, _ in notes)), **verdict.counts, "findings": verdict.findings,
             "by_fault": {str(at): dict(counts) for at, counts in verdict.by_fault.items()},
