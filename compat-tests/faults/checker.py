@@ -309,43 +309,48 @@ def delivered_again(deliveries):
 
 
 def _judge_commits(history, verdict):
-    """The group's offsets may never be behind an acknowledged commit: not where they were asked for, and not where the consumer goes
-    on when it has to start anew. Nor may they be what nobody could ask for: more than was delivered."""
+    """The group's offset may not be behind the last acknowledged commit: not where it is asked for, and not where the consumer goes on
+    when it has to start anew. Nor may it be what nobody could ask for: more than was delivered. The last, not the greatest: a client
+    may commit while an older commit waits for its answer, send that one again, and so go back by itself."""
     asked, beyond, behind = defaultdict(lambda: -1), defaultdict(lambda: -1), {}
     for _, _, partition, offset, _ in history.deliveries:
         asked[partition] = max(asked[partition], offset + 1)
     commits = sorted(history.commits)
-    for _, partition, offset, _ in commits:
+    late = defaultdict(dict)
+    for when, partition, offset, _ in commits:
         asked[partition] = max(asked[partition], offset)
-    for when, partition, offset, place in _against(commits, sorted(history.fetched), key=lambda fetch: fetch):
-        committed, acknowledged = place
+        # When this offset was answered last, however.
+        late[partition][offset] = when
+    for when, partition, offset, (committed, acknowledged) in _against(commits, sorted(history.fetched), key=lambda fetch: fetch):
         told = f"partition {partition}: the group's offset was {offset} at {clock(when)}, {during(verdict.faults, when)}"
-        if offset < committed and behind.get(partition) != committed:
+        # An older commit that is answered after this one may have come after it.
+        if offset < committed and late[partition].get(offset, -1) < acknowledged and behind.get(partition) != committed:
             behind[partition] = committed
             verdict.found("lost_commits", when, f"{told}; {committed} was acknowledged at {clock(acknowledged)}")
         if history.consumed and offset > max(asked[partition], beyond[partition]):
             beyond[partition] = offset
             verdict.found("phantom_commits", when, f"{told}; no more than {asked[partition]} was asked for")
     before = {}
-    for when, partition, offset, place in _against(commits, history.deliveries, key=lambda row: (row[0], row[2], row[3])):
+    for when, partition, offset, (committed, acknowledged) in _against(commits, history.deliveries, key=lambda row: (row[0], row[2], row[3])):
         # Only a step back is a start anew.
-        if offset < place[0] and offset <= before.get(partition, -1):
+        if offset < committed and offset <= before.get(partition, -1) and late[partition].get(offset, -1) < acknowledged:
             verdict.found("lost_commits", when, f"partition {partition}: offset {offset} was delivered once more at {clock(when)}, "
-                          f"{during(verdict.faults, when)}; {place[0]} had been committed, as acknowledged at {clock(place[1])}")
+                          f"{during(verdict.faults, when)}; {committed} had been committed, as acknowledged at {clock(acknowledged)}")
         before[partition] = offset
 
 
 def _against(commits, rows, key):
-    """Beside each (time, partition, offset): the greatest commit of the partition acknowledged before that time, and when."""
-    at, greatest = 0, defaultdict(lambda: (-1, UNKNOWN))
+    """Beside each (time, partition, offset): the last commit of the partition acknowledged before that time, and when. Of several in
+    the same millisecond, the least."""
+    at, last = 0, defaultdict(lambda: (-1, UNKNOWN))
     for row in rows:
         when, partition, offset = key(row)
         while at < len(commits) and commits[at][0] < when:
             acknowledged, of, committed, good = commits[at]
-            if good and committed > greatest[of][0]:
-                greatest[of] = committed, acknowledged
+            if good and acknowledged > last[of][1]:
+                last[of] = committed, acknowledged
             at += 1
-        yield when, partition, offset, greatest[partition]
+        yield when, partition, offset, last[partition]
 
 
 def _times(records, end):

@@ -203,6 +203,20 @@ class Planted(unittest.TestCase):
         history.fetched[2] = (1_060, 0, 10)
         self.assertTrue(history.judge().good, "it may have been on its way")
 
+    def test_commit_that_the_client_itself_undid(self):
+        history = History()
+        history.commits.append([1_065, 0, 15, 1])
+        history.fetched[2] = (1_070, 0, 15)
+        self.assertTrue(history.judge().good, "an older commit that was sent again came last")
+        history.fetched[2] = (1_070, 0, 14)
+        self.find(history, {"lost_commits": 1}, "15 was acknowledged at ")
+
+    def test_commit_that_failed_late(self):
+        history = History()
+        history.commits.append([1_075, 0, 15, 0])
+        history.fetched[2] = (1_070, 0, 15)
+        self.assertTrue(history.judge().good, "an older commit may have come last, and its answer been lost")
+
     def test_commit_nobody_asked_for(self):
         history = History()
         history.fetched[2] = (1_070, 0, 21)
