@@ -2,6 +2,7 @@
 log. Started by compat-tests/run-faults; see README.md, "Clients during faults"."""
 import argparse
 import collections
+import glob
 import json
 import os
 import random
@@ -26,7 +27,7 @@ PARTITIONS = 12
 AWAY_SECONDS = (2, 5, 10)
 CALM_SECONDS, SETTLE_SECONDS, CAMPAIGN_CALM_SECONDS = 8, 2, 3
 # A record has at most five minutes by the clients' defaults (delivery.timeout.ms of librdkafka).
-PRODUCED_SECONDS, CONSUMED_SECONDS, READ_SECONDS = 340, 180, 300
+PRODUCED_SECONDS, CONSUMED_SECONDS, READ_SECONDS = 340, 60, 300
 
 
 def now():
@@ -95,6 +96,7 @@ class Client:
             if word not in self.said:
                 ended = "it ended" if "ended" in self.said else f"not within {seconds} s"
                 self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
+                self.write_threads()
             return self.said.get(word)
 
     def silent(self, since):
@@ -110,6 +112,17 @@ class Client:
     def hear_sent(self):
         said = self.hear("produced", PRODUCED_SECONDS)
         self.sent = int(said) if said else None
+
+    def write_threads(self):
+        """What each of its threads waits in, for whoever looks for the cause of a hang: the file `threads`."""
+        with open(self.file("threads"), "w", encoding="utf-8") as file:
+            for task in sorted(glob.glob(f"/proc/{self.process.pid}/task/*")):
+                for name in ("comm", "wchan", "syscall", "stack"):
+                    try:
+                        with open(os.path.join(task, name), encoding="utf-8", errors="replace") as state:
+                            file.write(f"{os.path.basename(task)} {name}: {state.read().strip()}\n")
+                    except OSError:
+                        continue
 
     def end(self):
         if self.process and self.process.poll() is None:
