@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,10 @@ class Client:
                             file.write(f"{os.path.basename(task)} {name}: {state.read().strip()}\n")
                     except OSError:
                         continue
+            if shutil.which("gdb"):
+                file.flush()
+                subprocess.run(["gdb", "-p", str(self.process.pid), "-batch", "-ex", "thread apply all backtrace 24"], stdin=subprocess.DEVNULL,
+                               stdout=file, stderr=file, timeout=60, check=False)
 
     def end(self):
         if self.process and self.process.poll() is None:
