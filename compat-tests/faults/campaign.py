@@ -10,6 +10,8 @@ from network import CLIENTS
 
 # Between a fault that is healed and the next one: at most so long for clients to be back, then a little more.
 CLIENTS_SECONDS, SETTLE_SECONDS = 3, 0.2
+# Nothing that was done leaves the nodes more to catch up with than this takes.
+HEALED_SECONDS = 60
 # A second fault begins while the first one lasts, or so soon after it was undone.
 RECOVERING_SECONDS = 1.5
 OVERLAPPING = 0.35
@@ -113,6 +115,7 @@ class Campaign:
     def __init__(self, run, network):
         self.run, self.cluster, self.network = run, run.cluster, network
         self.number = 0
+        self.cluster.sync_seconds = HEALED_SECONDS
 
     def go(self, plans, seconds):
         began = time.monotonic()

@@ -98,6 +98,8 @@ class Cluster:
             words = [word.replace("{id}", str(number)) for word in shlex.split(command)]
             self.nodes[number] = Node(number, address, words, folder)
         self.bootstrap, self.network = ",".join(addresses.values()), None
+        # How long it may take until all is in sync again; what takes longer is a hang.
+        self.sync_seconds = SYNC_SECONDS
 
     def add_network(self):
         """Each node gets a network namespace with an address; to be called before it starts."""
@@ -146,7 +148,7 @@ class Cluster:
 
     def wait_in_sync(self, topics=()):
         """Until each node knows all nodes, and a leader and all replicas in sync of every partition; these topics have to be there."""
-        return self.wait(SYNC_SECONDS, "all nodes and replicas in sync", lambda: self.out_of_sync(topics))
+        return self.wait(self.sync_seconds, "all nodes and replicas in sync", lambda: self.out_of_sync(topics))
 
     def out_of_sync(self, topics=()):
         """What is not as it should be, in words; nothing when all is."""
@@ -167,7 +169,7 @@ class Cluster:
         marks = {}
         for place, quorum in self.led():
             marks[place] = quorum.high_watermark
-        return self.wait(SYNC_SECONDS, f"nodes {numbers} have caught up", lambda: self.behind(numbers, marks))
+        return self.wait(self.sync_seconds, f"nodes {numbers} have caught up", lambda: self.behind(numbers, marks))
 
     def behind(self, numbers, marks):
         """Of which partition one of these nodes lacks what is below the mark, in words."""
@@ -216,7 +218,7 @@ class Cluster:
         def ask():
             node = self.nodes[wire.coordinator(self.nodes[min(self.nodes)].address, group)]
             found.update(wire.committed(node.address, group, partitions))
-        self.wait(SYNC_SECONDS, f"what {group} has committed is told", ask)
+        self.wait(self.sync_seconds, f"what {group} has committed is told", ask)
         return found
 
     def metadata_leader(self):
