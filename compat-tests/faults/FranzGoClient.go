@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,15 +16,31 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const (
-	keys = 96
+	keys    = 96
+	repeats = 11
 	// franz-go tries for ever by default.
 	settled = 330 * time.Second
 )
 
-var filler = " " + strings.Repeat("x", 90)
+// content is the key and the value of a record, as faults/checker.py has it.
+func content(number int64) ([]byte, []byte) {
+	filler := strings.Repeat(fmt.Sprintf("%08x", uint32(number*2654435761)), repeats)
+	return fmt.Appendf(nil, "k%d", number%keys), fmt.Appendf(nil, "%d %s", number, filler)
+}
+
+// numberOf is the number at the head of a value, or -1.
+func numberOf(value []byte) int64 {
+	head, _, _ := strings.Cut(string(value), " ")
+	number, err := strconv.ParseUint(head, 10, 31)
+	if err != nil {
+		return -1
+	}
+	return int64(number)
+}
 
 // file takes lines, which reach the disk at least every 200 ms of use.
 type file struct {
@@ -63,6 +80,7 @@ type member struct {
 	topic                           string
 	rate                            float64
 	acks, deliveries, failed, notes *file
+	commits                         *file
 	sent, answered                  atomic.Int64
 	stop                            atomic.Bool
 	ends                            atomic.Pointer[map[int32]int64]
@@ -77,12 +95,13 @@ func main() {
 	check(err)
 	folder := os.Args[5]
 	m := &member{topic: os.Args[2], rate: rate, acks: open(folder, "acks"), deliveries: open(folder, "deliveries"),
-		failed: open(folder, "errors"), notes: open(folder, "notes")}
+		commits: open(folder, "commits"), failed: open(folder, "errors"), notes: open(folder, "notes")}
 	seeds := kgo.SeedBrokers(strings.Split(os.Args[1], ",")...)
 	logger := kgo.WithLogger(kgo.BasicLogger(os.Stderr, kgo.LogLevelInfo, func() string { return time.Now().Format("15:04:05.000 ") }))
 	producer, err := kgo.NewClient(seeds, logger)
 	check(err)
-	consumer, err := kgo.NewClient(seeds, logger, kgo.ConsumeTopics(m.topic), kgo.ConsumerGroup(os.Args[3]))
+	consumer, err := kgo.NewClient(seeds, logger, kgo.ConsumeTopics(m.topic), kgo.ConsumerGroup(os.Args[3]),
+		kgo.AutoCommitCallback(m.committed))
 	check(err)
 	sent, read := make(chan struct{}), make(chan struct{})
 	go func() { m.send(producer); close(sent) }()
@@ -108,6 +127,7 @@ func main() {
 			}
 			m.ends.Store(&ends)
 			<-read
+			m.commits.flush()
 			m.failed.flush()
 			m.notes.flush()
 			fmt.Println("consumed")
@@ -130,7 +150,8 @@ func (m *member) send(client *kgo.Client) {
 		number := m.sent.Load()
 		time.Sleep(time.Until(began.Add(time.Duration(float64(number) / m.rate * float64(time.Second)))))
 		m.sent.Add(1)
-		record := &kgo.Record{Topic: m.topic, Key: fmt.Appendf(nil, "k%d", number%keys), Value: fmt.Appendf(nil, "%d%s", number, filler)}
+		key, value := content(number)
+		record := &kgo.Record{Topic: m.topic, Key: key, Value: value}
 		client.Produce(context.Background(), record, func(record *kgo.Record, err error) {
 			m.answered.Add(1)
 			if err != nil {
@@ -174,13 +195,39 @@ func (m *member) read(client *kgo.Client) {
 			}
 		})
 		fetches.EachRecord(func(record *kgo.Record) {
-			number, _, _ := strings.Cut(string(record.Value), " ")
-			m.deliveries.line("%s %d %d", number, record.Partition, record.Offset)
+			crc := crc32.Update(crc32.ChecksumIEEE(record.Key), crc32.IEEETable, record.Value)
+			m.deliveries.line("%d %d %d %d", numberOf(record.Value), record.Partition, record.Offset, crc)
 			next[record.Partition] = record.Offset + 1
 		})
 	}
 	client.Close()
 	m.deliveries.flush()
+}
+
+// committed is told of each commit that the client made by itself: what it asked for, and what it was answered.
+func (m *member) committed(_ *kgo.Client, asked *kmsg.OffsetCommitRequest, answered *kmsg.OffsetCommitResponse, err error) {
+	good := map[int32]bool{}
+	if err != nil {
+		m.notes.line("commit %v", err)
+	} else {
+		for _, topic := range answered.Topics {
+			for _, partition := range topic.Partitions {
+				good[partition.Partition] = partition.ErrorCode == 0
+			}
+		}
+	}
+	if asked == nil {
+		return
+	}
+	for _, topic := range asked.Topics {
+		for _, partition := range topic.Partitions {
+			acknowledged := 0
+			if good[partition.Partition] {
+				acknowledged = 1
+			}
+			m.commits.line("%d %d %d", partition.Partition, partition.Offset, acknowledged)
+		}
+	}
 }
 
 func (m *member) done(next map[int32]int64) bool {

@@ -7,20 +7,29 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.HashMap;
+import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.zip.CRC32;
+import org.apache.kafka.clients.consumer.ConsumerInterceptor;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
-import org.apache.kafka.common.serialization.StringDeserializer;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /** A producer and a group's consumer of Kafka's Java client. Arguments and files: see README.md, "Clients during faults". */
 public final class JavaClient {
     private static final int KEYS = 96;
-    private static final String FILLER = " " + "x".repeat(90);
+    private static final int REPEATS = 11;
+    private static final int DIGITS = 9;
+    /** Where {@link Commits}, which the client makes by itself, writes. */
+    private static Lines commits;
 
     /** Lines, which reach the disk at least every 200 ms of use. */
     private static final class Lines {
@@ -49,6 +58,25 @@ public final class JavaClient {
         }
     }
 
+    /** Is told of each commit that was acknowledged; of others, nobody is. */
+    public static final class Commits implements ConsumerInterceptor<byte[], byte[]> {
+        @Override
+        public ConsumerRecords<byte[], byte[]> onConsume(ConsumerRecords<byte[], byte[]> records) {
+            return records;
+        }
+
+        @Override
+        public void onCommit(Map<TopicPartition, OffsetAndMetadata> offsets) {
+            offsets.forEach((place, offset) -> commits.line(place.partition() + " " + offset.offset() + " 1"));
+        }
+
+        @Override
+        public void close() {}
+
+        @Override
+        public void configure(Map<String, ?> settings) {}
+    }
+
     private final String bootstrap;
     private final String topic;
     private final String group;
@@ -70,6 +98,7 @@ public final class JavaClient {
         acks = new Lines(folder, "acks");
         deliveries = new Lines(folder, "deliveries");
         errors = new Lines(folder, "errors");
+        commits = new Lines(folder, "commits");
     }
 
     public static void main(String[] args) throws Exception {
@@ -97,6 +126,7 @@ public final class JavaClient {
                 ends = until;
                 reader.join();
                 errors.flush();
+                commits.flush();
                 say("consumed");
                 return;
             }
@@ -114,6 +144,28 @@ public final class JavaClient {
         System.out.flush();
     }
 
+    /** The value of a record, as faults/checker.py has it. */
+    private static String value(long number) {
+        return number + " " + HexFormat.of().toHexDigits((int) (number * 2654435761L)).repeat(REPEATS);
+    }
+
+    /** The number at the head of a value, or -1. */
+    private static long number(byte[] value) {
+        long number = -1;
+        for (int at = 0; value != null && at < value.length && value[at] != ' '; at++) {
+            if (value[at] < '0' || value[at] > '9' || at > DIGITS) return -1;
+            number = Math.max(number, 0) * 10 + value[at] - '0';
+        }
+        return number > Integer.MAX_VALUE ? -1 : number;
+    }
+
+    private static long checksum(ConsumerRecord<byte[], byte[]> record) {
+        CRC32 crc = new CRC32();
+        if (record.key() != null) crc.update(record.key());
+        if (record.value() != null) crc.update(record.value());
+        return crc.getValue();
+    }
+
     /** Sends numbered records at a steady rate until told to stop, and waits for what becomes of them. */
     private void send() {
         try (KafkaProducer<String, String> producer =
@@ -125,7 +177,7 @@ public final class JavaClient {
                 if (early > 0) Thread.sleep(early / 1_000_000, (int) (early % 1_000_000));
                 sent = number + 1;
                 try {
-                    producer.send(new ProducerRecord<>(topic, "k" + number % KEYS, number + FILLER), (metadata, error) -> {
+                    producer.send(new ProducerRecord<>(topic, "k" + number % KEYS, value(number)), (metadata, error) -> {
                         settled.incrementAndGet();
                         if (error != null) errors.line("delivery record " + number + ": " + error);
                         else acks.line(number + " " + metadata.partition() + " " + (metadata.hasOffset() ? metadata.offset() : -1));
@@ -147,14 +199,16 @@ public final class JavaClient {
     /** Reads as a member of the group, committing as it comes by default. */
     private void read() {
         // Read from the first record on: the default of a new group is the end.
-        Map<String, Object> settings = Map.of("bootstrap.servers", bootstrap, "group.id", group, "auto.offset.reset", "earliest");
+        Map<String, Object> settings = Map.of("bootstrap.servers", bootstrap, "group.id", group, "auto.offset.reset", "earliest",
+                "interceptor.classes", Commits.class.getName());
         Map<Integer, Long> next = new HashMap<>();
-        try (KafkaConsumer<String, String> consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
+        try (KafkaConsumer<byte[], byte[]> consumer =
+                new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             consumer.subscribe(List.of(topic));
             while (!done(next)) {
                 try {
-                    for (ConsumerRecord<String, String> record : consumer.poll(Duration.ofMillis(200))) {
-                        deliveries.line(record.value().split(" ", 2)[0] + " " + record.partition() + " " + record.offset());
+                    for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(200))) {
+                        deliveries.line(number(record.value()) + " " + record.partition() + " " + record.offset() + " " + checksum(record));
                         next.put(record.partition(), record.offset() + 1);
                     }
                 } catch (RuntimeException e) {

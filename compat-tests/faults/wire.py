@@ -1,8 +1,8 @@
-"""Two questions of Kafka's protocol, put to one node and nobody else: a client library asks whichever node it likes."""
+"""Questions of Kafka's protocol, put to one node and nobody else: a client library asks whichever node it likes."""
 import socket
 import struct
 
-METADATA, DESCRIBE_QUORUM = 3, 55
+METADATA, OFFSET_FETCH, FIND_COORDINATOR, DESCRIBE_QUORUM = 3, 9, 10, 55
 # ISR of a partition whose leader is not known to the node asked.
 NO_LEADER = -1
 
@@ -129,3 +129,42 @@ def metadata_leader(address, seconds=5):
     if quorum.error or quorum.leader < 0:
         raise ConnectionError(f"{address} knows no leader of the metadata log, error {quorum.error}")
     return quorum.epoch, quorum.leader
+
+
+def _text(text):
+    return struct.pack(">h", len(text)) + text.encode()
+
+
+def coordinator(address, group, seconds=5):
+    """Who coordinates the group, by what this node knows."""
+    answer = _ask(address, FIND_COORDINATOR, 1, _text(group) + b"\0", False, seconds)
+    answer.take("i")
+    error = answer.take("h")
+    answer.string()
+    if error:
+        raise ConnectionError(f"{address} knows no coordinator of {group}, error {error}")
+    return answer.take("i")
+
+
+def committed(address, group, partitions, seconds=5):
+    """{(topic, partition): offset} that the group has committed, or -1; `partitions` is {topic: how many}."""
+    body = _text(group) + struct.pack(">i", len(partitions))
+    for topic, count in partitions.items():
+        body += _text(topic) + struct.pack(f">{count + 1}i", count, *range(count))
+    answer, found, errors = _ask(address, OFFSET_FETCH, 3, body, False, seconds), {}, []
+    answer.take("i")
+
+    def topic_answer():
+        topic = answer.string()
+
+        def partition():
+            index, found[topic, index] = answer.take("i"), answer.take("q")
+            answer.string()
+            errors.append(answer.take("h"))
+        answer.array(partition)
+
+    answer.array(topic_answer)
+    errors.append(answer.take("h"))
+    if any(errors):
+        raise ConnectionError(f"{address} answered OffsetFetch of {group} with error {max(errors)}")
+    return found
