@@ -218,7 +218,7 @@ class _Log:
         self.sorted = {partition: all(a < b for a, b in zip(rows.columns[0], rows.columns[0][1:])) for partition, rows in self.rows.items()}
         self.unsorted = {partition: {offset: number for offset, number, _ in rows} for partition, rows in self.rows.items() if not self.sorted[partition]}
         # Numbers below which there are records: those of altered ones are worth nothing.
-        self.limit = 1 + max(max(history.acks.columns[1], default=-1), max((number for rows in self.rows.values() for number in self._intact(rows)), default=-1))
+        self.limit = 1 + max(max((number for _, number, _, _ in history.acks), default=-1), max((number for rows in self.rows.values() for number in self._intact(rows)), default=-1))
         # Where each number is first, and the further places of those in the log more than once.
         self.partitions, self.offsets, self.further = array("h", [-1]) * self.limit, array("q", [-1]) * self.limit, {}
         self.times = None

@@ -60,6 +60,10 @@ class Planted(unittest.TestCase):
     def test_nothing(self):
         self.assertTrue(History().judge().good)
 
+    def test_errors_where_nothing_was_read_back(self):
+        verdict = checker.judge(checker.History((), (), [(1_020, "ended", "the client ended")], {}, consumed=False), FAULTS)
+        self.assertEqual({**dict.fromkeys(COUNTS, 0), "errors": 1}, verdict.counts)
+
     def test_lost_at_the_end(self):
         history = History()
         history.log[1].pop()

@@ -406,6 +406,8 @@ def main():
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("-o", dest="output")
     args = parser.parse_args()
+    # Whoever started this in the background had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     result = Run(args).run()
     report.table(result)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

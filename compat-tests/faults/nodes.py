@@ -23,7 +23,8 @@ class Failed(Exception):
 
 
 def dies_with_us():
-    """Between fork and exec: nothing that is started here outlives this process, however it ends."""
+    """Between fork and exec: nothing that is started here outlives this process, however it ends. Ctrl-C is for this process alone."""
+    os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
