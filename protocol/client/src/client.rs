@@ -339,7 +339,7 @@ impl Client {
     }
 
     /// A broker did not answer: others are asked first for a while.
-    pub(crate) fn is_silent(&self, node: i32) {
+    pub(crate) fn found_silent(&self, node: i32) {
         self.inner.state.lock().silent.insert(node, Instant::now());
     }
 
@@ -554,7 +554,7 @@ mod tests {
         assert_eq!(state.turns(), [1, 2, 3]);
         state.asked = Some(1);
         assert_eq!(state.turns(), [2, 3, 1]);
-        let node = state.node_at("host-2:1").unwrap();
+        let node = state.node_at("host-2:1").expect("host-2 is node 2");
         state.silent.insert(node, Instant::now());
         assert_eq!(state.turns(), [3, 1, 2]);
     }

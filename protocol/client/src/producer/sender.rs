@@ -300,7 +300,7 @@ impl Sender {
         link.in_flight -= 1;
         match &outcome {
             Outcome::Answered(response) => learn_leaders(&self.client, &shipments, response),
-            Outcome::NotSent(_) | Outcome::Lost(_) => self.client.is_silent(node),
+            Outcome::NotSent(_) | Outcome::Lost(_) => self.client.found_silent(node),
             Outcome::Written => {}
         }
         for shipment in shipments {
