@@ -54,6 +54,8 @@ struct Watched {
     term: u64,
     /// Leadership was handed on because of damage here.
     handed_on: Option<Instant>,
+    /// Who was asked last to lead instead.
+    asked: Option<NodeId>,
     /// The leader followed: term, node, and its process when it was first heard.
     followed: Option<(u64, NodeId, u64)>,
 }
@@ -114,6 +116,7 @@ impl Driver {
                 attempts: 0,
                 term: leadership.term,
                 handed_on: None,
+                asked: None,
                 followed: None,
             });
             if leadership.leader == Some(group.node()) {
@@ -184,8 +187,9 @@ impl Driver {
         let full = rested && !group.takes_entries();
         let waits = group.shared.waits_for_successor(group.leadership().term);
         if (damaged || full || waits)
-            && let Some(next) = replacement(group)
+            && let Some(next) = replacement(group, watched.asked)
         {
+            watched.asked = Some(next);
             if damaged || full {
                 watched.handed_on = Some(now);
             }
@@ -355,13 +359,15 @@ impl Driver {
 }
 
 /// Who can lead a group in place of this node at once: another voter who is there, has room, and has all that is
-/// committed. Under load a follower is always a round trip behind; proposals wait while it gets the rest.
-fn replacement(group: &Group) -> Option<NodeId> {
+/// committed. Under load a follower is always a round trip behind; proposals wait while it gets the rest. Whoever was asked
+/// before is asked again only where nobody else is: a node that has started since knows of no leader, gets no heartbeats of
+/// one that is handing over, and leaves the wish unheard.
+fn replacement(group: &Group, asked: Option<NodeId>) -> Option<NodeId> {
     let committed = group.progress().committed_index;
     let successors = group.successors().into_iter();
     let best = successors
         .filter(|(node, index)| *index >= committed && group.shared.transport.has_room(*node))
-        .max_by_key(|(_, index)| *index);
+        .max_by_key(|(node, index)| (asked != Some(*node), *index));
     best.map(|(node, _)| node)
 }
 

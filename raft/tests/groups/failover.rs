@@ -262,6 +262,32 @@ async fn a_hand_over_to_a_node_that_has_gone_ends_with_another_leader() {
     cluster.stop_and_compare(1).await;
 }
 
+/// It knows of no leader then, and a leader that hands over sends no heartbeats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_a_node_that_starts_again_ends_with_a_leader() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.append(1, None, 100).await;
+    cluster.agree(1).await;
+    let (leader, _) = cluster.leader(1, None).await;
+    let to = (leader + 1) % 3;
+    let group = cluster.run(leader).group(1);
+    let term = group.leadership().term;
+    cluster.kill(to).await;
+    group.transfer_leader(cluster.nodes[to].id).await.unwrap();
+    cluster.boot(to).await;
+    eventually("somebody leads in a later term", || {
+        let serving = cluster
+            .running()
+            .map(|(_, node)| node.group(1).leadership());
+        serving
+            .into_iter()
+            .any(|now| now.serving && now.term > term)
+    })
+    .await;
+    cluster.append(1, None, 100).await;
+    cluster.stop_and_compare(1).await;
+}
+
 /// A leader at rest has no lease, without which openraft refuses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_change_in_a_group_at_rest() {
