@@ -24,6 +24,9 @@ const FETCH_VERSION: i16 = 8;
 pub(super) const SELDOM: u32 = 2;
 /// Who commits without being a member.
 const NOBODY: (&str, i32) = ("", -1);
+/// Who answers so late, in nanoseconds, has stood still, and is asked so often at once: he finds out soon who leads by now.
+const STOOD_STILL: u64 = 2_000_000_000;
+const EAGER: u32 = 80;
 /// Longer than a process stands still.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,12 +84,22 @@ pub(super) async fn run(desk: Desk, group: u32, place: Place) {
 pub(super) async fn ask(desk: Desk, node: i32, groups: Vec<(u32, Place)>) {
     let mut rng = desk.rng(350 + u64::from(node.unsigned_abs()));
     let mut client = desk.patient_client(Duration::from_secs(10), PATIENCE).await;
+    let mut eager = 0;
     while !desk.is_over() {
-        desk.rest(Duration::from_millis(rng.between(100, 800)))
-            .await;
+        let pause = if eager > 0 {
+            10
+        } else {
+            rng.between(200, 1_500)
+        };
+        eager = u32::saturating_sub(eager, 1);
+        desk.rest(Duration::from_millis(pause)).await;
         let (group, place) = *rng.pick(&groups);
         let asked = now();
-        match fetch_from(&client, node, group, place).await {
+        let told = fetch_from(&client, node, group, place).await;
+        if now() - asked > STOOD_STILL {
+            eager = EAGER;
+        }
+        match told {
             Some(offset) => {
                 desk.count("commits told by any node");
                 tell(&desk, group, place, asked, offset);
