@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, LogSettings, RealDisk, Store, StoreOptions, SystemClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::fixture::*;
 use crate::proxy::Proxy;
@@ -75,11 +75,28 @@ impl Running {
     }
 }
 
-/// Control lanes, and the wires: neither waits behind what a test does to the groups' runtime.
-static CONTROL: LazyLock<Runtime> = LazyLock::new(|| {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).enable_all().build().unwrap()
-});
+/// Control lanes, and the wires: neither waits behind what a test does to the groups' runtime, nor behind another test.
+struct Control(Option<Runtime>);
+
+impl Control {
+    fn new() -> Control {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Control(Some(
+            builder.worker_threads(1).enable_all().build().unwrap(),
+        ))
+    }
+
+    fn handle(&self) -> Handle {
+        self.0.as_ref().unwrap().handle().clone()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // To wait for it would block a task.
+        self.0.take().unwrap().shutdown_background();
+    }
+}
 
 fn open_log(store: &Store, group: u64) -> GroupLog {
     let settings = LogSettings {
@@ -102,6 +119,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     /// From the first to the second.
     wires: BTreeMap<(usize, usize), Proxy>,
+    control: Control,
     groups: u64,
     voters: BTreeSet<NodeId>,
     heartbeat: Duration,
@@ -132,16 +150,18 @@ impl Cluster {
             running: None,
         });
         let nodes = nodes.collect();
+        let control = Control::new();
         let mut wires = BTreeMap::new();
         for from in 0..size {
             for to in (0..size).filter(|to| *to != from) {
-                let wire = CONTROL.spawn(Proxy::start(nobody)).await.unwrap();
+                let wire = control.handle().spawn(Proxy::start(nobody)).await.unwrap();
                 wires.insert((from, to), wire);
             }
         }
         let mut cluster = Cluster {
             nodes,
             wires,
+            control,
             groups,
             voters: ids.into_iter().take(founders).collect(),
             heartbeat,
@@ -187,7 +207,7 @@ impl Cluster {
         let clock = Arc::new(SystemClock::default());
         let store = Store::open(options, Arc::new(RealDisk), clock).unwrap().0;
         let runtime = tokio::runtime::Handle::current();
-        let control = CONTROL.handle().clone();
+        let control = self.control.handle();
         let peers = Peers::with_control(peers_options(node), runtime.clone(), control);
         let options = GroupsOptions {
             node,
