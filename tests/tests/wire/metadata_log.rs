@@ -1,5 +1,6 @@
 //! The metadata log does not grow for ever: snapshots in it let go of what lies before, and a node starts from them.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,10 +82,15 @@ fn segments(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Bytes of the segments; one that has gone since they were listed has none.
 fn size(segments: &[PathBuf]) -> Result<u64> {
     let mut bytes = 0;
     for segment in segments {
-        bytes += segment.metadata()?.len();
+        bytes += match segment.metadata() {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error.into()),
+        };
     }
     Ok(bytes)
 }
