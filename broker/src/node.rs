@@ -16,7 +16,7 @@ use klamm_metadata::settings::{Listeners, Settings, TopicSettings};
 use klamm_metadata::{Broker, Command, Endpoint, Image, Topic};
 use klamm_protocol::{ErrorCode, Features};
 use klamm_raft::{Groups, NodeId};
-use klamm_storage::{Clock, OpenError, RecoveryReport, Steady, StorageError, Store};
+use klamm_storage::{Clock, RecoveryReport, Steady, StorageError, Store};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -24,12 +24,13 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::cleaner;
-use crate::cluster::{self, Beginning, Cluster, EntryError, ShapeError};
+use crate::cluster::{self, Beginning, Cluster};
 use crate::context::ConnectionInfo;
 use crate::controller::{Controller, SnapshotLimits};
 use crate::coordinator::{self, Coordinators};
 use crate::drain;
 use crate::fetch::FetchSessions;
+use crate::handlers::refusals::Refusals;
 use crate::host::Host;
 use crate::http;
 use crate::identity::{Identity, IdentityError};
@@ -38,7 +39,8 @@ use crate::partition::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::reconciler;
 use crate::retention;
-use crate::server::{AnswerBudget, BindError, Bound, CodecBudget, MemoryBudget, Rate};
+use crate::server::{AnswerBudget, Bound, CodecBudget, MemoryBudget, Rate};
+pub use crate::start::StartError;
 use crate::start::{
     Ports, controller_endpoint, enter, groups, open_metadata, open_store, register,
 };
@@ -95,6 +97,8 @@ pub struct Shared {
     pub cold_reads: Arc<Semaphore>,
     /// How fast clients create topics.
     pub topic_creations: Mutex<Rate>,
+    /// Batches of idempotent producers that were refused for the moment.
+    pub refusals: Refusals,
     /// Wall clock and monotonic time.
     pub clock: Arc<dyn Clock>,
     /// Whether the wall clock may be believed.
@@ -163,6 +167,7 @@ impl Shared {
             large_requests: Arc::new(Semaphore::new(cores())),
             cold_reads: Arc::new(Semaphore::new(cores() * COLD_READS_PER_CORE)),
             topic_creations: Mutex::default(),
+            refusals: Refusals::default(),
             jump: JumpGuard::new(parts.clock.clone()),
             steady: Steady::new(parts.clock.clone()),
             clock: parts.clock,
@@ -340,38 +345,6 @@ const COLD_READS_PER_CORE: usize = 2;
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Why a node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port could not be bound.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The data directory could not be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The data directory is another node's.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The store failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The metadata group could not be opened.
-    #[error(transparent)]
-    Raft(#[from] klamm_raft::OpenGroupError),
-    /// The metadata group did not come up.
-    #[error("{0}")]
-    Metadata(String),
-    /// The thread that answers other nodes could not be started.
-    #[error("starting a thread: {0}")]
-    Control(std::io::Error),
-    /// The settings make no cluster.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    /// The node does not belong to the cluster it was sent to.
-    #[error(transparent)]
-    Entry(#[from] EntryError),
 }
 
 /// How a node is to run, beyond its settings.

@@ -11,18 +11,52 @@ use klamm_metadata::settings::{Advertised, Listeners, Settings};
 use klamm_metadata::{BrokerRegistration, Command, Endpoint, Problem};
 use klamm_raft::{Group, Groups, GroupsOptions, NodeId};
 use klamm_records::GroupId;
-use klamm_storage::{Clock, LogSettings, RecoveryReport, Store, StoreOptions};
+use klamm_storage::{
+    Clock, LogSettings, OpenError, RecoveryReport, StorageError, Store, StoreOptions,
+};
 use tokio::net::TcpListener;
 use tracing::{error, warn};
 
-use crate::cluster::{Beginning, Cluster, Shape};
+use crate::cluster::{Beginning, Cluster, EntryError, Shape, ShapeError};
 use crate::controller::{Controller, MetadataMachine, SnapshotLimits};
 use crate::host::Host;
-use crate::identity::Identity;
-use crate::node::{Shared, StartError};
+use crate::identity::{Identity, IdentityError};
+use crate::node::Shared;
 use crate::partition::log_settings;
 use crate::server::{BindError, Bound, bind, bind_controller, bind_http, max_open_files};
 use crate::status::Starting;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data directory could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The data directory is another node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The metadata group could not be opened.
+    #[error(transparent)]
+    Raft(#[from] klamm_raft::OpenGroupError),
+    /// The metadata group did not come up.
+    #[error("{0}")]
+    Metadata(String),
+    /// The thread that answers other nodes could not be started.
+    #[error("starting a thread: {0}")]
+    Control(std::io::Error),
+    /// The settings make no cluster.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The node does not belong to the cluster it was sent to.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
 
 /// Directory of the metadata group's log, below the store's.
 const METADATA_DIR: &str = "metadata-0";

@@ -3,6 +3,7 @@
 //!
 //! Per producer id: its epoch and its last five batches, because five requests may be in flight.
 //! A batch that equals one of the five is a duplicate; otherwise it has to continue the sequence.
+//! That it is older than those five, and in the log, is known as long as the sequence has no gap.
 //!
 //! [`ProducerStates::check`] judges and changes nothing; [`ProducerStates::appended`] follows the
 //! log and judges nothing: a replica takes what the leader accepted.
@@ -18,8 +19,8 @@ use klamm_records::plant::{self, Bug};
 /// Batches remembered per producer: as many as a client may have in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;
 
-/// Version of [`ProducerStates::encode`].
-const FORMAT: u8 = 1;
+/// Version of [`ProducerStates::encode`]; version 1 had no [`Run`]s.
+const FORMAT: u8 = 2;
 
 /// Producers that one log remembers: about 20 MB. Fresh ids are cheap to ask for, so a client
 /// could otherwise fill memory and checkpoints.
@@ -63,6 +64,16 @@ pub enum SequenceCheck {
         /// Largest timestamp of the batch, in ms.
         timestamp: i64,
     },
+    /// It is in the log already, an earlier leader wrote it, and where is not remembered
+    /// (DUPLICATE_SEQUENCE_NUMBER). Not to be said before everything up to `end_offset` is committed.
+    ///
+    /// Kafka says `OutOfOrder` here, too. A client whose batch an old leader kept without an answer,
+    /// while it went on with the new one, then tries it again until it expires, although it was
+    /// written, and everything behind it waits.
+    WrittenBefore {
+        /// Offset behind which it does not lie.
+        end_offset: i64,
+    },
     /// A batch before it is missing, or it is older than the window
     /// (OUT_OF_ORDER_SEQUENCE_NUMBER).
     OutOfOrder {
@@ -99,6 +110,34 @@ struct ProducerState {
     /// Oldest first; the first `len` count.
     batches: [SequencedBatch; BATCHES_PER_PRODUCER],
     len: usize,
+    run: Option<Run>,
+}
+
+/// What is known of a producer's batches before those that are remembered. `None` of what a version
+/// 1 has stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    /// From this sequence to the last one all are in the log, without gap: at most 2^30.
+    first: i32,
+    /// Leader epoch of the last batch.
+    leader_epoch: i32,
+    /// Last sequence that was written in another leader epoch.
+    inherited: Option<i32>,
+}
+
+impl Run {
+    const MAX_STEPS: i32 = 1 << 30;
+
+    /// Steps from its begin to a sequence; those before it are further than any in it.
+    fn steps_to(&self, sequence: i32) -> i64 {
+        steps(self.first, sequence)
+    }
+
+    fn goes_on_to(&mut self, last: i32) {
+        if self.steps_to(last) > i64::from(Run::MAX_STEPS) {
+            self.first = sequence_after(last, -Run::MAX_STEPS);
+        }
+    }
 }
 
 /// Sequences and offsets of one batch, bounds included.
@@ -116,6 +155,11 @@ fn sequence_after(sequence: i32, steps: i32) -> i32 {
     const MODULUS: i64 = 1 << 31;
     let sum = (i64::from(sequence) + i64::from(steps)).rem_euclid(MODULUS);
     i32::try_from(sum).expect("less than 2^31")
+}
+
+/// How many steps `to` is behind `from`, less than 2^31.
+fn steps(from: i32, to: i32) -> i64 {
+    (i64::from(to) - i64::from(from)).rem_euclid(1 << 31)
 }
 
 /// First and last sequence of a batch. The last follows from the offsets rather than the record
@@ -136,6 +180,7 @@ impl ProducerState {
             last_activity_ms: i64::MIN,
             batches: Default::default(),
             len: 0,
+            run: None,
         }
     }
 
@@ -173,7 +218,44 @@ impl ProducerState {
             self.epoch = epoch;
             self.batches = Default::default();
             self.len = 0;
+            self.run = None;
         }
+    }
+
+    /// Counts a batch that is about to be pushed.
+    fn run_to(&mut self, batch: &SequencedBatch, leader_epoch: i32) {
+        let last = self.last().map(|last| last.last_sequence);
+        match (&mut self.run, last) {
+            (Some(run), Some(last)) if sequence_after(last, 1) == batch.first_sequence => {
+                if run.leader_epoch != leader_epoch {
+                    run.leader_epoch = leader_epoch;
+                    run.inherited = Some(last);
+                }
+                run.goes_on_to(batch.last_sequence);
+            }
+            // It goes on from what an older version stored.
+            (None, Some(last)) if sequence_after(last, 1) == batch.first_sequence => {}
+            _ => {
+                self.run = Some(Run {
+                    first: batch.first_sequence,
+                    leader_epoch,
+                    inherited: None,
+                });
+            }
+        }
+    }
+
+    /// Offset behind which a batch does not lie that an earlier leader wrote and that is not
+    /// remembered.
+    fn written_before(&self, header: &BatchHeader) -> Option<i64> {
+        let run = self.run?;
+        let oldest = self.batches().first()?;
+        let (first, last) = sequences(header);
+        let inherited = run.steps_to(run.inherited?);
+        let is_it = run.steps_to(first) <= run.steps_to(last)
+            && run.steps_to(last) <= inherited
+            && run.steps_to(last) < run.steps_to(oldest.first_sequence);
+        is_it.then_some(oldest.base_offset)
     }
 
     fn duplicate_of(&self, header: &BatchHeader) -> Option<&SequencedBatch> {
@@ -181,6 +263,14 @@ impl ProducerState {
         self.batches()
             .iter()
             .find(|batch| (batch.first_sequence, batch.last_sequence) == wanted)
+    }
+
+    fn next_sequence(&self, epoch: i16) -> i32 {
+        match self.last().filter(|_| epoch == self.epoch) {
+            Some(last) => sequence_after(last.last_sequence, 1),
+            // A new epoch, or one that so far only a transaction marker has named.
+            None => 0,
+        }
     }
 
     fn check(&self, header: &BatchHeader) -> SequenceCheck {
@@ -194,11 +284,7 @@ impl ProducerState {
         if !has_sequence(header) {
             return SequenceCheck::Append;
         }
-        let expected = match self.last().filter(|_| found == current) {
-            Some(last) => sequence_after(last.last_sequence, 1),
-            // A new epoch, or one that so far only a transaction marker has named.
-            None => 0,
-        };
+        let expected = self.next_sequence(found);
         if found == current
             && let Some(batch) = self.duplicate_of(header)
         {
@@ -210,6 +296,10 @@ impl ProducerState {
         }
         if header.base_sequence == expected {
             SequenceCheck::Append
+        } else if found == current
+            && let Some(end_offset) = self.written_before(header)
+        {
+            SequenceCheck::WrittenBefore { end_offset }
         } else {
             SequenceCheck::OutOfOrder {
                 expected,
@@ -238,6 +328,13 @@ impl ProducerStates {
     /// Whether no producer is known.
     pub fn is_empty(&self) -> bool {
         self.producers.is_empty()
+    }
+
+    /// The sequence that a producer's next batch has to begin with, `None` if any may be its first
+    /// (behaviour 48).
+    pub fn next_sequence(&self, producer_id: i64, producer_epoch: i16) -> Option<i32> {
+        let producer = self.producers.get(&producer_id)?;
+        Some(producer.next_sequence(producer_epoch))
     }
 
     /// What becomes of a batch that a client sent. A batch without producer id is appended, and
@@ -269,13 +366,15 @@ impl ProducerStates {
         producer.last_activity_ms = producer.last_activity_ms.max(now_ms);
         if has_sequence(header) {
             let (first_sequence, last_sequence) = sequences(header);
-            producer.push(SequencedBatch {
+            let batch = SequencedBatch {
                 first_sequence,
                 last_sequence,
                 base_offset: header.base_offset,
                 last_offset: header.last_offset(),
                 timestamp: header.max_timestamp,
-            });
+            };
+            producer.run_to(&batch, header.partition_leader_epoch);
+            producer.push(batch);
         }
     }
 
@@ -339,10 +438,11 @@ impl ProducerStates {
             })
     }
 
-    /// The state as bytes. Version 1, all numbers little-endian: version u8, producers u32; per
-    /// producer id i64, epoch i16, last timestamp i64, last activity i64, batches u8; per batch,
-    /// oldest first, first sequence i32, last sequence i32, base offset i64, last offset i64,
-    /// timestamp i64.
+    /// The state as bytes. Version 2, all numbers little-endian: version u8, producers u32; per
+    /// producer id i64, epoch i16, last timestamp i64, last activity i64, run of batches as first
+    /// sequence i32 (-1: not known), leader epoch i32 and last inherited sequence i32 (-1: none),
+    /// batches u8; per batch, oldest first, first sequence i32, last sequence i32, base offset i64,
+    /// last offset i64, timestamp i64. Version 1 lacks the run.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
         let count = u32::try_from(self.producers.len()).expect("2^32 producers do not fit memory");
@@ -352,6 +452,14 @@ impl ProducerStates {
             out.extend_from_slice(&producer.epoch.to_le_bytes());
             out.extend_from_slice(&producer.last_timestamp.to_le_bytes());
             out.extend_from_slice(&producer.last_activity_ms.to_le_bytes());
+            let run = producer.run;
+            for number in [
+                run.map_or(-1, |run| run.first),
+                run.map_or(-1, |run| run.leader_epoch),
+                run.and_then(|run| run.inherited).unwrap_or(-1),
+            ] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             out.push(u8::try_from(producer.len).expect("at most five"));
             for batch in producer.batches() {
                 out.extend_from_slice(&batch.first_sequence.to_le_bytes());
@@ -367,15 +475,16 @@ impl ProducerStates {
     /// Reads what [`ProducerStates::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<ProducerStates, ProducersError> {
         let mut input = Input(bytes);
-        match u8::from_le_bytes(input.take()?) {
-            FORMAT => {}
+        let version = u8::from_le_bytes(input.take()?);
+        match version {
+            1..=FORMAT => {}
             0 => return Err(ProducersError::Corrupt("version 0")),
             newer => return Err(ProducersError::NewerVersion(newer)),
         }
         let mut states = ProducerStates::new();
         for _ in 0..u32::from_le_bytes(input.take()?) {
             let id = i64::from_le_bytes(input.take()?);
-            let producer = input.producer()?;
+            let producer = input.producer(version)?;
             // Ascending and never negative, as written; anything else is not what we wrote.
             if id < 0
                 || states
@@ -408,10 +517,30 @@ impl Input<'_> {
         Ok(*head)
     }
 
-    fn producer(&mut self) -> Result<ProducerState, ProducersError> {
+    fn run(&mut self) -> Result<Option<Run>, ProducersError> {
+        let first = i32::from_le_bytes(self.take()?);
+        let leader_epoch = i32::from_le_bytes(self.take()?);
+        let inherited = i32::from_le_bytes(self.take()?);
+        if first == -1 && (leader_epoch, inherited) == (-1, -1) {
+            return Ok(None);
+        }
+        if first < 0 || inherited < -1 {
+            return Err(ProducersError::Corrupt("negative sequence"));
+        }
+        Ok(Some(Run {
+            first,
+            leader_epoch,
+            inherited: (inherited >= 0).then_some(inherited),
+        }))
+    }
+
+    fn producer(&mut self, version: u8) -> Result<ProducerState, ProducersError> {
         let mut producer = ProducerState::new(i16::from_le_bytes(self.take()?));
         producer.last_timestamp = i64::from_le_bytes(self.take()?);
         producer.last_activity_ms = i64::from_le_bytes(self.take()?);
+        if version > 1 {
+            producer.run = self.run()?;
+        }
         let count = usize::from(u8::from_le_bytes(self.take()?));
         if count > BATCHES_PER_PRODUCER {
             return Err(ProducersError::Corrupt("more batches than are kept"));

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::SequenceCheck::{Append, Duplicate, InvalidEpoch, OutOfOrder};
+use super::SequenceCheck::{Append, Duplicate, InvalidEpoch, OutOfOrder, WrittenBefore};
 use super::*;
 
 const MAX: i32 = i32::MAX;
@@ -37,6 +37,14 @@ fn after(batches: &[BatchHeader]) -> ProducerStates {
     let mut states = ProducerStates::new();
     for header in batches {
         states.appended(header, header.max_timestamp);
+    }
+    states
+}
+
+fn after_at(batches: &[BatchHeader], now_ms: i64) -> ProducerStates {
+    let mut states = ProducerStates::new();
+    for header in batches {
+        states.appended(header, now_ms);
     }
     states
 }
@@ -97,6 +105,88 @@ fn a_retry_of_one_of_the_last_five_is_a_duplicate() {
             found: 10,
         },
     );
+}
+
+/// A batch that `leader` wrote.
+fn by(leader: i32, header: BatchHeader) -> BatchHeader {
+    BatchHeader {
+        partition_leader_epoch: leader,
+        ..header
+    }
+}
+
+#[test]
+fn a_retry_of_what_an_earlier_leader_wrote_is_known_without_its_place() {
+    let in_leader_epoch = |n: i32| if n < 3 { 3 } else { 4 };
+    let log: Vec<BatchHeader> = (0..10)
+        .map(|n| by(in_leader_epoch(n), batch(0, n * 2, 2, i64::from(n) * 2)))
+        .collect();
+    // The window begins with the sixth batch, at offset 10.
+    let known = WrittenBefore { end_offset: 10 };
+    let unknown = |found| OutOfOrder {
+        expected: 20,
+        found,
+    };
+    for (sequence, records, expect) in [
+        (0, 2, known),
+        (4, 2, known),
+        (1, 3, known),
+        // This leader wrote it: as in Kafka.
+        (6, 2, unknown(6)),
+        (4, 4, unknown(4)),
+        (22, 2, unknown(22)),
+        (MAX, 1, unknown(MAX)),
+        // From before the first to behind it.
+        (MAX, 3, unknown(MAX)),
+    ] {
+        check(&log, batch(0, sequence, records, -1), expect);
+    }
+    // Not in another epoch of the producer, nor with a gap, nor before the first that was met.
+    let mut bumped = log.clone();
+    bumped.extend((0..6).map(|n| by(5, batch(1, n, 1, 20 + i64::from(n)))));
+    let out_of_order = |expected, found| OutOfOrder { expected, found };
+    check(&bumped, batch(1, 12, 1, -1), out_of_order(6, 12));
+    let from_the_middle = |first: i32| -> Vec<BatchHeader> {
+        let leader = |n| if n < 2 { 3 } else { 4 };
+        (0..9)
+            .map(|n| by(leader(n), batch(0, first + n, 1, i64::from(n))))
+            .collect()
+    };
+    check(
+        &from_the_middle(50),
+        batch(0, 49, 1, -1),
+        out_of_order(59, 49),
+    );
+    let first = WrittenBefore { end_offset: 4 };
+    check(&from_the_middle(50), batch(0, 50, 1, -1), first);
+    let mut with_gap = from_the_middle(50);
+    with_gap.extend(from_the_middle(70));
+    check(&with_gap, batch(0, 50, 1, -1), out_of_order(79, 50));
+    check(&with_gap, batch(0, 60, 1, -1), out_of_order(79, 60));
+}
+
+/// After 2^31 records of one epoch their sequences come again.
+#[test]
+fn a_run_forgets_its_begin_before_its_sequences_come_again() {
+    const SIZE: i32 = 1 << 27;
+    let log: Vec<BatchHeader> = (0..40)
+        .map(|n| {
+            let sequence = sequence_after(0, SIZE.wrapping_mul(n) & MAX);
+            by(n, batch(0, sequence, SIZE, i64::from(n) * i64::from(SIZE)))
+        })
+        .collect();
+    // 2^30 are eight batches; the last five are remembered with their places, the three before as written.
+    let window = log[35].base_offset;
+    for (n, written) in [(30, false), (31, false), (32, true), (34, true)] {
+        let expect = match written {
+            true => WrittenBefore { end_offset: window },
+            false => OutOfOrder {
+                expected: sequence_after(log[39].base_sequence, SIZE),
+                found: log[n].base_sequence,
+            },
+        };
+        check(&log, log[n], expect);
+    }
 }
 
 #[test]
@@ -298,24 +388,49 @@ fn producers_are_described() {
     assert_eq!(states.iter().collect::<Vec<_>>(), expect);
 }
 
-/// What version 1 looks like, for as long as it has to be read.
+/// One producer with two batches, as versions 1 and 2 store it.
+fn stored(version: u8) -> Vec<u8> {
+    let mut stored = vec![version, 1, 0, 0, 0];
+    stored.extend(7_i64.to_le_bytes());
+    stored.extend([4, 0]);
+    stored.extend(1_012_i64.to_le_bytes());
+    stored.extend(5_000_i64.to_le_bytes());
+    if version == 2 {
+        stored.extend(9_i32.to_le_bytes());
+        stored.extend(6_i32.to_le_bytes());
+        stored.extend(10_i32.to_le_bytes());
+    }
+    stored.push(2);
+    for (first, last, base) in [(9_i32, 10_i32, 10_i64), (11, 11, 12)] {
+        stored.extend(first.to_le_bytes());
+        stored.extend(last.to_le_bytes());
+        stored.extend(base.to_le_bytes());
+        stored.extend((base + i64::from(last - first)).to_le_bytes());
+        stored.extend((1_000 + base).to_le_bytes());
+    }
+    stored
+}
+
+/// What the versions look like, for as long as they have to be read.
 #[test]
-fn version_1_is_fixed() {
-    let mut states = ProducerStates::new();
-    states.appended(&batch(4, 9, 3, 10), 5_000);
-    let mut expect = vec![1, 1, 0, 0, 0];
-    expect.extend(7_i64.to_le_bytes());
-    expect.extend([4, 0]);
-    expect.extend(1_010_i64.to_le_bytes());
-    expect.extend(5_000_i64.to_le_bytes());
-    expect.push(1);
-    expect.extend(9_i32.to_le_bytes());
-    expect.extend(11_i32.to_le_bytes());
-    expect.extend(10_i64.to_le_bytes());
-    expect.extend(12_i64.to_le_bytes());
-    expect.extend(1_010_i64.to_le_bytes());
-    assert_eq!(states.encode(), expect);
-    assert_eq!(ProducerStates::decode(&expect).unwrap(), states);
+fn versions_are_fixed() {
+    let states = after_at(
+        &[by(5, batch(4, 9, 2, 10)), by(6, batch(4, 11, 1, 12))],
+        5_000,
+    );
+    assert_eq!(states.encode(), stored(2));
+    assert_eq!(ProducerStates::decode(&stored(2)).unwrap(), states);
+    let mut older = ProducerStates::decode(&stored(1)).unwrap();
+    assert!(older.iter().eq(states.iter()));
+    // It is not known what lies before: nothing is claimed of it, however it goes on.
+    for n in 0..8 {
+        older.appended(&by(8, batch(4, 12 + n, 1, 13 + i64::from(n))), 5_000);
+    }
+    let out_of_order = OutOfOrder {
+        expected: 20,
+        found: 9,
+    };
+    assert_eq!(older.check(&batch(4, 9, 2, -1)), out_of_order);
 }
 
 #[test]
@@ -331,11 +446,15 @@ fn bad_bytes_are_refused() {
     longer.push(0);
     assert!(ProducerStates::decode(&longer).is_err());
     let mut newer = good.clone();
-    newer[0] = 2;
+    newer[0] = 3;
     assert_eq!(
         ProducerStates::decode(&newer),
-        Err(ProducersError::NewerVersion(2))
+        Err(ProducersError::NewerVersion(3))
     );
+    // A run that is not known, and yet inherited.
+    let mut run = good.clone();
+    run[31..35].fill(0xff);
+    assert!(ProducerStates::decode(&run).is_err());
     // Four billion producers claimed in five bytes.
     assert!(ProducerStates::decode(&[1, 0xff, 0xff, 0xff, 0xff]).is_err());
 }
@@ -387,6 +506,19 @@ impl NaiveLog {
         if i64::from(next.base_sequence) == expected {
             return Append;
         }
+        if let Some(window) = epoch.len().checked_sub(5)
+            && let Some(newest) = epoch.last()
+        {
+            let inherited: Vec<i64> = epoch[..window]
+                .iter()
+                .filter(|old| old.partition_leader_epoch != newest.partition_leader_epoch)
+                .flat_map(|old| all(old))
+                .collect();
+            if all(next).iter().all(|one| inherited.contains(one)) {
+                let end_offset = epoch[window].base_offset;
+                return WrittenBefore { end_offset };
+            }
+        }
         OutOfOrder {
             expected: expected as i32,
             found: next.base_sequence,
@@ -401,11 +533,12 @@ struct Send {
     epoch_step: i16,
     sequence_step: i32,
     records: i32,
+    new_leader: bool,
 }
 
 fn sends() -> impl Strategy<Value = Vec<Send>> {
-    let send = (0..3_i64, 0..20_i16, 0..12_i32, 1..4_i32).prop_map(
-        |(producer_id, epoch, step, records)| Send {
+    let send = (0..3_i64, 0..20_i16, 0..15_i32, 1..4_i32, 0..9).prop_map(
+        |(producer_id, epoch, step, records, leader)| Send {
             producer_id,
             epoch_step: match epoch {
                 0 => -1,
@@ -413,8 +546,13 @@ fn sends() -> impl Strategy<Value = Vec<Send>> {
                 _ => 0,
             },
             // Mostly the next one, else a retry or a gap.
-            sequence_step: if step < 6 { 0 } else { step - 10 },
+            sequence_step: match step {
+                0..6 => 0,
+                6..12 => step - 10,
+                _ => (11 - step) * 5,
+            },
             records,
+            new_leader: leader == 0,
         },
     );
     prop::collection::vec(send, 1..120)
@@ -428,7 +566,9 @@ proptest! {
         let mut states = ProducerStates::new();
         let mut log = NaiveLog::default();
         let mut next_offset = 0;
+        let mut leader = 0;
         for send in sends {
+            leader += i32::from(send.new_leader);
             let newest = log.batches.iter().rfind(|b| b.producer_id == send.producer_id).copied();
             let (epoch, sequence) = match newest {
                 None => (0, start),
@@ -436,7 +576,7 @@ proptest! {
                     sequence_after(b.base_sequence, b.record_count + send.sequence_step)),
             };
             let sequence = if send.epoch_step > 0 && send.records > 1 { 0 } else { sequence };
-            let mut header = batch(epoch, sequence, send.records, next_offset);
+            let mut header = by(leader, batch(epoch, sequence, send.records, next_offset));
             header.producer_id = send.producer_id;
             let verdict = states.check(&header);
             prop_assert_eq!(verdict, log.check(&header));
@@ -454,9 +594,11 @@ proptest! {
     fn decoding_anything_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), versioned: bool) {
         let mut bytes = bytes;
         if versioned && let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = FORMAT;
         }
-        if let Ok(states) = ProducerStates::decode(&bytes) {
+        if let Ok(states) = ProducerStates::decode(&bytes)
+            && bytes[0] == FORMAT
+        {
             prop_assert_eq!(states.encode(), bytes);
         }
     }

@@ -42,6 +42,7 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod reassignments;
+pub mod refusals;
 pub mod sync_group;
 pub mod unregister_broker;
 pub mod update_features;

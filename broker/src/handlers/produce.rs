@@ -31,19 +31,20 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use klamm_metadata::names;
 use klamm_protocol::{ErrorCode, decode};
-use klamm_records::{BatchError, RecordError, TopicId, Validated, needs_codec, validate};
-use tokio::sync::oneshot;
+use klamm_records::{BatchError, BatchHeader, TopicId, Validated, needs_codec, validate};
 use tokio::time::Instant;
 
+use self::waiting::{Failure, Waiting, hand_over};
+use super::refusals::Lane;
 use super::{endpoints, leaders, validation_rules};
 use crate::context::RequestContext;
-use crate::partition::{AppendError, Appended, Handover, Partition};
+use crate::partition::{Appended, Partition};
 use crate::server::dispatch::{Reply, Started, reply, undecodable};
+
+mod waiting;
 
 /// Client id of tools that may write to internal topics (behaviour 42).
 const ADMIN_CLIENT_ID: &str = "__admin_client";
-/// How often a leader whose followers let it wait is asked whether it is one still.
-const FRESH_LOOK: Duration = Duration::from_millis(200);
 /// A commit on this node's own disk is allowed this long, however short the client's timeout:
 /// that one is meant for replicas.
 const LOCAL_COMMIT: Duration = Duration::from_secs(5);
@@ -66,116 +67,7 @@ struct Topic {
     parts: Vec<Part>,
 }
 
-/// A failure with what the answer says of it.
-#[derive(Clone, Debug)]
-struct Failure {
-    code: ErrorCode,
-    message: Option<String>,
-    /// Records at fault (behaviour 33).
-    records: Vec<RecordError>,
-}
-
-impl From<ErrorCode> for Failure {
-    fn from(code: ErrorCode) -> Failure {
-        Failure {
-            code,
-            message: None,
-            records: Vec::new(),
-        }
-    }
-}
-
-impl From<AppendError> for Failure {
-    fn from(error: AppendError) -> Failure {
-        Failure {
-            code: error.code,
-            message: Some(error.message),
-            records: Vec::new(),
-        }
-    }
-}
-
-impl From<BatchError> for Failure {
-    fn from(error: BatchError) -> Failure {
-        Failure {
-            code: ErrorCode(error.code()),
-            message: Some(error.to_string()),
-            records: error.record_errors().to_vec(),
-        }
-    }
-}
-
 type Prepared = Result<(Arc<Partition>, Validated), Failure>;
-
-/// A part after hand-over.
-enum Waiting {
-    Failed(Failure),
-    Committing {
-        partition: Arc<Partition>,
-        result: oneshot::Receiver<Result<Appended, AppendError>>,
-    },
-    Duplicate {
-        partition: Arc<Partition>,
-        appended: Appended,
-        end_offset: i64,
-    },
-}
-
-impl Waiting {
-    fn failed(&self) -> Option<ErrorCode> {
-        match self {
-            Waiting::Failed(failure) => Some(failure.code),
-            Waiting::Committing { .. } | Waiting::Duplicate { .. } => None,
-        }
-    }
-
-    /// What became of it, at the latest at the deadline. A leader that has lost touch with the majority can say
-    /// nothing: the client is to look for another one. A record that was written all the same is known to the
-    /// next leader by its sequence number.
-    async fn settled(
-        self,
-        deadline: Instant,
-    ) -> (Option<Arc<Partition>>, Result<Appended, Failure>) {
-        match self {
-            Waiting::Failed(failure) => (None, Err(failure)),
-            Waiting::Duplicate {
-                partition,
-                appended,
-                end_offset,
-            } => {
-                let committed = partition.wait_committed(end_offset, deadline);
-                let result = while_fresh(&partition, committed).await;
-                let result = match result {
-                    Some(true) => Ok(appended),
-                    Some(false) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-                };
-                (Some(partition), result)
-            }
-            Waiting::Committing { partition, result } => {
-                let result = tokio::time::timeout_at(deadline, result);
-                let result = match while_fresh(&partition, result).await {
-                    Some(Ok(Ok(result))) => result.map_err(Failure::from),
-                    Some(Ok(Err(_))) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-                    Some(Err(_)) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
-                };
-                (Some(partition), result)
-            }
-        }
-    }
-}
-
-/// Waits as long as this leader is in touch with a majority; `None` if it is not any more.
-async fn while_fresh<T>(partition: &Partition, waiting: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(waiting);
-    loop {
-        if let Ok(done) = tokio::time::timeout(FRESH_LOOK, &mut waiting).await {
-            return Some(done);
-        }
-        if partition.check_fresh().is_err() {
-            return None;
-        }
-    }
-}
 
 /// Starts a Produce request.
 pub fn start(ctx: RequestContext, body: Bytes) -> Started {
@@ -379,18 +271,18 @@ impl Produce {
 
     /// Gives validated batches to their partitions. Everything after this may overtake.
     fn hand_over(self, prepared: Vec<Prepared>) -> BoxFuture<'static, Reply> {
-        let now_ms = self.ctx.shared.steady.now_ms();
-        let waiting: Vec<Waiting> = prepared
-            .into_iter()
-            .map(|prepared| match prepared {
-                Err(failure) => Waiting::Failed(failure),
-                Ok((partition, validated)) => {
-                    self.ctx
-                        .shared
-                        .metrics
-                        .batch_received(validated.header.record_count, validated.bytes.len());
-                    hand_over(partition, validated, now_ms)
+        let parts = self
+            .topics
+            .iter()
+            .flat_map(|topic| topic.parts.iter().map(move |part| (topic, part)));
+        let waiting: Vec<Waiting> = parts
+            .zip(prepared)
+            .map(|((topic, part), prepared)| match prepared {
+                Err(failure) => {
+                    self.note_refused(topic, part, failure.code);
+                    Waiting::Failed(failure)
                 }
+                Ok((partition, validated)) => hand_over(&self.ctx, partition, validated),
             })
             .collect();
         if self.acks == 0 {
@@ -441,6 +333,9 @@ impl Produce {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
                 let (partition, result) = waiting.settled(deadline).await;
+                if let (Some(_), Err(failure)) = (&partition, &result) {
+                    self.note_refused(topic, part, failure.code);
+                }
                 if is_not_leader(&result) {
                     // Once for all of them: others wait behind this answer.
                     let until = *naming.get_or_insert_with(|| Instant::now() + leaders::NAMING);
@@ -528,6 +423,20 @@ impl Produce {
         leaders::hint(&self.ctx, self.id(topic), index)
     }
 
+    /// Notes a part that is refused, for those that follow it.
+    fn note_refused(&self, topic: &Topic, part: &Part, code: ErrorCode) {
+        let Some(header) = part.records.as_deref().and_then(BatchHeader::parse) else {
+            return;
+        };
+        let lane = Lane {
+            topic: self.id(topic),
+            index: part.index,
+            producer_id: header.producer_id,
+        };
+        let refusals = &self.ctx.shared.refusals;
+        refusals.note(lane, &header, code, Instant::now());
+    }
+
     /// A topic's id; zero for one that does not exist.
     fn id(&self, topic: &Topic) -> TopicId {
         if self.ctx.version >= 13 {
@@ -542,24 +451,4 @@ impl Produce {
 fn is_not_leader(result: &Result<Appended, Failure>) -> bool {
     let failed = result.as_ref().err();
     failed.is_some_and(|failure| failure.code == ErrorCode::NOT_LEADER_OR_FOLLOWER)
-}
-
-fn hand_over(partition: Arc<Partition>, validated: Validated, now_ms: i64) -> Waiting {
-    let (done, result) = oneshot::channel();
-    let handed = partition.append(validated, now_ms, move |appended| {
-        // The request may have been abandoned with its connection; the batch stands.
-        let _ = done.send(appended);
-    });
-    match handed {
-        Ok(Handover::Proposed) => Waiting::Committing { partition, result },
-        Ok(Handover::Duplicate {
-            appended,
-            end_offset,
-        }) => Waiting::Duplicate {
-            partition,
-            appended,
-            end_offset,
-        },
-        Err(error) => Waiting::Failed(error.into()),
-    }
 }

@@ -46,6 +46,12 @@ pub enum Handover {
         /// Offset after the original batch.
         end_offset: i64,
     },
+    /// A retry of a batch that an earlier leader wrote, at a place that is not remembered: to be told so
+    /// once `end_offset` is committed. `done` will not be called.
+    WrittenBefore {
+        /// Offset behind which the original batch does not lie.
+        end_offset: i64,
+    },
 }
 
 impl Partition {
@@ -117,6 +123,9 @@ impl Partition {
                     end_offset: last_offset + 1,
                 });
             }
+            SequenceCheck::WrittenBefore { end_offset } => {
+                return Ok(Handover::WrittenBefore { end_offset });
+            }
             SequenceCheck::OutOfOrder { expected, found } => {
                 return Err(AppendError::new(
                     ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
@@ -139,6 +148,7 @@ impl Partition {
         let base_offset = view.next_offset;
         let mut stamped = header;
         stamped.base_offset = base_offset;
+        stamped.partition_leader_epoch = epoch(view.term);
         view.next_offset = stamped.next_offset();
         view.producers.appended(&stamped, now_ms);
         let term = view.term;

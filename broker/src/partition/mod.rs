@@ -302,6 +302,14 @@ impl Partition {
             .unwrap_or_default()
     }
 
+    /// The sequence that this leader awaits of a producer; `None` if it may begin with any, or when it does
+    /// not lead.
+    pub fn next_sequence(&self, producer_id: i64, producer_epoch: i16) -> Option<i32> {
+        let leader = self.replica.leader.lock();
+        let producers = &leader.as_ref()?.producers;
+        producers.next_sequence(producer_id, producer_epoch)
+    }
+
     /// Stops serving, because the partition is gone, and wakes who waits for it.
     pub fn retire(&self) {
         self.replica.retire();

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use klamm_protocol::messages::ApiVersionsRequest;
+use klamm_client::{ConfigChange, ConfigResource};
+use klamm_protocol::messages::{ApiVersionsRequest, InitProducerIdRequest};
+use klamm_records::BatchBuilder;
 use klamm_tests::cluster::Cluster;
 use rustix::process::Signal;
 
-use crate::rig::{client, create, leader, produce_request, topic, topic_is};
+use crate::rig::{
+    client, create, eventually, leader, produce_request, produce_request_by, topic, topic_is,
+};
 
 /// The last version that names topics.
 const VERSION: i16 = 12;
@@ -64,5 +68,74 @@ async fn nothing_is_done_with_before_a_majority_has_it() -> Result<()> {
         (partition.error_code, partition.base_offset) == (0, 2),
         "{answer:?}"
     );
+    Ok(())
+}
+
+/// Error codes of Produce.
+const NONE: i16 = 0;
+const NOT_ENOUGH_REPLICAS: i16 = 19;
+const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+
+/// librdkafka takes OUT_OF_ORDER_SEQUENCE_NUMBER behind a failed batch as the end of its epoch, and then sends again
+/// in another one what may have been written; a producer that the log does not know may begin anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_refused_batch_is_refused_until_that_comes_again() -> Result<()> {
+    let mut cluster = Cluster::start(3, &["min.insync.replicas=1"])?;
+    let client = client(&cluster).await?;
+    create(&client, topic("t", 1, 3)).await?;
+    let found = topic_is(&client, "t", |partition| partition.in_sync.len() == 3).await?;
+    let leader = leader(&found, 0)?;
+    let connection = client.connect_to(leader).await?;
+    let away = (1..=3).find(|id| *id != leader).unwrap_or_default();
+    cluster.kill(away)?;
+    topic_is(&client, "t", |partition| partition.in_sync.len() == 2).await?;
+    let produce = async |builder: BatchBuilder| -> Result<(i16, i64)> {
+        let request = produce_request_by("t", -1, builder)?;
+        let answer = connection.send_version(VERSION, &request).await?;
+        let partition = &answer.responses[0].partition_responses[0];
+        Ok((partition.error_code, partition.base_offset))
+    };
+    // Until a batch without producer meets it.
+    let required = async |replicas: &str, expect: i16| {
+        let change = ConfigChange::Set("min.insync.replicas".to_owned(), replicas.to_owned());
+        let of = ConfigResource::Topic("t".to_owned());
+        client.alter_configs(&of, &[change]).await?;
+        eventually(async || {
+            let (code, offset) = produce(BatchBuilder::new()).await?;
+            ensure!(code == expect, "{code}");
+            Ok(offset)
+        })
+        .await
+    };
+    for known in [false, true] {
+        let asked = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let given = connection.send_version(4, &asked).await?;
+        ensure!(given.error_code == NONE, "{given:?}");
+        let (id, epoch) = (given.producer_id.0, given.producer_epoch);
+        let by = |sequence| produce(BatchBuilder::new().producer(id, epoch, sequence));
+        let first = i32::from(known);
+        if known {
+            ensure!(by(0).await?.0 == NONE);
+        }
+        required("3", NOT_ENOUGH_REPLICAS).await?;
+        for n in first..first + 2 {
+            ensure!(by(n).await?.0 == NOT_ENOUGH_REPLICAS);
+        }
+        let offset = required("1", NONE).await?;
+        for n in first + 1..first + 4 {
+            let (code, _) = by(n).await?;
+            ensure!(code == NOT_ENOUGH_REPLICAS, "known {known}, {n}: {code}");
+        }
+        for n in 0..4 {
+            let expect = (NONE, offset + 1 + i64::from(n));
+            let met = by(first + n).await?;
+            ensure!(met == expect, "known {known}, {n}: {met:?}, {expect:?}");
+        }
+        // A gap that nobody was asked to make good is Kafka's error.
+        ensure!(by(first + 5).await?.0 == OUT_OF_ORDER_SEQUENCE_NUMBER);
+    }
     Ok(())
 }

@@ -24,7 +24,15 @@ pub(crate) async fn client_of(cluster: &Cluster, id: i32) -> Result<Client> {
 
 /// A request with one record for partition 0 of a topic, in a version that names topics.
 pub(crate) fn produce_request(name: &str, acks: i16) -> Result<ProduceRequest> {
-    let mut builder = BatchBuilder::new();
+    produce_request_by(name, acks, BatchBuilder::new())
+}
+
+/// As [`produce_request`], with what the batch says of its producer.
+pub(crate) fn produce_request_by(
+    name: &str,
+    acks: i16,
+    mut builder: BatchBuilder,
+) -> Result<ProduceRequest> {
     builder.push(&NewRecord {
         value: Some(b"x"),
         ..NewRecord::default()
