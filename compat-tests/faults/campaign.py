@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import clocks
 from network import CLIENTS
 
 # Between a fault that is healed and the next one: at most so long for clients to be back, then a little more.
@@ -15,7 +16,7 @@ HEALED_SECONDS = 60
 # A second fault begins while the first one lasts, or so soon after it was undone.
 RECOVERING_SECONDS = 1.5
 OVERLAPPING = 0.35
-PROCESS, NETWORK, VOLUME = "process", "network", "volume"
+PROCESS, NETWORK, VOLUME, CLOCK = "process", "network", "volume", "clock"
 
 
 @dataclass
@@ -42,25 +43,31 @@ KINDS = {
     "power-all": Kind(2, 0.2, 2, VOLUME, 3, "power cut of all nodes"),
     "power-twice": Kind(2, 0.2, 2, VOLUME, 1, "power cut, and again while it recovers"),
     "disk-full": Kind(1, 1, 4, VOLUME, 1, "volume full to the last block"),
+    "disk-broken": Kind(1, 0.5, 4, VOLUME, 1, "every access to the volume fails with EIO"),
+    "clock": Kind(1, 0.5, 6, CLOCK, 1, "the wall clock jumps, and back"),
 }
 
 
 @dataclass
 class Plan:
     """One fault as drawn. `after` counts from the beginning of the one it overlaps, `again` from the start after which power is cut
-    once more; `silent` says that other nodes hear no last word of who loses power, `clients` that the cut or this silence goes for clients, too."""
+    once more, `jump` is how far a clock jumps, in seconds; `silent` says that other nodes hear no last word of who loses power, `clients` that the cut or this silence goes for clients, too."""
 
     kind: str
     victims: tuple
     hold: float
     after: float = 0
     again: float = 0
+    jump: float = 0
     clients: bool = False
     silent: bool = False
 
 
 # Clients wait for up to half a minute for what they asked of one that went silent, by their own defaults.
 SILENT, CUT_CLIENTS, SILENT_CLIENTS = 1 / 2, 1 / 3, 1 / 10
+# A clock jumps ahead by up to two days, less than anything is kept, or back by less than the hour after which records are of a future that no
+# broker believes in (message.timestamp.after.max.ms).
+JUMP_SECONDS, AHEAD, BACK = 1, 2 * 86400, 3000
 
 
 def draw(rng, kinds, nodes, count, overlap):
@@ -95,7 +102,13 @@ def _one(rng, names, among, nodes=None):
     victims = rng.sample(list(among), rng.choice((least, most)))
     hold = math.exp(rng.uniform(math.log(kind.least), math.log(kind.most)))
     return Plan(name, tuple(victims), round(hold, 3), again=round(math.exp(rng.uniform(math.log(0.05), math.log(1.5))), 3),
+                jump=_jump(rng),
                 clients=rng.random() < (SILENT_CLIENTS if kind.needs == VOLUME else CUT_CLIENTS), silent=rng.random() < SILENT)
+
+
+def _jump(rng):
+    sign, most = rng.choice(((1, AHEAD), (-1, BACK)))
+    return sign * round(math.exp(rng.uniform(math.log(JUMP_SECONDS), math.log(most))))
 
 
 @dataclass
@@ -150,13 +163,19 @@ class Campaign:
         elif plan.kind == "restart":
             harm.fault.facts["stops_s"] = round(nodes[0].stop(), 2)
         elif plan.kind == "pause":
-            nodes[0].process.send_signal(signal.SIGSTOP)
+            nodes[0].signal(signal.SIGSTOP)
         elif plan.kind.startswith("cut"):
             harm.fault.facts["clients"] = plan.clients
             self._cut(harm, plan.kind, plan.clients)
         elif plan.kind == "disk-full":
             nodes[0].may_end = nodes[0].full = True
             nodes[0].volume.fill()
+        elif plan.kind == "disk-broken":
+            nodes[0].may_end = nodes[0].full = True
+            nodes[0].volume.cut()
+        elif plan.kind == "clock":
+            harm.fault.facts["jump_s"] = plan.jump
+            nodes[0].clock.jump(plan.jump)
         else:
             if self.network and plan.silent:
                 harm.fault.facts["silent"] = "to all" if plan.clients else "to nodes"
@@ -192,12 +211,20 @@ class Campaign:
         if plan.kind in ("kill", "restart"):
             nodes[0].start()
         elif plan.kind == "pause":
-            nodes[0].process.send_signal(signal.SIGCONT)
+            nodes[0].signal(signal.SIGCONT)
         elif plan.kind.startswith("cut"):
             self.network.heal(harm.number)
         elif plan.kind == "disk-full":
             nodes[0].volume.free()
             nodes[0].full = False
+        elif plan.kind == "disk-broken":
+            # It has ended at the first write that failed, if there was one.
+            nodes[0].kill()
+            nodes[0].volume.restore()
+            nodes[0].full = False
+            nodes[0].start()
+        elif plan.kind == "clock":
+            nodes[0].clock.jump(0)
         else:
             self._power_on(harm)
             if plan.kind == "power-twice":
@@ -256,6 +283,8 @@ def problem(name, nodes, broker):
         return f"{name} is for Klamm only; for Apache Kafka there are kill and restart"
     if KINDS[name].nodes > nodes:
         return f"{name} wants {KINDS[name].nodes} nodes"
+    if KINDS[name].needs == CLOCK and not clocks.library():
+        return f"{name} needs libfaketime (package faketime)"
     if KINDS[name].needs == VOLUME and os.geteuid():
         return f"{name} needs file systems of its own, and those need root"
     return None

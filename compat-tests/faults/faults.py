@@ -159,6 +159,8 @@ class Run:
             self.cluster.add_network()
         if campaign.needs(self.args.kinds, campaign.VOLUME):
             self.cluster.add_volumes(self.args.folder)
+        if campaign.needs(self.args.kinds, campaign.CLOCK):
+            self.cluster.add_clocks(self.args.folder)
         for node in self.cluster.nodes.values():
             node.start()
         for node in self.cluster.nodes.values():

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import wire
+from clocks import Clock
 from network import Network
 from volumes import Volume
 
@@ -29,24 +30,25 @@ def dies_with_us():
 
 
 class Node:
-    """One node. `command` starts it, its address is where clients connect; `volume` is what it keeps its data on, when that is one of
-    ours."""
+    """One node. `command` starts it, its address is where clients connect; `volume` is what it keeps its data on, `clock` what tells it
+    the time, when those are ours."""
 
     def __init__(self, number, address, command, folder):
         self.id, self.address, self.command = number, address, command
-        self.log, self.volume = os.path.join(folder, f"node-{number}.log"), None
+        self.log, self.volume, self.clock = os.path.join(folder, f"node-{number}.log"), None, None
         self.process, self.started = None, 0
-        # While its disk is full it may end by itself, and is started again as soon as there is space.
-        self.may_end, self.full, self.ends = False, False, 0
+        # While its disk is full or broken it may end by itself, and is started again as soon as it is not.
+        self.may_end, self.full, self.ended, self.ends = False, False, False, 0
 
     @property
     def runs(self):
         return self.process is not None
 
     def start(self):
-        self.started = time.monotonic()
+        self.started, self.ended = time.monotonic(), False
+        environment = {**os.environ, **(self.clock.environment if self.clock else {})}
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=dies_with_us)  # pylint: disable=consider-using-with,subprocess-popen-preexec-fn
+            self.process = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=dies_with_us)  # pylint: disable=consider-using-with,subprocess-popen-preexec-fn
 
     def check(self):
         """That it has not ended by itself."""
@@ -55,8 +57,8 @@ class Node:
             # A store that failed ends the process by SIGABRT; a panic would be found in the log.
             if not self.may_end or status not in (1, -signal.SIGABRT):
                 raise Failed(f"node {self.id} ended by itself with status {status}, see {self.log}")
-            self.ends += 1
-        if self.may_end and not self.full and not self.process:
+            self.ended, self.ends = True, self.ends + 1
+        if self.ended and not self.full:
             self.start()
 
     def take_ends(self):
@@ -65,13 +67,24 @@ class Node:
         return ends
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process = None
+        """Kills it, unless it has ended by itself, as it might."""
+        if self.process:
+            self.ends += self.may_end and self.process.poll() is not None
+            self.process.kill()
+            self.process.wait()
+        self.process, self.ended = None, False
+
+    def signal(self, number):
+        if self.process:
+            self.process.send_signal(number)
 
     def stop(self):
         """SIGTERM; how long the end took, in seconds."""
         began = time.monotonic()
+        self.check()
+        if not self.process:
+            self.ended = False
+            return 0
         starting = began - self.started < STARTING_SECONDS
         self.process.terminate()
         try:
@@ -114,6 +127,11 @@ class Cluster:
         for node in self.nodes.values():
             node.volume = Volume(os.path.join(folder, f"volume-{node.id}"))
             node.volume.make()
+
+    def add_clocks(self, folder):
+        """Each node gets a wall clock of its own; to be called before it starts."""
+        for node in self.nodes.values():
+            node.clock = Clock(os.path.join(folder, f"clock-{node.id}"))
 
     def check(self):
         for node in self.nodes.values():
