@@ -6,6 +6,7 @@ import unittest
 
 import campaign
 import checker
+import hangs
 import report
 from checker import COUNTS, NOBODYS, Fault, checksum, content
 
@@ -326,6 +327,20 @@ class Sums(unittest.TestCase):
         again = report.added([total, self.result(1, 0)])
         self.assertEqual((3, 30), (len(again["faults"]), again["clients"]["java"]["acknowledged"]))
         self.assertEqual({"1": {"lost": 2}}, again["clients"]["java"]["by_fault"])
+
+
+class Hangs(unittest.TestCase):
+    HANDLER = "Thread 6 (LWP 292) \"rdk:main\":\n#4 rwlock_wrlock ()\n#7 rd_kafka_toppar_handle_OffsetForLeaderEpoch ()\n"
+    BROKER = "Thread 9 (LWP 12880) \"rdk:broker2\":\n#4 __mtx_lock ()\n#5 rd_kafka_toppar_forget_leader ()\n"
+    IDLE = "Thread 16 (LWP 24671) \"rdk:broker2\":\n#0 poll ()\n#2 rd_kafka_transport_io_serve ()\n"
+
+    def test_a_client_that_locked_itself_up(self):
+        self.assertEqual(hangs.KNOWN, hangs.known(self.IDLE + self.HANDLER + self.BROKER))
+
+    def test_another_hang_is_not_known(self):
+        for stacks in ("", self.IDLE, self.IDLE + self.HANDLER, self.BROKER + self.IDLE,
+                       self.HANDLER.replace("rwlock_wrlock", "poll") + self.BROKER):
+            self.assertIsNone(hangs.known(stacks))
 
 
 if __name__ == "__main__":

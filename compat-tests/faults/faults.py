@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import campaign
 import checker
+import hangs
 import report
 from nodes import Cluster, Failed, dies_with_us
 
@@ -49,6 +50,8 @@ class Client:
         self.process, self.problems, self.said, self.ended = None, [], {}, []
         # How many records it sent, and what its topic holds: known at the end.
         self.sent, self.log = None, None
+        # A hang of its own that is known: then its consumer is not judged from there on.
+        self.hangs = None
         # What its group had committed, now and then: (time asked, partition, offset).
         self.fetched = []
         # How far `acks` was read to see whether the producer goes on, and the partitions it was ever seen to write.
@@ -96,8 +99,11 @@ class Client:
             self.heard.wait_for(lambda: word in self.said or "ended" in self.said, seconds)
             if word not in self.said:
                 ended = "it ended" if "ended" in self.said else f"not within {seconds} s"
-                self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
                 self.write_threads()
+                with open(self.file("threads"), encoding="utf-8") as threads:
+                    self.hangs = hangs.known(threads.read())
+                if not self.hangs:
+                    self.problems.append(f"did not say '{word}': {ended}, see {self.folder}/log")
             return self.said.get(word)
 
     def silent(self, since):
@@ -333,7 +339,7 @@ class Run:
             self.problems.append(f"{client.name}: its records were not read back, only its errors are judged")
             history = checker.History((), (), errors, {}, consumed=False)
         else:
-            history = checker.History(acks, deliveries, errors, client.log, commits, client.fetched, not client.ended)
+            history = checker.History(acks, deliveries, errors, client.log, commits, client.fetched, not client.ended and not client.hangs)
         verdict = checker.judge(history, self.faults)
         self.problems += [f"{client.name}: {problem}" for problem in client.problems + self.incomplete(client, acks, errors)]
         stopped = client.ended[0][0] if client.ended else self.stopped or now()
@@ -342,7 +348,7 @@ class Run:
             "sent": client.sent, "acknowledged": len(acks), "in_log": sum(map(len, (client.log or {}).values())),
             "delivered_again": checker.delivered_again(deliveries),
             "commits": sum(commits.columns[3]),
-            "notes": dict(collections.Counter(kind for _, kind, _ in notes)), **verdict.counts, "findings": verdict.findings,
+            "notes": dict(collections.Counter([kind for _, kind, _ in notes] + ([client.hangs] if client.hangs else []))), **verdict.counts, "findings": verdict.findings,
             "by_fault": {str(at): dict(counts) for at, counts in verdict.by_fault.items()},
             "acknowledgement_gaps_ms": checker.gap_table(acks, faults, stopped),
             "delivery_gaps_ms": checker.gap_table(deliveries, faults, stopped),

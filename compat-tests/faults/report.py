@@ -31,7 +31,7 @@ def table(result):
     for name, client in clients.items():
         if client["notes"]:
             told = ", ".join(f"{kind} {times}" for kind, times in client["notes"].items())
-            print(f"{name} was told, by its documentation for information: {told}")
+            print(f"{name}, not counted as errors: {told}")
     if set(kinds) <= set(KINDS) and all("acknowledgement_gaps_ms" in client for client in clients.values()):
         _gaps(clients)
     else:
