@@ -179,9 +179,20 @@ impl Drop for PendingAnswer {
     }
 }
 
+/// Takes a link down for good when it is dropped. Its task is aborted in whatever it waits for, and who waits for an
+/// answer would wait for ever.
+struct LastDown(Arc<Link>);
+
+impl Drop for LastDown {
+    fn drop(&mut self) {
+        self.0.down("not one of the cluster any more".to_owned());
+    }
+}
+
 /// Keeps one lane to a peer connected, until it is aborted.
 pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>, lane: Lane) {
     let link = Arc::clone(peer.link(lane));
+    let _last = LastDown(Arc::clone(&link));
     let mut pause = FIRST_PAUSE;
     loop {
         let dialled = Instant::now();

@@ -1,19 +1,28 @@
 //! Who is let in at the port for peers, and what a peer may do to a node.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use klamm_raft::{ClusterSecret, Groups, HandshakeError, NodeId, Peers, PeersOptions, Proposal};
+use futures::future::BoxFuture;
+use klamm_raft::{
+    ClusterSecret, Groups, HandshakeError, NodeId, PeerService, Peers, PeersOptions, Proposal,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::fixture::*;
 use crate::nodes::{Cluster, Echo, id, peers_options};
 
 /// A node without groups; where it listens.
 async fn host(options: PeersOptions) -> (Peers, String) {
+    serving(options, Arc::new(Echo)).await
+}
+
+async fn serving(options: PeersOptions, service: Arc<dyn PeerService>) -> (Peers, String) {
     let runtime = tokio::runtime::Handle::current();
     let peers = Peers::new(options.clone(), runtime.clone());
     let groups = Groups::with_transport(
@@ -24,7 +33,7 @@ async fn host(options: PeersOptions) -> (Peers, String) {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    peers.serve(listener, groups, Arc::new(Echo));
+    peers.serve(listener, groups, service);
     (peers, address)
 }
 
@@ -66,6 +75,42 @@ async fn peers_find_out_who_is_there_and_ask() {
     .await;
     assert!(guest.status()[0].trouble.is_some());
     assert!(guest.ask(id(1), Bytes::new()).await.is_err());
+    guest.stop();
+}
+
+/// Takes questions, and never answers.
+struct Mute(Notify);
+
+impl PeerService for Mute {
+    fn call(&self, _: NodeId, _: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
+        self.0.notify_one();
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A node that is taken out of the roster, and may come back to it, must leave nobody waiting: a group that does sends
+/// its follower nothing more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_peer_that_is_let_go_is_told() {
+    let mute = Arc::new(Mute(Notify::new()));
+    let (host, address) = serving(peers_options(id(1)), mute.clone()).await;
+    let guest = guest(peers_options(id(2)));
+    guest.set_peers(&BTreeMap::from([(id(1), address)]));
+    eventually("a connection", || {
+        guest.status().iter().all(|peer| peer.alive)
+    })
+    .await;
+    let asking = {
+        let guest = guest.clone();
+        tokio::spawn(async move { guest.ask(id(1), Bytes::new()).await })
+    };
+    mute.0.notified().await;
+    assert!(!asking.is_finished());
+    guest.set_peers(&BTreeMap::new());
+    let answer = tokio::time::timeout(Duration::from_secs(10), asking).await;
+    let error = answer.expect("it is told").unwrap().unwrap_err();
+    assert!(error.to_string().contains("any more"), "{error}");
+    host.stop();
     guest.stop();
 }
 
