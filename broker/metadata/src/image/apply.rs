@@ -509,7 +509,9 @@ fn moved(partition: &Partition, since: i64, target: &[i32]) -> Partition {
     // Whose replica is being replaced is not through with it because others are to come, or in another order.
     let moving = partition.moving.as_ref();
     let renewing = moving.map_or_else(Vec::new, |moving| moving.renewing.clone());
-    let is_move = !adding.is_empty() || !removing.is_empty() || !renewing.is_empty();
+    // What was asked for before may be done in part: that a move is taken back is carried out as any other.
+    let is_move =
+        moving.is_some() || !adding.is_empty() || !removing.is_empty() || !renewing.is_empty();
     Partition {
         replicas: [target, &removing].concat(),
         moving: is_move.then_some(Move {

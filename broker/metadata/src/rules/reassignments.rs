@@ -255,6 +255,26 @@ mod tests {
         assert_eq!(state(&cluster), (vec![1], vec![], vec![]));
     }
 
+    /// The group may have let it go already.
+    #[test]
+    fn a_replica_that_was_to_go_and_stays_after_all_is_a_move_until_it_is_surely_there() {
+        let mut cluster = Cluster::new(&[None, None, None]).with_topic("t", 1, &[]);
+        reassign(&mut cluster, Some(&[1, 2, 3]));
+        let begun = since(&cluster);
+        finish(&mut cluster, begun);
+        for back in [None, Some(&[1, 2, 3][..])] {
+            reassign(&mut cluster, Some(&[1, 2]));
+            reassign(&mut cluster, back);
+            assert_eq!(state(&cluster), (vec![1, 2, 3], vec![], vec![]));
+            assert_eq!(cluster.image.moving().count(), 1);
+            let again = ask(&cluster, "t", 0, None);
+            assert_eq!(again.1, Err(ErrorCode::NoReassignmentInProgress));
+            let back = since(&cluster);
+            assert!(finish(&mut cluster, back));
+            assert_eq!(cluster.image.moving().count(), 0);
+        }
+    }
+
     #[test]
     fn a_move_may_be_asked_for_anew() {
         let mut cluster = Cluster::new(&[None, None, None]).with_topic("t", 1, &[]);
