@@ -60,6 +60,27 @@ pub struct Ask {
     pub reply: Reply,
 }
 
+impl Ask {
+    /// Whether it may write: refused while the disk is full.
+    fn writes(&self) -> bool {
+        use klamm_coordinator::Request;
+        match &self.request {
+            Request::JoinGroup(_)
+            | Request::SyncGroup(_)
+            | Request::LeaveGroup(_)
+            | Request::OffsetCommit(_)
+            | Request::OffsetDelete(_)
+            | Request::DeleteGroup { .. }
+            | Request::ConsumerGroupHeartbeat(_) => true,
+            Request::Heartbeat(_)
+            | Request::OffsetFetch(_)
+            | Request::DescribeGroup { .. }
+            | Request::ListGroups
+            | Request::ConsumerGroupDescribe { .. } => false,
+        }
+    }
+}
+
 /// Takes the answer to one request, or why there is none.
 pub type Reply = oneshot::Sender<Result<Answer, ErrorCode>>;
 

@@ -6,6 +6,8 @@
 //! - Every request taken from the queue is answered or refused, also when the state is dropped.
 //! - Time goes steadily while a shard is active, whatever the wall clock does: a clock that is set must
 //!   not end every session. It stands still while nothing can be written.
+//! - Nothing is decided while another node may lead: a round of joins that ends there would be answered with a
+//!   generation that the next coordinator knows nothing of.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +50,8 @@ const TICK_PAUSE: Duration = Duration::from_millis(1);
 const STALL: Duration = Duration::from_secs(1);
 /// Pause of ticks while the disk is full.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// Pause of ticks while this node may have been deposed without having heard of it.
+const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest sleep, so that a deadline far away costs no precision.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -270,8 +274,12 @@ impl<'a> Active<'a> {
         loop {
             let has_room = self.releases.in_flight() < MAX_IN_FLIGHT;
             // Nothing is decided that could not be written: sessions that end wait for the disk, too.
-            let writable = task.shared.store.writable();
-            let may_decide = has_room && writable;
+            let pause = match (task.shared.store.writable(), self.is_fresh()) {
+                (false, _) => Some(DISK_PAUSE),
+                (true, false) => Some(DOUBT_PAUSE),
+                (true, true) => None,
+            };
+            let may_decide = has_room && pause.is_none();
             self.note_stall(may_decide);
             if may_decide && self.is_due() {
                 self.last_tick = Instant::now();
@@ -279,7 +287,7 @@ impl<'a> Active<'a> {
                 self.release();
                 continue;
             }
-            let wake_at = self.wake_at(writable);
+            let wake_at = self.wake_at(pause);
             // An alarm too early costs a turn and no more: only an earlier moment moves it.
             if wake_at + TICK_PAUSE < alarm.deadline() {
                 alarm.as_mut().reset(wake_at);
@@ -347,13 +355,20 @@ impl<'a> Active<'a> {
             && self.last_tick.elapsed() >= TICK_PAUSE
     }
 
-    /// When the shard has something to do by itself, or the disk has to be asked again.
-    fn wake_at(&self, writable: bool) -> Instant {
+    /// Whether no other node has taken over unnoticed.
+    fn is_fresh(&self) -> bool {
+        plant::is(Bug::DeposedAnswers)
+            || self.task.shared.cluster.is_alone()
+            || self.task.partition.check_fresh().is_ok()
+    }
+
+    /// When the shard has something to do by itself, or it has to be seen whether it may decide again.
+    fn wake_at(&self, pause: Option<Duration>) -> Instant {
         let after = self.shard.deadline().map_or(LONGEST_SLEEP, |deadline| {
             let wait_ms = deadline.saturating_sub(self.steady.now_ms()).max(0);
             Duration::from_millis(wait_ms.unsigned_abs()).clamp(TICK_PAUSE, LONGEST_SLEEP)
         });
-        Instant::now() + if writable { after } else { DISK_PAUSE }
+        Instant::now() + pause.unwrap_or(after)
     }
 
     /// Runs `first` and then the requests through the rules, and hands what they write to the log.
@@ -366,12 +381,18 @@ impl<'a> Active<'a> {
         let image = shared.controller.image();
         let settings = shared.coordinators.settings();
         let writable = shared.store.writable();
+        // Much time may have passed since they came.
+        let fresh = asks.is_empty() || self.is_fresh();
         let mut batches = self.batches();
         let env = environment(self.steady.now_ms(), &image, &settings);
         let outcome = self.guarded(|shard| first(shard, &env))?;
         self.take(outcome, &mut batches)?;
         for ask in asks {
-            if !writable && writes(&ask.request) {
+            if !fresh {
+                let _ = ask.reply.send(Err(ErrorCode::NOT_COORDINATOR));
+                continue;
+            }
+            if !writable && ask.writes() {
                 let _ = ask.reply.send(Err(ErrorCode::COORDINATOR_NOT_AVAILABLE));
                 continue;
             }
@@ -561,24 +582,5 @@ fn environment<'a>(now_ms: i64, image: &'a Image, settings: &'a Settings) -> Env
         image,
         settings,
         fresh_id: uuid::Builder::from_random_bytes(rand::random()).into_uuid(),
-    }
-}
-
-/// Whether a request may write: refused while the disk is full.
-fn writes(request: &klamm_coordinator::Request) -> bool {
-    use klamm_coordinator::Request;
-    match request {
-        Request::JoinGroup(_)
-        | Request::SyncGroup(_)
-        | Request::LeaveGroup(_)
-        | Request::OffsetCommit(_)
-        | Request::OffsetDelete(_)
-        | Request::DeleteGroup { .. }
-        | Request::ConsumerGroupHeartbeat(_) => true,
-        Request::Heartbeat(_)
-        | Request::OffsetFetch(_)
-        | Request::DescribeGroup { .. }
-        | Request::ListGroups
-        | Request::ConsumerGroupDescribe { .. } => false,
     }
 }
