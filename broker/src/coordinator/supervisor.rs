@@ -12,12 +12,14 @@ use tokio::task::JoinHandle;
 use super::shard::Task;
 use super::{Phase, Slot, settings};
 use crate::node::{Shared, stopped};
+use crate::partition::Partition;
 
 /// Logs that are read at the same time, each on a thread of its own.
 const LOADING: usize = 4;
 
 struct Running {
-    topic: TopicId,
+    /// What it coordinates from. A replica that went and came back, or took the place of a damaged one, is another.
+    partition: Arc<Partition>,
     slot: Arc<Slot>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -64,10 +66,15 @@ impl Supervisor {
         self.shared.coordinators.settings.store(Arc::new(current));
         self.tell_topics(&image);
         let topic = image.topic(GROUP_METADATA_TOPIC).map(|topic| topic.id);
+        let open = topic.map_or_else(Vec::new, |id| self.shared.partitions.of_topic(id));
         let gone: Vec<i32> = self
             .running
             .iter()
-            .filter(|(_, running)| Some(running.topic) != topic)
+            .filter(|(_, running)| {
+                !open
+                    .iter()
+                    .any(|open| Arc::ptr_eq(open, &running.partition))
+            })
             .map(|(index, _)| *index)
             .collect();
         for index in gone {
@@ -77,16 +84,15 @@ impl Supervisor {
                 running.stop.send_replace(true);
             }
         }
-        for partition in topic.map_or_else(Vec::new, |id| self.shared.partitions.of_topic(id)) {
+        for partition in open {
             let index = partition.index();
             if self.running.contains_key(&index) {
                 continue;
             }
             let slot = Arc::new(Slot::new());
             let stop = watch::Sender::new(false);
-            let topic = partition.topic_id();
             let (shared, loading) = (self.shared.clone(), self.loading.clone());
-            let task = Task::new(shared, partition, slot.clone(), loading);
+            let task = Task::new(shared, partition.clone(), slot.clone(), loading);
             let task = tokio::spawn(task.run(stop.subscribe()));
             self.shared
                 .coordinators
@@ -94,7 +100,7 @@ impl Supervisor {
                 .write()
                 .insert(index, slot.clone());
             let running = Running {
-                topic,
+                partition,
                 slot,
                 stop,
                 task,

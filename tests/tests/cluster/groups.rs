@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use klamm_client::{OffsetToCommit, TopicPartition};
 use klamm_tests::cluster::Cluster;
 
+use crate::moving::reassign;
 use crate::rig::{client, create, leader, topic, topic_is};
 
 const OFFSETS: &str = "__consumer_offsets";
@@ -56,5 +57,48 @@ async fn committed_offsets_outlive_their_coordinator() -> Result<()> {
         others.await?;
         cluster.boot(coordinator)?;
     }
+    Ok(())
+}
+
+/// What went with its log, and came back empty, is another replica of the partition.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_replica_went_and_came_back_coordinates_again() -> Result<()> {
+    let settings = [
+        "offsets.topic.num.partitions=1",
+        "leader.imbalance.check.interval.seconds=1",
+    ];
+    let cluster = Cluster::start(3, &settings)?;
+    let client = client(&cluster).await?;
+    create(&client, topic("read", 1, 3)).await?;
+    let at = TopicPartition {
+        topic: "read".to_owned(),
+        partition: 0,
+    };
+    let commit = |offset| OffsetToCommit {
+        at: at.clone(),
+        offset,
+    };
+    for committed in client.commit_offsets("readers", &[commit(1)]).await? {
+        committed?;
+    }
+    let offsets = topic_is(&client, OFFSETS, |partition| partition.in_sync.len() == 3).await?;
+    let stays = leader(&offsets, 0)?;
+    let goes = stays % 3 + 1;
+    let third = goes % 3 + 1;
+    let without = [stays, third];
+    reassign(&client, stays, OFFSETS, &[Some(&without[..])]).await?;
+    topic_is(&client, OFFSETS, |partition| partition.replicas.len() == 2).await?;
+    let preferred = [goes, stays, third];
+    reassign(&client, stays, OFFSETS, &[Some(&preferred[..])]).await?;
+    topic_is(&client, OFFSETS, |partition| partition.leader == Some(goes)).await?;
+    for committed in client.commit_offsets("readers", &[commit(2)]).await? {
+        committed?;
+    }
+    let asked = [at.clone()];
+    let committed = client.committed_offsets("readers", Some(&asked)).await?;
+    let found = committed.get(&at).context("an offset is committed")?;
+    ensure!(found.offset == 2, "{found:?}");
+    let offsets = topic_is(&client, OFFSETS, |partition| partition.in_sync.len() == 3).await?;
+    ensure!(leader(&offsets, 0)? == goes, "{offsets:?}");
     Ok(())
 }

@@ -29,7 +29,7 @@ const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
 
 /// Asks for these replicas of the partitions of a topic from 0 on (nothing: cancel), through node `by`; the error
 /// codes in that order.
-async fn reassign(
+pub(crate) async fn reassign(
     client: &Client,
     by: i32,
     name: &str,
