@@ -186,9 +186,17 @@ impl Driver {
         let damaged = group.shared.cannot_send.swap(false, Ordering::Relaxed) && rested;
         let full = rested && !group.takes_entries();
         let waits = group.shared.waits_for_successor(group.leadership().term);
-        if (damaged || full || waits)
-            && let Some(next) = replacement(group, watched.asked)
-        {
+        let next = match damaged || full || waits {
+            true => replacement(group, watched.asked),
+            false => None,
+        };
+        // Nobody has all of it, and it can be given to nobody. The others may agree on a log without it, if this one
+        // falls silent, which is what a wish does.
+        let next = next.or_else(|| match (damaged || waits) && !group.leadership().serving {
+            true => anybody(group, watched.asked),
+            false => None,
+        });
+        if let Some(next) = next {
             watched.asked = Some(next);
             if damaged || full {
                 watched.handed_on = Some(now);
@@ -287,7 +295,7 @@ impl Driver {
 
     /// Whether a follower would rather see another leader: there is none; its node is not heard; it
     /// is another process by now, which begins a new term or none; or the group itself has not been
-    /// heard of for long.
+    /// heard of for long; or it wants to go, and whom it asked does not come.
     fn doubts(&mut self, group: &Group, leadership: Leadership, watched: &mut Watched) -> bool {
         let Some(leader) = leadership.leader else {
             return true;
@@ -296,6 +304,9 @@ impl Driver {
             return true;
         };
         if !hearing.alive || group.shared.unheard_for() > NET {
+            return true;
+        }
+        if group.shared.waits_for_successor(leadership.term) {
             return true;
         }
         let followed = (leadership.term, leader);
@@ -369,6 +380,15 @@ fn replacement(group: &Group, asked: Option<NodeId>) -> Option<NodeId> {
         .filter(|(node, index)| *index >= committed && group.shared.transport.has_room(*node))
         .max_by_key(|(node, index)| (asked != Some(*node), *index));
     best.map(|(node, _)| node)
+}
+
+/// A voter who is there, another one each time.
+fn anybody(group: &Group, asked: Option<NodeId>) -> Option<NodeId> {
+    let (voters, _) = group.members();
+    let there =
+        |voter: &&NodeId| **voter != group.node() && group.shared.transport.is_heard(**voter);
+    let there = voters.iter().filter(there);
+    there.max_by_key(|voter| asked != Some(**voter)).copied()
 }
 
 /// How long a leader's word holds, for a group that has this election timeout.

@@ -244,6 +244,8 @@ impl Group {
                 return Ok(PeerResponse(Response::Fill(answer)));
             }
             Request::TransferLeader(request) => {
+                self.shared
+                    .is_handed_over(request.from_leader().leader_id.term);
                 let accepted = raft.handle_transfer_leader(request).await;
                 accepted.map(Response::TransferLeader).map_err(Into::into)
             }
@@ -277,6 +279,9 @@ impl Group {
     /// openraft's lease ends soon after a leader's last message, and a group at rest has none. But
     /// as long as the leader's node is heard, its groups have a leader, and nobody else is let in.
     fn trusts_another_than(&self, candidate: NodeId) -> bool {
+        if self.shared.has_handed_over(self.leadership().term) {
+            return false;
+        }
         if self.leads() {
             return self.transport_can_tell() && self.hears_quorum();
         }

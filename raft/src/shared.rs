@@ -143,14 +143,22 @@ impl Shared {
         self.look_at_leadership.notify_one();
     }
 
-    /// Whether this node, if it leads in `term`, has asked another to lead: it takes no proposals any more.
+    /// Another node, which leads in `term`, has asked for a successor; it may ask more than once.
+    pub(crate) fn is_handed_over(&self, term: u64) {
+        let mut handed_over = self.handed_over.lock();
+        if handed_over.is_none_or(|(then, _)| then < term) {
+            *handed_over = Some((term, Instant::now()));
+        }
+    }
+
+    /// Whether who leads in `term` has asked for a successor: it takes no proposals any more.
     pub(crate) fn has_handed_over(&self, term: u64) -> bool {
         let handed_over = *self.handed_over.lock();
         handed_over.is_some_and(|(then, _)| then == term)
     }
 
-    /// Whether this node, which leads in `term`, asked another to lead, who has not come in two leases. openraft
-    /// takes no proposals meanwhile, and never takes such a wish back.
+    /// Whether who leads in `term` asked for a successor, who has not come in two leases. openraft takes no
+    /// proposals meanwhile, and never takes such a wish back.
     pub(crate) fn waits_for_successor(&self, term: u64) -> bool {
         let handed_over = *self.handed_over.lock();
         handed_over.is_some_and(|(then, at)| then == term && at.elapsed() > self.lease * 2)

@@ -89,6 +89,50 @@ async fn a_leader_that_cannot_send_what_a_follower_needs_hands_on() {
     cluster.shut_down().await;
 }
 
+/// What it alone has was acknowledged to nobody. The others agree on a log without it, as soon as both are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_send_what_nobody_else_has_gives_way() {
+    let mut cluster = Cluster::start(3, 1).await;
+    cluster.append(1, None, 100).await;
+    cluster.agree(1).await;
+    let (leader, term) = cluster.leader(1, None).await;
+    let others = [1, 2].map(|n| (leader + n) % 3);
+    cluster.isolate(leader, true);
+    let group = cluster.run(leader).group(1);
+    let before = cluster.run(leader).log(1).end_offset();
+    let upto = before + i64::try_from(ENTRIES).unwrap();
+    for expected_offset in before..upto {
+        let batch = batch(1, 2_000);
+        let proposal = Proposal::Batch {
+            batch,
+            expected_offset,
+        };
+        // Who asked is not told: it is not decided.
+        drop(propose(&group, term, proposal));
+    }
+    eventually("it is in the log", || {
+        cluster.run(leader).log(1).end_offset() == upto
+    })
+    .await;
+    let files = segments(&cluster, leader);
+    drop(group);
+    for at in 0..3 {
+        cluster.kill(at).await;
+    }
+    rot(&files);
+    cluster.isolate(leader, false);
+    cluster.boot(leader).await;
+    cluster.boot(others[0]).await;
+    eventually("the damaged one leads", || {
+        cluster.run(leader).group(1).leads()
+    })
+    .await;
+    cluster.boot(others[1]).await;
+    cluster.append(1, None, 100).await;
+    cluster.agree(1).await;
+    cluster.shut_down().await;
+}
+
 /// With nobody to hand on to, the replica that needs the rest waits, and what is whole is served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_replica_goes_on_with_what_is_whole() {

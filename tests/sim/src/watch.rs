@@ -198,25 +198,6 @@ impl Watch {
         }
     }
 
-    /// Whether a partition waits for one whose leader cannot read what the others lack. Open: he does not find out that
-    /// one of them has it, and neither leads on nor lets go (see the README).
-    pub fn waits_for_rot(world: &World) -> bool {
-        world
-            .machines
-            .iter()
-            .filter(|machine| machine.is_rotten())
-            .any(|machine| {
-                let shared = machine.shared();
-                let partitions = shared.map_or(Vec::new(), |shared| shared.partitions.all());
-                partitions.iter().any(|partition| {
-                    let group = partition.group();
-                    group.leads()
-                        && !group.leadership().serving
-                        && group.log().known_damage().is_some()
-                })
-            })
-    }
-
     /// What the nodes think of their groups: said of a run that does not come to rest.
     pub fn tell(world: &World) {
         for (host, machine) in world.machines.iter().enumerate() {
