@@ -186,16 +186,15 @@ impl Driver {
         let damaged = group.shared.cannot_send.swap(false, Ordering::Relaxed) && rested;
         let full = rested && !group.takes_entries();
         let waits = group.shared.waits_for_successor(group.leadership().term);
-        let next = match damaged || full || waits {
-            true => replacement(group, watched.asked),
-            false => None,
-        };
+        let mut next = None;
+        if damaged || full || waits {
+            next = replacement(group, watched.asked);
+        }
         // Nobody has all of it, and it can be given to nobody. The others may agree on a log without it, if this one
         // falls silent, which is what a wish does.
-        let next = next.or_else(|| match (damaged || waits) && !group.leadership().serving {
-            true => anybody(group, watched.asked),
-            false => None,
-        });
+        if next.is_none() && (damaged || waits) && !group.leadership().serving {
+            next = anybody(group, watched.asked);
+        }
         if let Some(next) = next {
             watched.asked = Some(next);
             if damaged || full {

@@ -245,7 +245,7 @@ impl Group {
             }
             Request::TransferLeader(request) => {
                 self.shared
-                    .is_handed_over(request.from_leader().leader_id.term);
+                    .leader_hands_over(request.from_leader().leader_id.term);
                 let accepted = raft.handle_transfer_leader(request).await;
                 accepted.map(Response::TransferLeader).map_err(Into::into)
             }

@@ -40,6 +40,11 @@ pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
             observe(&metrics, &shared)
         };
         if told != Some(now) {
+            if let Some(wrong) = told.and_then(|before| contradiction(before, now)) {
+                tracing::error!(group = shared.group.0, wrong, "raft group failed");
+                shared.lane.close();
+                return on_fatal(shared.group, wrong);
+            }
             told = Some(now);
             shared.set_leadership(now);
             shared.stirred.store(true, Ordering::Relaxed);
@@ -62,6 +67,22 @@ pub(crate) async fn watch(shared: Arc<Shared>, raft: Raft, on_fatal: OnFatal) {
     tracing::error!(group = shared.group.0, cause, "raft group failed");
     shared.lane.close();
     on_fatal(shared.group, cause);
+}
+
+/// What cannot be of a group's leadership, in words: a term that comes again, or has two leaders. Whoever sees it must not
+/// go on.
+fn contradiction(before: Leadership, now: Leadership) -> Option<String> {
+    if now.term < before.term {
+        let (then, now) = (before.term, now.term);
+        return Some(format!("its term went back from {then} to {now}"));
+    }
+    match (before.leader, now.leader) {
+        (Some(first), Some(second)) if before.term == now.term && first != second => {
+            let term = now.term;
+            Some(format!("term {term} has two leaders, {first} and {second}"))
+        }
+        _ => None,
+    }
 }
 
 /// The vote in openraft's metrics is the last durable one, the leader is what it has in memory. A
@@ -87,5 +108,34 @@ fn observe(metrics: &RaftServerMetrics<TypeConfig>, shared: &Shared) -> Leadersh
         term,
         leader,
         serving,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn led(term: u64, leader: Option<i32>) -> Leadership {
+        Leadership {
+            term,
+            leader: leader.map(|broker| NodeId::new(broker, 0)),
+            serving: false,
+        }
+    }
+
+    #[test]
+    fn a_term_has_one_leader_and_is_over_for_good() {
+        for (before, now) in [
+            (led(3, None), led(3, Some(1))),
+            (led(3, Some(1)), led(3, None)),
+            (led(3, Some(1)), led(4, Some(2))),
+            (led(3, Some(1)), led(5, None)),
+        ] {
+            assert_eq!(contradiction(before, now), None, "{before:?} {now:?}");
+        }
+        let two = contradiction(led(3, Some(1)), led(3, Some(2)));
+        assert!(two.is_some_and(|wrong| wrong.contains("two leaders")));
+        let back = contradiction(led(3, Some(1)), led(2, None));
+        assert!(back.is_some_and(|wrong| wrong.contains("went back")));
     }
 }

@@ -19,7 +19,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
 use crate::lane;
-use crate::machine::reads_data;
+use crate::machine::{end_offset_at, reads_data};
 use crate::membership;
 use crate::proposal::{Pending, Proposal};
 use crate::shared::Shared;
@@ -186,6 +186,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.check_cut(last)?;
         durable(|done| self.shared.log.truncate_after(last.map(entry_id), done)).await
     }
 
@@ -193,6 +194,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         durable(|done| self.shared.log.purge(entry_id(upto), done)).await?;
         self.shared.purged.notify_waiters();
         Ok(())
+    }
+}
+
+impl LogStore {
+    /// What is committed is never cut off. It cannot come to that; should it, the process ends before anything is lost.
+    fn check_cut(&self, last: Option<LogId>) -> io::Result<()> {
+        let shared = &self.shared;
+        let committed = shared.committed_end();
+        // Of a log that cannot be read there is nothing to compare.
+        let Ok(end) = end_offset_at(&shared.log, last.map(|id| id.index)) else {
+            return Ok(());
+        };
+        if end >= committed {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "group {} was to be cut to offset {end}, and is committed up to {committed}",
+            shared.group
+        )))
     }
 }
 

@@ -187,6 +187,30 @@ async fn stamps_proposals_and_reads_them_back() {
 }
 
 #[tokio::test]
+async fn what_is_committed_is_not_cut_off() {
+    let store = Computer::new().open();
+    let shared = shared(&store, 1);
+    let mut log_store = LogStore::new(Arc::clone(&shared));
+    let entries = (0..3_u64).map(|index| {
+        let proposal = Proposal::Batch {
+            batch: batch(2),
+            expected_offset: i64::try_from(index).unwrap() * 2,
+        };
+        LogEntry::new(id(7, index), Payload::Proposed(enter(&shared, proposal)))
+    });
+    append(&mut log_store, entries.collect()).await;
+    shared.committed(4);
+    let refused = log_store.truncate_after(Some(id(7, 0))).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("committed up to 4"),
+        "{refused}"
+    );
+    assert_eq!(shared.log.end_offset(), 6);
+    log_store.truncate_after(Some(id(7, 1))).await.unwrap();
+    assert_eq!(shared.log.end_offset(), 4);
+}
+
+#[tokio::test]
 async fn a_proposal_overtaken_by_a_lost_lease_becomes_blank() {
     let store = Computer::new().open();
     let shared = shared(&store, 1);

@@ -144,7 +144,7 @@ impl Shared {
     }
 
     /// Another node, which leads in `term`, has asked for a successor; it may ask more than once.
-    pub(crate) fn is_handed_over(&self, term: u64) {
+    pub(crate) fn leader_hands_over(&self, term: u64) {
         let mut handed_over = self.handed_over.lock();
         if handed_over.is_none_or(|(then, _)| then < term) {
             *handed_over = Some((term, Instant::now()));
@@ -190,6 +190,11 @@ impl Shared {
         if self.committed_end.fetch_max(end_offset, Ordering::AcqRel) < end_offset {
             self.machine.committed(end_offset);
         }
+    }
+
+    /// Below which all is committed, as far as this node knows.
+    pub(crate) fn committed_end(&self) -> i64 {
+        self.committed_end.load(Ordering::Acquire)
     }
 
     /// A leader's append was accepted.

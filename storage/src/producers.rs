@@ -13,8 +13,8 @@
 
 use std::collections::BTreeMap;
 
-use klamm_records::BatchHeader;
 use klamm_records::plant::{self, Bug};
+use klamm_records::{BatchHeader, sequence_after, sequence_steps};
 
 /// Batches remembered per producer: as many as a client may have in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;
@@ -130,7 +130,7 @@ impl Run {
 
     /// Steps from its begin to a sequence; those before it are further than any in it.
     fn steps_to(&self, sequence: i32) -> i64 {
-        steps(self.first, sequence)
+        sequence_steps(self.first, sequence)
     }
 
     fn goes_on_to(&mut self, last: i32) {
@@ -148,18 +148,6 @@ struct SequencedBatch {
     base_offset: i64,
     last_offset: i64,
     timestamp: i64,
-}
-
-/// The sequence `steps` behind `sequence`; after 2^31-1 comes 0.
-fn sequence_after(sequence: i32, steps: i32) -> i32 {
-    const MODULUS: i64 = 1 << 31;
-    let sum = (i64::from(sequence) + i64::from(steps)).rem_euclid(MODULUS);
-    i32::try_from(sum).expect("less than 2^31")
-}
-
-/// How many steps `to` is behind `from`, less than 2^31.
-fn steps(from: i32, to: i32) -> i64 {
-    (i64::from(to) - i64::from(from)).rem_euclid(1 << 31)
 }
 
 /// First and last sequence of a batch. The last follows from the offsets rather than the record

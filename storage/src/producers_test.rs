@@ -35,17 +35,17 @@ fn control(epoch: i16, base_offset: i64) -> BatchHeader {
 }
 
 fn after(batches: &[BatchHeader]) -> ProducerStates {
-    let mut states = ProducerStates::new();
-    for header in batches {
-        states.appended(header, header.max_timestamp);
-    }
-    states
+    after_by(batches, |header| header.max_timestamp)
 }
 
 fn after_at(batches: &[BatchHeader], now_ms: i64) -> ProducerStates {
+    after_by(batches, |_| now_ms)
+}
+
+fn after_by(batches: &[BatchHeader], at: impl Fn(&BatchHeader) -> i64) -> ProducerStates {
     let mut states = ProducerStates::new();
     for header in batches {
-        states.appended(header, now_ms);
+        states.appended(header, at(header));
     }
     states
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use klamm_protocol::ErrorCode;
-use klamm_records::{BatchHeader, TopicId};
+use klamm_records::{BatchHeader, TopicId, sequence_is_before};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -61,12 +61,6 @@ pub struct Refusals {
     lanes: Mutex<HashMap<Lane, Refusal>>,
 }
 
-/// Whether `before` comes before `sequence`; after 2^31-1 comes 0.
-fn is_before(before: i32, sequence: i32) -> bool {
-    let steps = (i64::from(sequence) - i64::from(before)).rem_euclid(1 << 31);
-    steps > 0 && steps < 1 << 30
-}
-
 /// Refusals after which a client sends the same batch again.
 fn is_for_the_moment(code: ErrorCode) -> bool {
     matches!(
@@ -88,7 +82,7 @@ impl Refusals {
         let mut lanes = self.lanes.lock();
         if let Some(noted) = lanes.get_mut(&lane)
             && noted.concerns(header, now)
-            && is_before(noted.sequence, header.base_sequence)
+            && sequence_is_before(noted.sequence, header.base_sequence)
         {
             noted.at = now;
             return;
@@ -124,8 +118,8 @@ impl Refusals {
         let mut lanes = self.lanes.lock();
         let noted = *lanes.get(&lane)?;
         let follows =
-            noted.concerns(header, now) && is_before(noted.sequence, header.base_sequence);
-        let is_in_log = || next().is_some_and(|next| is_before(noted.sequence, next));
+            noted.concerns(header, now) && sequence_is_before(noted.sequence, header.base_sequence);
+        let is_in_log = || next().is_some_and(|next| sequence_is_before(noted.sequence, next));
         if follows && !is_in_log() {
             return Some(noted.code);
         }

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::compression::{Codec, UnsupportedCodec};
+use crate::sequence::sequence_after;
 
 /// Bytes before the first record of a batch.
 pub const BATCH_HEADER_LEN: usize = 61;
@@ -185,8 +186,7 @@ impl BatchHeader {
         if self.base_sequence < 0 {
             return -1;
         }
-        let sum = i64::from(self.base_sequence) + i64::from(self.last_offset_delta);
-        i32::try_from(sum.rem_euclid(1 << 31)).expect("a remainder of 2^31 fits 31 bits")
+        sequence_after(self.base_sequence, self.last_offset_delta)
     }
 
     /// The first [`STAMP_LEN`] bytes of the batch with an assigned offset and leader epoch.

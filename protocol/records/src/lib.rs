@@ -9,6 +9,7 @@ mod ids;
 mod lookup;
 pub mod plant;
 mod record;
+mod sequence;
 mod split;
 mod validate;
 #[cfg(test)]
@@ -31,5 +32,6 @@ pub use lookup::{RecordPosition, first_at_or_after, max_timestamp_record};
 pub use record::{
     Headers, MIN_RECORD_LEN, ReadError, Record, RecordFormatError, RecordSet, Records,
 };
+pub use sequence::{sequence_after, sequence_is_before, sequence_steps};
 pub use split::{SplitBatches, SplitError, single_batch, split_batches};
 pub use validate::{CompressionType, Validated, ValidationRules, needs_codec, validate};
