@@ -23,8 +23,11 @@ use tokio::time::Instant;
 /// How long a refusal is remembered: longer than an answer is under way, and not so long that a client that gave
 /// the batch up, and went on in the same epoch, would wait much for the error that tells it.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// Refusals that are remembered, one for each producer and partition.
+/// Producers' partitions of which refusals are remembered.
 const MOST: usize = 10_000;
+/// Refused batches remembered of each: as many as a client may have in flight. The last ones are: of those before them, one that is
+/// not in the log has its retry under way.
+const REMEMBERED_BATCHES: usize = 5;
 
 /// A producer's partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,19 +40,42 @@ pub struct Lane {
     pub producer_id: i64,
 }
 
-/// The first batch of a lane that was refused.
-#[derive(Clone, Copy, Debug)]
-struct Refusal {
+/// What was refused of a lane.
+#[derive(Clone, Debug)]
+struct Refused {
     epoch: i16,
-    sequence: i32,
+    /// First sequences of the batches, the last refused at the end.
+    sequences: Vec<i32>,
+    /// Of the last one.
     code: ErrorCode,
+    /// Likewise.
     at: Instant,
 }
 
-impl Refusal {
+impl Refused {
     /// Whether it is remembered, and of the batch's epoch.
     fn concerns(&self, header: &BatchHeader, now: Instant) -> bool {
         self.epoch == header.producer_epoch && now < self.at + REMEMBERED
+    }
+
+    /// Adds a batch, as the last one.
+    fn add(&mut self, sequence: i32, code: ErrorCode, now: Instant) {
+        self.forget(sequence);
+        if self.sequences.len() == REMEMBERED_BATCHES {
+            self.sequences.remove(0);
+        }
+        self.sequences.push(sequence);
+        (self.code, self.at) = (code, now);
+    }
+
+    fn forget(&mut self, sequence: i32) {
+        self.sequences.retain(|refused| *refused != sequence);
+    }
+
+    /// Whether one of them comes before `sequence`.
+    fn comes_before(&self, sequence: i32) -> bool {
+        let mut refused = self.sequences.iter();
+        refused.any(|refused| sequence_is_before(*refused, sequence))
     }
 }
 
@@ -58,7 +84,7 @@ impl Refusal {
 pub struct Refusals {
     /// Whether any is noted: for nearly all batches nothing else is looked at.
     any: AtomicBool,
-    lanes: Mutex<HashMap<Lane, Refusal>>,
+    lanes: Mutex<HashMap<Lane, Refused>>,
 }
 
 /// Refusals after which a client sends the same batch again.
@@ -80,26 +106,23 @@ impl Refusals {
             return;
         }
         let mut lanes = self.lanes.lock();
-        if let Some(noted) = lanes.get_mut(&lane)
-            && noted.concerns(header, now)
-            && sequence_is_before(noted.sequence, header.base_sequence)
-        {
-            noted.at = now;
-            return;
-        }
         if lanes.len() >= MOST && !lanes.contains_key(&lane) {
-            lanes.retain(|_, noted| now < noted.at + REMEMBERED);
+            lanes.retain(|_, refused| now < refused.at + REMEMBERED);
             if lanes.len() >= MOST {
                 return;
             }
         }
-        let refusal = Refusal {
+        let none = || Refused {
             epoch: header.producer_epoch,
-            sequence: header.base_sequence,
+            sequences: Vec::with_capacity(REMEMBERED_BATCHES),
             code,
             at: now,
         };
-        lanes.insert(lane, refusal);
+        let refused = lanes.entry(lane).or_insert_with(none);
+        if !refused.concerns(header, now) {
+            *refused = none();
+        }
+        refused.add(header.base_sequence, code, now);
         self.any.store(true, Ordering::Release);
     }
 
@@ -116,16 +139,25 @@ impl Refusals {
             return None;
         }
         let mut lanes = self.lanes.lock();
-        let noted = *lanes.get(&lane)?;
-        let follows =
-            noted.concerns(header, now) && sequence_is_before(noted.sequence, header.base_sequence);
-        let is_in_log = || next().is_some_and(|next| sequence_is_before(noted.sequence, next));
-        if follows && !is_in_log() {
-            return Some(noted.code);
+        let refused = lanes.get_mut(&lane)?;
+        if !refused.concerns(header, now) {
+            refused.sequences.clear();
+        } else if refused.comes_before(header.base_sequence) {
+            if let Some(next) = next() {
+                refused
+                    .sequences
+                    .retain(|refused| !sequence_is_before(*refused, next));
+            }
+            if refused.comes_before(header.base_sequence) {
+                return Some(refused.code);
+            }
         }
-        // What comes now is the refused batch again, or nobody waits for that any more.
-        lanes.remove(&lane);
-        self.any.store(!lanes.is_empty(), Ordering::Release);
+        // It comes again.
+        refused.forget(header.base_sequence);
+        if refused.sequences.is_empty() {
+            lanes.remove(&lane);
+            self.any.store(!lanes.is_empty(), Ordering::Release);
+        }
         None
     }
 }
@@ -182,11 +214,42 @@ mod tests {
             let refusals = refused(&[10, 12], now);
             let before = refusals.stands_before(LANE, &batch(0, 8), now, || next);
             assert_eq!(before, None);
+            let refusals = refused(&[10, 12], now);
+            let ask = |sequence| refusals.stands_before(LANE, &batch(0, sequence), now, || next);
+            assert_eq!(ask(10), None);
+            assert_eq!(ask(14), REFUSED, "12 was not sent again");
         }
         let refusals = refused(&[10, 12], now);
         let ask = |next| refusals.stands_before(LANE, &batch(0, 14), now, || next);
-        assert_eq!(ask(Some(12)), None, "the first is in the log");
+        assert_eq!(ask(Some(12)), REFUSED, "the first is in the log");
+        assert_eq!(ask(Some(14)), None, "both are");
         assert_eq!(ask(Some(4)), None, "and no longer noted");
+    }
+
+    #[test]
+    fn what_was_refused_and_written_elsewhere_hides_no_later_refusal() {
+        let now = Instant::now();
+        // Refused here, written by another leader; then this node is to lead again.
+        let refusals = refused(&[10, 12], now);
+        let code = ErrorCode::NOT_LEADER_OR_FOLLOWER;
+        refusals.note(LANE, &batch(0, 40), code, now);
+        let ask = |sequence| refusals.stands_before(LANE, &batch(0, sequence), now, || Some(40));
+        assert_eq!(ask(42), REFUSED);
+        assert_eq!(ask(40), None);
+        assert_eq!(ask(42), None);
+    }
+
+    #[test]
+    fn of_many_refused_batches_the_last_are_remembered() {
+        let now = Instant::now();
+        let sequences: Vec<i32> = (0..40).map(|n| n * 2).collect();
+        let refusals = refused(&sequences, now);
+        let ask = |sequence| refusals.stands_before(LANE, &batch(0, sequence), now, || Some(0));
+        assert_eq!(ask(80), REFUSED);
+        for sequence in &sequences {
+            assert_eq!(ask(*sequence), None);
+        }
+        assert!(!refusals.any.load(Ordering::Acquire));
     }
 
     #[test]
@@ -214,7 +277,8 @@ mod tests {
         let refusals = refused(&[i32::MAX, 1], now);
         let ask = |sequence, next| refusals.stands_before(LANE, &batch(0, sequence), now, || next);
         assert_eq!(ask(3, Some(i32::MAX)), REFUSED);
-        assert_eq!(ask(3, Some(1)), None);
+        assert_eq!(ask(3, Some(1)), REFUSED);
+        assert_eq!(ask(3, Some(3)), None);
     }
 
     #[test]
