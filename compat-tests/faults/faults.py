@@ -135,6 +135,14 @@ class Client:
                 subprocess.run(["gdb", "-p", str(self.process.pid), "-batch", "-ex", "thread apply all backtrace 24"], stdin=subprocess.DEVNULL,
                                stdout=file, stderr=file, timeout=60, check=False)
 
+    def write_rows(self):
+        """What was read back and what the group had committed, beside what the client wrote itself."""
+        with open(self.file("records"), "w", encoding="utf-8") as file:
+            for partition, rows in self.log.items():
+                file.writelines(f"{partition} {offset} {number} {crc}\n" for offset, number, crc in rows)
+        with open(self.file("fetched"), "w", encoding="utf-8") as file:
+            file.writelines(f"{asked} {partition} {offset}\n" for asked, partition, offset in self.fetched)
+
     def end(self):
         if self.process and self.process.poll() is None:
             self.process.kill()
@@ -342,6 +350,7 @@ class Run:
             history = checker.History(acks, deliveries, errors, client.log, commits, client.fetched, not client.ended and not client.hangs)
         verdict = checker.judge(history, self.faults)
         self.problems += [f"{client.name}: {problem}" for problem in client.problems + self.incomplete(client, acks, errors)]
+        self.judge(client, history)
         stopped = client.ended[0][0] if client.ended else self.stopped or now()
         faults = [fault for fault in self.faults if fault.begin < stopped]
         judged = {
@@ -359,6 +368,17 @@ class Run:
         client.log = None
         progress(f"{client.name} judged in {time.monotonic() - began:.1f} s")
         return judged
+
+    def judge(self, client, history):
+        """By the simulation's rules as well; its anomalies are problems."""
+        if client.log is None or not self.args.judge:
+            return
+        client.write_rows()
+        command = [self.args.judge, client.folder] + (["--consumed"] if history.consumed else [])
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.problems += [f"{client.name}: {line}" for line in (done.stdout + done.stderr).splitlines()]
+        if done.returncode and not done.stdout + done.stderr:
+            self.problems.append(f"{client.name}: {self.args.judge} ended with {done.returncode}")
 
     @staticmethod
     def incomplete(client, acks, errors):
@@ -412,6 +432,7 @@ def main():
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--overlap", action="store_true")
     parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--judge", metavar="COMMAND")
     parser.add_argument("-o", dest="output")
     args = parser.parse_args()
     # Whoever started this in the background had it ignored.

@@ -138,6 +138,17 @@ pub enum Event {
         /// -1 for none.
         offset: i64,
     },
+    /// A member of a group that had been further went on from there: what the group had committed, for all it knew.
+    Resumed {
+        /// When.
+        at: u64,
+        /// Which group.
+        group: u32,
+        /// In which partition.
+        place: Place,
+        /// Offset.
+        offset: i64,
+    },
 }
 
 /// A promise that was broken.
@@ -439,26 +450,26 @@ impl Judge {
         }
     }
 
-    /// What is told of commits is no older than the last acknowledged, unless a commit whose fate nobody
-    /// knows came late; and it was committed by somebody.
+    /// What is told of commits is no older than the last acknowledged, unless that commit may have come later: nobody knows its fate,
+    /// or it was acknowledged after that one. And it was committed by somebody.
     fn commits(&mut self, history: &[Event]) {
         let mut sent: BTreeSet<(u32, Place, i64)> = BTreeSet::new();
-        let mut acked: BTreeSet<(u32, Place, i64)> = BTreeSet::new();
+        let mut acked: BTreeMap<(u32, Place, i64), u64> = BTreeMap::new();
         for event in history {
             if let Event::Committed {
+                at,
                 group,
                 place,
                 offset,
-                ..
             } = event
             {
-                acked.insert((*group, *place, *offset));
+                acked.insert((*group, *place, *offset), *at);
             }
         }
-        // Highest acknowledged so far, with the time it was told.
+        // Acknowledged so far, in order: when it was told, and what.
         let mut told: BTreeMap<(u32, Place), Vec<(u64, i64)>> = BTreeMap::new();
         for event in history {
-            match event {
+            let (asked, group, place, offset) = match event {
                 Event::Committing {
                     group,
                     place,
@@ -466,6 +477,7 @@ impl Judge {
                     ..
                 } => {
                     sent.insert((*group, *place, *offset));
+                    continue;
                 }
                 Event::Committed {
                     at,
@@ -473,9 +485,12 @@ impl Judge {
                     place,
                     offset,
                 } => {
-                    told.entry((*group, *place))
-                        .or_default()
-                        .push((*at, *offset));
+                    let told = told.entry((*group, *place)).or_default();
+                    // Of several at the same time nobody knows which was the last.
+                    if told.last().is_none_or(|(before, _)| before < at) {
+                        told.push((*at, *offset));
+                    }
+                    continue;
                 }
                 Event::Fetched {
                     asked,
@@ -483,24 +498,29 @@ impl Judge {
                     place,
                     offset,
                     ..
-                } => {
-                    let acknowledged = told.get(&(*group, *place)).map_or(&[][..], Vec::as_slice);
-                    let before = acknowledged.iter().filter(|(at, _)| at < asked);
-                    let floor = before.map(|(_, offset)| *offset).max().unwrap_or(-1);
-                    let commit = (*group, *place, *offset);
-                    let late = sent.contains(&commit) && !acked.contains(&commit);
-                    if *offset < floor && !late {
-                        let what = format!(
-                            "group {group} of {place:?} is told {offset} after {floor} was acknowledged"
-                        );
-                        self.found("stale-commit", what);
-                    }
-                    if *offset >= 0 && !sent.contains(&commit) {
-                        let what = format!("group {group} of {place:?} is told {offset}");
-                        self.found("invented-commit", what);
-                    }
-                }
-                _ => {}
+                } => (*asked, *group, *place, *offset),
+                Event::Resumed {
+                    at,
+                    group,
+                    place,
+                    offset,
+                } => (*at, *group, *place, *offset),
+                _ => continue,
+            };
+            let acknowledged = told.get(&(group, place)).map_or(&[][..], Vec::as_slice);
+            let before = acknowledged.partition_point(|(at, _)| *at < asked);
+            let (since, floor) = acknowledged[..before].last().copied().unwrap_or((0, -1));
+            let commit = (group, place, offset);
+            let late = sent.contains(&commit) && acked.get(&commit).is_none_or(|at| *at >= since);
+            if offset < floor && !late {
+                let what = format!(
+                    "group {group} of {place:?} is told {offset} after {floor} was acknowledged"
+                );
+                self.found("stale-commit", what);
+            }
+            if matches!(event, Event::Fetched { .. }) && offset >= 0 && !sent.contains(&commit) {
+                let what = format!("group {group} of {place:?} is told {offset}");
+                self.found("invented-commit", what);
             }
         }
     }

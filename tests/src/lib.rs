@@ -2,6 +2,7 @@
 //! clients saw of it.
 
 pub mod broker;
+pub mod checker;
 pub mod cluster;
 pub mod group;
 pub mod history;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use klamm_sim::history::{COMPACTED, Event, Logs, Place, Value, check, key_of};
+use klamm_tests::checker::{COMPACTED, Event, Logs, Place, Value, check, key_of};
 
 const PLACE: Place = (0, 0);
 
@@ -506,6 +506,50 @@ fn a_stale_commit_is_found() {
         });
         true
     });
+}
+
+#[test]
+fn a_member_that_goes_on_from_before_what_was_committed_is_found() {
+    found("stale-commit", |model| {
+        let at = model.time();
+        model.history.push(Event::Resumed {
+            at,
+            group: 0,
+            place: PLACE,
+            offset: 0,
+        });
+        model.committed > 3
+    });
+}
+
+#[test]
+fn a_commit_that_comes_after_a_later_one_is_none() {
+    let committed = |at, offset| Event::Committed {
+        at,
+        group: 0,
+        place: PLACE,
+        offset,
+    };
+    let fetched = Event::Fetched {
+        asked: 9,
+        at: 9,
+        group: 0,
+        place: PLACE,
+        offset: 4,
+    };
+    let mut history = Vec::new();
+    for offset in [4, 7] {
+        history.push(Event::Committing {
+            at: 0,
+            group: 0,
+            place: PLACE,
+            offset,
+        });
+    }
+    history.extend([committed(1, 7), committed(2, 4), fetched]);
+    assert_eq!(check(&history, &Logs::new()), []);
+    (history[2], history[3]) = (committed(1, 4), committed(2, 7));
+    assert_eq!(check(&history, &Logs::new())[0].name, "stale-commit");
 }
 
 #[test]

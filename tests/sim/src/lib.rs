@@ -2,7 +2,6 @@
 
 pub mod coverage;
 mod faults;
-pub mod history;
 pub mod kernel;
 mod machine;
 mod os;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use klamm_raft::blocking::stay_on_this_thread;
+use klamm_tests::checker;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::coverage::Coverage;
 use crate::faults::{Deed, Faults};
-use crate::history;
 use crate::kernel::{self, HostId, Kernel, MS, SECOND, Stamp};
 use crate::machine::Machine;
 use crate::plant::Plant;
@@ -143,7 +143,7 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     let nodes = faults.nodes();
     kernel::install(Kernel::new(plan.seed, nodes + 1, plan.log));
     kernel::with(|kernel| kernel.enter(nodes));
-    let history: Arc<Mutex<Vec<history::Event>>> = Arc::default();
+    let history: Arc<Mutex<Vec<checker::Event>>> = Arc::default();
     let clients = Builder::new_current_thread().enable_all().build();
     let clients = clients.expect("a runtime needs nothing here");
     let workload = Workload::start(&clients, plan, nodes, history.clone());
@@ -181,7 +181,7 @@ pub fn run(plan: &Plan, dir: &Path) -> Outcome {
     // Without the logs at the end there is nothing to judge by.
     if violations.is_empty() && workload.phase() == Phase::Done {
         violations.extend(
-            history::check(&history, &logs)
+            checker::check(&history, &logs)
                 .iter()
                 .map(ToString::to_string),
         );

@@ -13,7 +13,7 @@ use klamm_protocol::messages::offset_fetch_request::{
 use klamm_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName};
 
 use super::{Desk, name_of, now};
-use crate::history::{Event, Place};
+use klamm_tests::checker::{Event, Place};
 
 /// Versions whose layout names topics.
 const COMMIT_VERSION: i16 = 8;

@@ -12,8 +12,8 @@ use klamm_tests::history::value;
 
 use super::commits::text;
 use super::{Desk, name_of, now};
-use crate::history::{Event, Place};
 use crate::rng::Rng;
+use klamm_tests::checker::{Event, Place};
 
 /// Behind all other producers.
 const FIRST: u32 = 1_000_000;

@@ -15,8 +15,8 @@ use klamm_protocol::{ApiRequest, ErrorCode};
 
 use super::commits::{commit, name, text};
 use super::{Desk, MEMBERS, now};
-use crate::history::{Event, Place};
 use crate::rng::Rng;
+use klamm_tests::checker::{Event, Place};
 
 const JOIN_VERSION: i16 = 7;
 const VERSION: i16 = 3;

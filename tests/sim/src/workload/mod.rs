@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::coverage::Coverage;
-use crate::history::{COMPACTED, Event, Logs, Place};
 use crate::kernel::{self, Stamp};
 use crate::rng::Rng;
 use crate::world::{CLIENTS, Misfortune, Plan};
+use klamm_tests::checker::{COMPACTED, Event, Logs, Place};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,7 +227,7 @@ impl Workload {
                 Event::Fetched { .. } => coverage.count("commits fetched"),
                 Event::Joined { .. } => coverage.count("generations"),
                 Event::CommittedIn { .. } => coverage.count("commits of members"),
-                Event::Committing { .. } | Event::Zombie { .. } => {}
+                Event::Committing { .. } | Event::Resumed { .. } | Event::Zombie { .. } => {}
             }
         }
     }

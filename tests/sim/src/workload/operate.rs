@@ -12,8 +12,8 @@ use klamm_protocol::messages::{
 use klamm_protocol::{ErrorCode, StrBytes};
 
 use super::{Desk, name_of};
-use crate::history::Place;
 use crate::rng::Rng;
+use klamm_tests::checker::Place;
 
 const TIMEOUT_MS: i32 = 5_000;
 

@@ -8,7 +8,7 @@ use klamm_client::{
 use klamm_tests::history::parse;
 
 use super::{Desk, name_of, now};
-use crate::history::{Event, Place, Value};
+use klamm_tests::checker::{Event, Place, Value};
 
 fn options() -> ReaderOptions {
     ReaderOptions {
