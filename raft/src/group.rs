@@ -295,6 +295,11 @@ impl Group {
         }
     }
 
+    /// Whether there are other voters, so that another node may have led.
+    pub fn has_peers(&self) -> bool {
+        self.shared.has_peers.load(Ordering::Acquire)
+    }
+
     /// Whether this node leads the group, if it does not serve yet.
     pub fn leads(&self) -> bool {
         self.leadership().leader == Some(self.shared.node)

@@ -223,8 +223,7 @@ impl Inner {
     /// The open groups that have more than one voter and are wanted.
     pub(crate) fn with_peers(&self, wanted: impl Fn(&Group) -> bool) -> Vec<Group> {
         let groups = self.groups.read();
-        let with_peers =
-            |group: &&Group| group.shared.has_peers.load(Ordering::Acquire) && wanted(group);
+        let with_peers = |group: &&Group| group.has_peers() && wanted(group);
         groups.values().filter(with_peers).cloned().collect()
     }
 

@@ -325,6 +325,12 @@ impl ProducerStates {
         Some(producer.next_sequence(producer_epoch))
     }
 
+    /// Leader epoch in which a producer's last batch was written; `None` if that is not known.
+    pub fn last_written_in(&self, producer_id: i64) -> Option<i32> {
+        let run = self.producers.get(&producer_id)?.run?;
+        Some(run.leader_epoch)
+    }
+
     /// What becomes of a batch that a client sent. A batch without producer id is appended, and
     /// so is any first sequence of an unknown producer: its state may have expired.
     pub fn check(&self, header: &BatchHeader) -> SequenceCheck {

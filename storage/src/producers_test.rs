@@ -117,6 +117,21 @@ fn by(leader: i32, header: BatchHeader) -> BatchHeader {
 }
 
 #[test]
+fn who_led_when_a_producer_wrote_last_is_known() {
+    assert_eq!(after(&[]).last_written_in(7), None);
+    let mut log = vec![by(3, batch(0, 0, 2, 0)), by(5, batch(0, 2, 2, 2))];
+    assert_eq!(after(&log).last_written_in(7), Some(5));
+    log.push(by(6, control(0, 4)));
+    assert_eq!(
+        after(&log).last_written_in(7),
+        Some(5),
+        "a marker is not his"
+    );
+    log.push(by(8, batch(1, 0, 1, 5)));
+    assert_eq!(after(&log).last_written_in(7), Some(8));
+}
+
+#[test]
 fn a_retry_of_what_an_earlier_leader_wrote_is_known_without_its_place() {
     let in_leader_epoch = |n: i32| if n < 3 { 3 } else { 4 };
     let log: Vec<BatchHeader> = (0..10)

@@ -1,10 +1,13 @@
 //! Appending a validated batch: sequence check and hand-over to Raft in one step.
 
+use std::time::Duration;
+
 use klamm_protocol::ErrorCode;
 use klamm_raft::Proposal;
-use klamm_records::Validated;
+use klamm_records::{BatchHeader, Validated, sequence_is_before};
 use klamm_storage::{Batch, SequenceCheck};
 
+use super::replica::LeaderView;
 use super::{Partition, epoch, propose_error};
 
 /// A batch that is committed.
@@ -126,6 +129,16 @@ impl Partition {
             SequenceCheck::WrittenBefore { end_offset } => {
                 return Ok(Handover::WrittenBefore { end_offset });
             }
+            SequenceCheck::OutOfOrder { expected, found }
+                if self.group.has_peers() && may_have_overtaken(view, &header, expected) =>
+            {
+                return Err(AppendError::new(
+                    ErrorCode::NOT_LEADER_OR_FOLLOWER,
+                    format!(
+                        "the batch with sequence {expected}, before {found}, has not come to this leader yet"
+                    ),
+                ));
+            }
             SequenceCheck::OutOfOrder { expected, found } => {
                 return Err(AppendError::new(
                     ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
@@ -173,15 +186,29 @@ impl Partition {
     }
 }
 
+/// How long a new leader waits for what it may have missed.
+const OVERTAKING: Duration = Duration::from_secs(10);
+
+/// Whether a batch that leaves a gap may have overtaken those before it: the producer has written nothing to this
+/// leader, who is new. They were refused by the one before, and are to be sent again here; librdkafka, which has a
+/// thread for each broker, can be so late with them that others come first. To be told OUT_OF_ORDER_SEQUENCE_NUMBER
+/// would make it go on in a new epoch, on all its partitions, where the logs take again what they have and it has no
+/// answer for. Kafka tells it so.
+fn may_have_overtaken(view: &LeaderView, header: &BatchHeader, expected: i32) -> bool {
+    let written_in = view.producers.last_written_in(header.producer_id);
+    written_in.is_some_and(|written_in| written_in < epoch(view.term))
+        && sequence_is_before(expected, header.base_sequence)
+        && view.since.elapsed() < OVERTAKING
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use klamm_metadata::settings::Settings;
     use klamm_raft::{Groups, GroupsOptions, NodeId};
-    use klamm_records::{BatchBuilder, BatchHeader, GroupId, NewRecord, TopicId};
+    use klamm_records::{BatchBuilder, GroupId, NewRecord, TopicId};
     use klamm_storage::{
         FaultDisk, GroupLog, LogSettings, ManualClock, MemoryIndexStore, Store, StoreOptions,
     };

@@ -17,6 +17,7 @@ use klamm_records::plant::{self, Bug};
 use klamm_storage::{GroupLog, ProducerStates};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::order::Order;
@@ -25,6 +26,7 @@ use super::order::Order;
 #[derive(Debug)]
 pub(super) struct LeaderView {
     pub(super) term: u64,
+    pub(super) since: Instant,
     pub(super) next_offset: i64,
     pub(super) producers: ProducerStates,
 }
@@ -172,6 +174,7 @@ impl StateMachine for Replica {
         let mut leader = self.leader.lock();
         *leader = now.serving.then(|| LeaderView {
             term: now.term,
+            since: Instant::now(),
             next_offset: self.log.end_offset(),
             producers: match plant::is(Bug::ProducersForgotten) {
                 true => ProducerStates::default(),

@@ -4,7 +4,7 @@
 //! prints the anomalies and ends with status 1 if there are any, 2 if a file cannot be read. `--consumed`: its group has read all
 //! there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -59,9 +59,16 @@ fn judge(folder: &Path, consumed: bool) -> Result<Vec<Anomaly>> {
         Ok(())
     })?;
     let reads = deliveries(folder, &logs, consumed, &mut timed)?;
-    let mut history = commits(folder, &mut timed)?;
-    // Of the same time: commits before who asks for them.
-    timed.sort_by_key(|(at, event)| (*at, matches!(event, Event::Fetched { .. })));
+    let mut delivered: BTreeMap<Place, i64> = BTreeMap::new();
+    for event in &reads {
+        if let Event::Read { place, records, .. } = event {
+            let end = records.last().map_or(0, |(last, _)| last + 1);
+            let most = delivered.entry(*place).or_default();
+            *most = end.max(*most);
+        }
+    }
+    let mut history = commits(folder, &delivered, &mut timed)?;
+    timed.sort_by_key(|(at, _)| *at);
     history.extend(timed.into_iter().map(|(_, event)| event));
     history.extend(reads);
     Ok(check(&history, &logs))
@@ -141,14 +148,21 @@ fn read(place: Place, from: i64, records: Vec<(i64, Option<Value>)>, end: i64) -
     }
 }
 
-/// What was asked for, before all; among what has a time, what was acknowledged and what was told.
-fn commits(folder: &Path, timed: &mut Vec<(u64, Event)>) -> Result<Vec<Event>> {
+/// What was asked for, before all; among what has a time, what was acknowledged and what was told. `delivered` says of each place up
+/// to where.
+fn commits(
+    folder: &Path,
+    delivered: &BTreeMap<Place, i64>,
+    timed: &mut Vec<(u64, Event)>,
+) -> Result<Vec<Event>> {
     let mut asked = Vec::new();
+    let mut told: BTreeSet<(Place, i64)> = BTreeSet::new();
     rows(
         folder,
         "commits",
         |[at, partition, offset, acknowledged]| {
             let (at, group, place) = (when(at)?, GROUP, place(partition)?);
+            told.insert((place, offset));
             // Only when it was answered is known.
             asked.push(Event::Committing {
                 at: 0,
@@ -169,13 +183,24 @@ fn commits(folder: &Path, timed: &mut Vec<(u64, Event)>) -> Result<Vec<Event>> {
         },
     )?;
     rows(folder, "fetched", |[at, partition, offset]| {
-        let at = when(at)?;
-        let event = Event::Fetched {
-            asked: at,
-            at,
-            group: GROUP,
-            place: place(partition)?,
-            offset,
+        let (at, group, place) = (when(at)?, GROUP, place(partition)?);
+        // A client does not tell of each commit that it makes by itself, of which it hears nothing when its session ends. It commits
+        // what was delivered.
+        let own = (0..=delivered.get(&place).copied().unwrap_or(0)).contains(&offset);
+        let event = match own && !told.contains(&(place, offset)) {
+            true => Event::Resumed {
+                at,
+                group,
+                place,
+                offset,
+            },
+            false => Event::Fetched {
+                asked: at,
+                at,
+                group,
+                place,
+                offset,
+            },
         };
         timed.push((at, event));
         Ok(())
@@ -331,9 +356,18 @@ mod tests {
 
     #[test]
     fn a_group_behind_its_commits_is_found() {
-        let mut files = Files::good();
-        files.add("fetched", &[1_030, 1, 5]);
-        assert_eq!(files.judged(), ["stale-commit"]);
+        for stale in [5, 7] {
+            let mut files = Files::good();
+            files.add("fetched", &[1_030, 1, stale]);
+            assert_eq!(files.judged(), ["stale-commit"], "{stale}");
+        }
+        for (told, found) in [(18, vec![]), (21, vec!["invented-commit"])] {
+            let mut files = Files::good();
+            files.rows("commits").pop();
+            files.rows("fetched").pop();
+            files.add("fetched", &[1_050, 1, told]);
+            assert_eq!(files.judged(), found, "{told}");
+        }
         for (committed, found) in [(15, vec![]), (20, vec!["stale-commit"])] {
             let mut files = Files::good();
             files.rows("commits").retain(|row| row[2] <= committed);

@@ -139,3 +139,65 @@ async fn what_follows_a_refused_batch_is_refused_until_that_comes_again() -> Res
     }
     Ok(())
 }
+
+const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+/// A new leader waits no longer for what it may have missed, with some to spare.
+const NO_LONGER_NEW: Duration = Duration::from_secs(11);
+
+/// librdkafka has a thread for each broker: what the former leader refused may come to the new one behind what was sent there later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_waits_for_batches_that_others_overtook() -> Result<()> {
+    let mut cluster = Cluster::start(3, &["min.insync.replicas=1"])?;
+    let client = client(&cluster).await?;
+    create(&client, topic("t", 1, 3)).await?;
+    let found = topic_is(&client, "t", |partition| partition.in_sync.len() == 3).await?;
+    let former = leader(&found, 0)?;
+    let connection = client.connect_to(former).await?;
+    let mut producers = Vec::new();
+    for _ in 0..2 {
+        let asked = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let given = connection.send_version(4, &asked).await?;
+        let (id, epoch) = (given.producer_id.0, given.producer_epoch);
+        let first = produce_request_by("t", -1, BatchBuilder::new().producer(id, epoch, 0))?;
+        let answer = connection.send_version(VERSION, &first).await?;
+        ensure!(answer.responses[0].partition_responses[0].error_code == NONE);
+        producers.push((id, epoch));
+    }
+    cluster.kill(former)?;
+    let found = topic_is(&client, "t", |partition| {
+        partition.leader.is_some_and(|leader| leader != former)
+    })
+    .await?;
+    let connection = client.connect_to(leader(&found, 0)?).await?;
+    let produce = async |producer: usize, sequence| -> Result<i16> {
+        let (id, epoch) = producers[producer];
+        let batch = BatchBuilder::new().producer(id, epoch, sequence);
+        let request = produce_request_by("t", -1, batch)?;
+        let answer = connection.send_version(VERSION, &request).await?;
+        Ok(answer.responses[0].partition_responses[0].error_code)
+    };
+    // In this order: none is appended before the ones that it follows.
+    for (sequence, expect) in [
+        (2, NOT_LEADER_OR_FOLLOWER),
+        (3, NOT_LEADER_OR_FOLLOWER),
+        (1, NONE),
+        (3, NOT_LEADER_OR_FOLLOWER),
+        (2, NONE),
+        (3, NONE),
+        (5, OUT_OF_ORDER_SEQUENCE_NUMBER),
+    ] {
+        let code = produce(0, sequence).await?;
+        ensure!(code == expect, "{sequence}: {code}");
+    }
+    ensure!(produce(1, 2).await? == NOT_LEADER_OR_FOLLOWER);
+    tokio::time::sleep(NO_LONGER_NEW).await;
+    let code = produce(1, 2).await?;
+    ensure!(
+        code == OUT_OF_ORDER_SEQUENCE_NUMBER,
+        "it never came: {code}"
+    );
+    Ok(())
+}
