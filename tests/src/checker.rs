@@ -85,7 +85,7 @@ pub enum Event {
         /// What.
         value: Value,
     },
-    /// A member was told that its group is in a generation.
+    /// A member was given its assignment in a generation of its group.
     Joined {
         /// When.
         at: u64,

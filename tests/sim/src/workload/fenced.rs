@@ -1,7 +1,7 @@
 //! A producer that raises its epoch, as clients do after a failure, and what it sent before comes after that: it must be
 //! refused, and the new epoch's sequence begins anew.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use klamm_client::Client;
 use klamm_protocol::ErrorCode;
@@ -20,6 +20,12 @@ const FIRST: u32 = 1_000_000;
 /// The last whose layout names topics, but one.
 const VERSION: i16 = 9;
 const TRIES: u32 = 20;
+
+/// Milliseconds since 1970 by the client's clock. With a time that is long over retention would take the record.
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(0))
+}
 
 /// What became of a batch.
 enum Fate {
@@ -151,7 +157,7 @@ impl Fenced<'_> {
     async fn send(&mut self, named: (u32, u64), epoch: i16, sequence: i32) -> Fate {
         let bytes = value(named.0, named.1, 60);
         let record = NewRecord {
-            timestamp: i64::try_from(now() / 1_000_000).unwrap_or(0),
+            timestamp: wall_ms(),
             key: None,
             value: Some(&bytes),
             headers: &[],

@@ -139,11 +139,6 @@ impl Member {
         }
         self.id = joined.member_id.to_string();
         self.generation = joined.generation_id;
-        self.desk.tell(Event::Joined {
-            at: now(),
-            group: MEMBERS,
-            generation: self.generation,
-        });
         let share = |member_id| {
             SyncGroupRequestAssignment::default()
                 .with_member_id(member_id)
@@ -156,10 +151,20 @@ impl Member {
             .with_generation_id(self.generation)
             .with_member_id(text(&self.id))
             .with_assignments(shares);
-        match self.ask(VERSION, &request).await {
-            Some(synced) => self.heeds(synced.error_code).await,
-            None => false,
+        let Some(synced) = self.ask(VERSION, &request).await else {
+            return false;
+        };
+        if !self.heeds(synced.error_code).await {
+            return false;
         }
+        // Only with its assignments is a generation in the log: another coordinator may know nothing of one that ended before, and
+        // so does Kafka's.
+        self.desk.tell(Event::Joined {
+            at: now(),
+            group: MEMBERS,
+            generation: self.generation,
+        });
+        true
     }
 
     async fn heartbeat(&mut self) -> bool {
