@@ -144,23 +144,28 @@ impl Model {
         self.history.push(event);
     }
 
+    /// The group is told what it has committed.
+    fn fetch(&mut self, offset: i64) {
+        let asked = self.time();
+        let at = self.time();
+        self.history.push(Event::Fetched {
+            asked,
+            at,
+            group: 0,
+            place: PLACE,
+            offset,
+        });
+    }
+
     fn commit(&mut self) {
         let (group, place) = (0, PLACE);
         if self.rng.below(2) == 0 {
-            let asked = self.time();
-            let at = self.time();
             let offset = if self.committed == 0 {
                 -1
             } else {
                 self.committed
             };
-            self.history.push(Event::Fetched {
-                asked,
-                at,
-                group,
-                place,
-                offset,
-            });
+            self.fetch(offset);
             return;
         }
         self.committed += 1;
@@ -496,14 +501,7 @@ fn a_stale_commit_is_found() {
         let Some([stale, .., _]) = acked.as_slice().first_chunk::<3>().copied() else {
             return false;
         };
-        let (asked, at) = (model.time(), model.time());
-        model.history.push(Event::Fetched {
-            asked,
-            at,
-            group: 0,
-            place: PLACE,
-            offset: stale,
-        });
+        model.fetch(stale);
         true
     });
 }
@@ -555,14 +553,7 @@ fn a_commit_that_comes_after_a_later_one_is_none() {
 #[test]
 fn a_lost_commit_is_found() {
     found("stale-commit", |model| {
-        let (asked, at) = (model.time(), model.time());
-        model.history.push(Event::Fetched {
-            asked,
-            at,
-            group: 0,
-            place: PLACE,
-            offset: -1,
-        });
+        model.fetch(-1);
         true
     });
 }
@@ -570,14 +561,7 @@ fn a_lost_commit_is_found() {
 #[test]
 fn a_commit_that_nobody_made_is_found() {
     found("invented-commit", |model| {
-        let (asked, at) = (model.time(), model.time());
-        model.history.push(Event::Fetched {
-            asked,
-            at,
-            group: 0,
-            place: PLACE,
-            offset: 1 << 40,
-        });
+        model.fetch(1 << 40);
         true
     });
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use klamm_client::{ConfigChange, ConfigResource};
+use klamm_client::{ConfigChange, ConfigResource, Connection};
 use klamm_protocol::messages::{ApiVersionsRequest, InitProducerIdRequest};
 use klamm_records::BatchBuilder;
 use klamm_tests::cluster::Cluster;
@@ -76,6 +76,25 @@ const NONE: i16 = 0;
 const NOT_ENOUGH_REPLICAS: i16 = 19;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 
+/// Id and epoch of an idempotent producer.
+async fn new_producer(connection: &Connection) -> Result<(i64, i16)> {
+    let asked = InitProducerIdRequest::default()
+        .with_transactional_id(None)
+        .with_producer_id((-1).into())
+        .with_producer_epoch(-1);
+    let given = connection.send_version(4, &asked).await?;
+    ensure!(given.error_code == NONE, "{given:?}");
+    Ok((given.producer_id.0, given.producer_epoch))
+}
+
+/// Error code of a batch, and where it was appended.
+async fn produced(connection: &Connection, batch: BatchBuilder) -> Result<(i16, i64)> {
+    let request = produce_request_by("t", -1, batch)?;
+    let answer = connection.send_version(VERSION, &request).await?;
+    let partition = &answer.responses[0].partition_responses[0];
+    Ok((partition.error_code, partition.base_offset))
+}
+
 /// librdkafka takes OUT_OF_ORDER_SEQUENCE_NUMBER behind a failed batch as the end of its epoch, and then sends again
 /// in another one what may have been written; a producer that the log does not know may begin anywhere.
 #[tokio::test(flavor = "multi_thread")]
@@ -89,12 +108,7 @@ async fn what_follows_a_refused_batch_is_refused_until_that_comes_again() -> Res
     let away = (1..=3).find(|id| *id != leader).unwrap_or_default();
     cluster.kill(away)?;
     topic_is(&client, "t", |partition| partition.in_sync.len() == 2).await?;
-    let produce = async |builder: BatchBuilder| -> Result<(i16, i64)> {
-        let request = produce_request_by("t", -1, builder)?;
-        let answer = connection.send_version(VERSION, &request).await?;
-        let partition = &answer.responses[0].partition_responses[0];
-        Ok((partition.error_code, partition.base_offset))
-    };
+    let produce = |batch| produced(&connection, batch);
     // Until a batch without producer meets it.
     let required = async |replicas: &str, expect: i16| {
         let change = ConfigChange::Set("min.insync.replicas".to_owned(), replicas.to_owned());
@@ -108,13 +122,7 @@ async fn what_follows_a_refused_batch_is_refused_until_that_comes_again() -> Res
         .await
     };
     for known in [false, true] {
-        let asked = InitProducerIdRequest::default()
-            .with_transactional_id(None)
-            .with_producer_id((-1).into())
-            .with_producer_epoch(-1);
-        let given = connection.send_version(4, &asked).await?;
-        ensure!(given.error_code == NONE, "{given:?}");
-        let (id, epoch) = (given.producer_id.0, given.producer_epoch);
+        let (id, epoch) = new_producer(&connection).await?;
         let by = |sequence| produce(BatchBuilder::new().producer(id, epoch, sequence));
         let first = i32::from(known);
         if known {
@@ -155,15 +163,9 @@ async fn a_new_leader_waits_for_batches_that_others_overtook() -> Result<()> {
     let connection = client.connect_to(former).await?;
     let mut producers = Vec::new();
     for _ in 0..2 {
-        let asked = InitProducerIdRequest::default()
-            .with_transactional_id(None)
-            .with_producer_id((-1).into())
-            .with_producer_epoch(-1);
-        let given = connection.send_version(4, &asked).await?;
-        let (id, epoch) = (given.producer_id.0, given.producer_epoch);
-        let first = produce_request_by("t", -1, BatchBuilder::new().producer(id, epoch, 0))?;
-        let answer = connection.send_version(VERSION, &first).await?;
-        ensure!(answer.responses[0].partition_responses[0].error_code == NONE);
+        let (id, epoch) = new_producer(&connection).await?;
+        let first = BatchBuilder::new().producer(id, epoch, 0);
+        ensure!(produced(&connection, first).await?.0 == NONE);
         producers.push((id, epoch));
     }
     cluster.kill(former)?;
@@ -175,9 +177,7 @@ async fn a_new_leader_waits_for_batches_that_others_overtook() -> Result<()> {
     let produce = async |producer: usize, sequence| -> Result<i16> {
         let (id, epoch) = producers[producer];
         let batch = BatchBuilder::new().producer(id, epoch, sequence);
-        let request = produce_request_by("t", -1, batch)?;
-        let answer = connection.send_version(VERSION, &request).await?;
-        Ok(answer.responses[0].partition_responses[0].error_code)
+        Ok(produced(&connection, batch).await?.0)
     };
     // In this order: none is appended before the ones that it follows.
     for (sequence, expect) in [

@@ -11,9 +11,9 @@ use klamm_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use klamm_protocol::messages::{GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName};
+use klamm_tests::checker::{Event, Place};
 
 use super::{Desk, name_of, now};
-use klamm_tests::checker::{Event, Place};
 
 /// Versions whose layout names topics.
 const COMMIT_VERSION: i16 = 8;

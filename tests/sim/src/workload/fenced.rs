@@ -1,31 +1,26 @@
 //! A producer that raises its epoch, as clients do after a failure, and what it sent before comes after that: it must be
 //! refused, and the new epoch's sequence begins anew.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use klamm_client::Client;
 use klamm_protocol::ErrorCode;
 use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use klamm_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId, TopicName};
 use klamm_records::{BatchBuilder, NewRecord};
+use klamm_storage::{Clock, SystemClock};
+use klamm_tests::checker::{Event, Place};
 use klamm_tests::history::value;
 
 use super::commits::text;
 use super::{Desk, name_of, now};
 use crate::rng::Rng;
-use klamm_tests::checker::{Event, Place};
 
 /// Behind all other producers.
 const FIRST: u32 = 1_000_000;
 /// The last whose layout names topics, but one.
 const VERSION: i16 = 9;
 const TRIES: u32 = 20;
-
-/// Milliseconds since 1970 by the client's clock. With a time that is long over retention would take the record.
-fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(0))
-}
 
 /// What became of a batch.
 enum Fate {
@@ -157,7 +152,8 @@ impl Fenced<'_> {
     async fn send(&mut self, named: (u32, u64), epoch: i16, sequence: i32) -> Fate {
         let bytes = value(named.0, named.1, 60);
         let record = NewRecord {
-            timestamp: wall_ms(),
+            // A time that is long over would let retention take the record.
+            timestamp: SystemClock::default().now_ms(),
             key: None,
             value: Some(&bytes),
             headers: &[],

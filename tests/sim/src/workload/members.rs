@@ -12,11 +12,11 @@ use klamm_protocol::messages::{
     GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest,
 };
 use klamm_protocol::{ApiRequest, ErrorCode};
+use klamm_tests::checker::{Event, Place};
 
 use super::commits::{commit, name, text};
 use super::{Desk, MEMBERS, now};
 use crate::rng::Rng;
-use klamm_tests::checker::{Event, Place};
 
 const JOIN_VERSION: i16 = 7;
 const VERSION: i16 = 3;

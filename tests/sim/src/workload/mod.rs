@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use klamm_client::{Client, ClientOptions, ConnectionOptions, NewTopic};
+use klamm_tests::checker::{COMPACTED, Event, Logs, Place};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -22,7 +23,6 @@ use crate::coverage::Coverage;
 use crate::kernel::{self, Stamp};
 use crate::rng::Rng;
 use crate::world::{CLIENTS, Misfortune, Plan};
-use klamm_tests::checker::{COMPACTED, Event, Logs, Place};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

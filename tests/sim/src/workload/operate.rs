@@ -10,10 +10,10 @@ use klamm_protocol::messages::{
     BrokerId, ListPartitionReassignmentsRequest, TopicName, UnregisterBrokerRequest,
 };
 use klamm_protocol::{ErrorCode, StrBytes};
+use klamm_tests::checker::Place;
 
 use super::{Desk, name_of};
 use crate::rng::Rng;
-use klamm_tests::checker::Place;
 
 const TIMEOUT_MS: i32 = 5_000;
 

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use klamm_client::{Acks, Codec, NewMessage, Producer, ProducerOptions};
+use klamm_tests::checker::{COMPACTED, Event, Place, key_of};
 use klamm_tests::history::value;
 use tokio::sync::mpsc;
 
 use super::{Desk, name_of, now};
 use crate::rng::Rng;
-use klamm_tests::checker::{COMPACTED, Event, Place, key_of};
 
 /// Producers that one after another stand in for a client.
 const LIVES: u32 = 10_000;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use klamm_client::{
     Fetched, OffsetSpec, PartitionReader, ReaderOptions, TopicPartition, is_offset_out_of_range,
 };
+use klamm_tests::checker::{Event, Place, Value};
 use klamm_tests::history::parse;
 
 use super::{Desk, name_of, now};
-use klamm_tests::checker::{Event, Place, Value};
 
 fn options() -> ReaderOptions {
     ReaderOptions {
