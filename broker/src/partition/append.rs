@@ -111,6 +111,17 @@ impl Partition {
             ));
         };
         match view.producers.check(&header) {
+            SequenceCheck::Append | SequenceCheck::OutOfOrder { .. }
+                if self.group.has_peers() && may_have_overtaken(view, &header) =>
+            {
+                return Err(AppendError::new(
+                    ErrorCode::NOT_LEADER_OR_FOLLOWER,
+                    format!(
+                        "what producer {} sent before sequence {} may not have come to this new leader yet",
+                        header.producer_id, header.base_sequence
+                    ),
+                ));
+            }
             SequenceCheck::Append => {}
             SequenceCheck::Duplicate {
                 base_offset,
@@ -128,16 +139,6 @@ impl Partition {
             }
             SequenceCheck::WrittenBefore { end_offset } => {
                 return Ok(Handover::WrittenBefore { end_offset });
-            }
-            SequenceCheck::OutOfOrder { expected, found }
-                if self.group.has_peers() && may_have_overtaken(view, &header, expected) =>
-            {
-                return Err(AppendError::new(
-                    ErrorCode::NOT_LEADER_OR_FOLLOWER,
-                    format!(
-                        "the batch with sequence {expected}, before {found}, has not come to this leader yet"
-                    ),
-                ));
             }
             SequenceCheck::OutOfOrder { expected, found } => {
                 return Err(AppendError::new(
@@ -189,16 +190,25 @@ impl Partition {
 /// How long a new leader waits for what it may have missed.
 const OVERTAKING: Duration = Duration::from_secs(10);
 
-/// Whether a batch that leaves a gap may have overtaken those before it: the producer has written nothing to this
-/// leader, who is new. They were refused by the one before, and are to be sent again here; librdkafka, which has a
-/// thread for each broker, can be so late with them that others come first. To be told OUT_OF_ORDER_SEQUENCE_NUMBER
-/// would make it go on in a new epoch, on all its partitions, where the logs take again what they have and it has no
-/// answer for. Kafka tells it so.
-fn may_have_overtaken(view: &LeaderView, header: &BatchHeader, expected: i32) -> bool {
-    let written_in = view.producers.last_written_in(header.producer_id);
-    written_in.is_some_and(|written_in| written_in < epoch(view.term))
-        && sequence_is_before(expected, header.base_sequence)
-        && view.since.elapsed() < OVERTAKING
+/// Whether a batch may have overtaken those before it: it leaves a gap, or begins what the producer has here with other than
+/// the first sequence, the producer has written nothing to this leader, and that one is new. They were refused by the
+/// one before, and are to be sent again here; librdkafka, which has a thread for each broker, can be so late with them
+/// that others come first. To be told OUT_OF_ORDER_SEQUENCE_NUMBER would make it go on in a new epoch, on all its
+/// partitions, where the logs take again what they have and it has no answer for; to be taken for a producer whose state
+/// expired (behaviour 48) would put its records in another order. Kafka does the one and the other.
+fn may_have_overtaken(view: &LeaderView, header: &BatchHeader) -> bool {
+    if view.since.elapsed() >= OVERTAKING {
+        return false;
+    }
+    let (id, epoch_of_producer) = (header.producer_id, header.producer_epoch);
+    match view.producers.next_sequence(id, epoch_of_producer) {
+        Some(expected) => {
+            let written_in = view.producers.last_written_in(id);
+            written_in.is_some_and(|written_in| written_in < epoch(view.term))
+                && sequence_is_before(expected, header.base_sequence)
+        }
+        None => view.succeeds_another && header.base_sequence > 0,
+    }
 }
 
 #[cfg(test)]

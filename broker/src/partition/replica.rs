@@ -27,6 +27,8 @@ use super::order::Order;
 pub(super) struct LeaderView {
     pub(super) term: u64,
     pub(super) since: Instant,
+    /// Whether another leader may have served before, so that clients may have sent batches there.
+    pub(super) succeeds_another: bool,
     pub(super) next_offset: i64,
     pub(super) producers: ProducerStates,
 }
@@ -75,6 +77,14 @@ impl Replica {
     /// Who leads, as the group last said.
     pub fn leadership(&self) -> Leadership {
         *self.leadership.lock()
+    }
+
+    /// Whether an earlier term than `term` had a leader that served: its first entry is in the log, or was purged.
+    /// Term 0 has only the entry that the group was founded with.
+    fn has_been_led_before(&self, term: u64) -> bool {
+        let mut terms = self.log.terms().into_iter();
+        self.log.raft_state().purged.is_some()
+            || terms.any(|(earlier, _)| 0 < earlier && earlier < term)
     }
 
     /// Registers `notify` to be woken by what is `awaited`. Dropping the guard takes it off again.
@@ -175,6 +185,7 @@ impl StateMachine for Replica {
         *leader = now.serving.then(|| LeaderView {
             term: now.term,
             since: Instant::now(),
+            succeeds_another: self.has_been_led_before(now.term),
             next_offset: self.log.end_offset(),
             producers: match plant::is(Bug::ProducersForgotten) {
                 true => ProducerStates::default(),

@@ -168,6 +168,14 @@ async fn a_new_leader_waits_for_batches_that_others_overtook() -> Result<()> {
         ensure!(produced(&connection, first).await?.0 == NONE);
         producers.push((id, epoch));
     }
+    // Whose state has expired, for all that the first leader knows.
+    let (expired, epoch) = new_producer(&connection).await?;
+    let late = BatchBuilder::new().producer(expired, epoch, 7);
+    ensure!(produced(&connection, late).await?.0 == NONE);
+    // These have sent nothing yet that came to the log.
+    for _ in 0..2 {
+        producers.push(new_producer(&connection).await?);
+    }
     cluster.kill(former)?;
     let found = topic_is(&client, "t", |partition| {
         partition.leader.is_some_and(|leader| leader != former)
@@ -193,7 +201,13 @@ async fn a_new_leader_waits_for_batches_that_others_overtook() -> Result<()> {
         ensure!(code == expect, "{sequence}: {code}");
     }
     ensure!(produce(1, 2).await? == NOT_LEADER_OR_FOLLOWER);
+    for (sequence, expect) in [(1, NOT_LEADER_OR_FOLLOWER), (0, NONE), (1, NONE)] {
+        let code = produce(2, sequence).await?;
+        ensure!(code == expect, "unknown, {sequence}: {code}");
+    }
+    ensure!(produce(3, 7).await? == NOT_LEADER_OR_FOLLOWER);
     tokio::time::sleep(NO_LONGER_NEW).await;
+    ensure!(produce(3, 7).await? == NONE);
     let code = produce(1, 2).await?;
     ensure!(
         code == OUT_OF_ORDER_SEQUENCE_NUMBER,
