@@ -45,7 +45,7 @@ enum Command {
     /// Set up a cluster; show how it stands.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
-    /// Empty a node of a cluster; let it have replicas again.
+    /// Empty a node of a cluster, let it have replicas again, or remove it.
     #[command(subcommand)]
     Node(drain::NodeCommand),
     /// Create, list, describe, alter and delete topics.
