@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod beats;
+mod exchange;
 mod html;
 mod kafka;
 mod librdkafka;

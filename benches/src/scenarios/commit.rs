@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use klamm_client::Connection;
 use klamm_protocol::messages::OffsetCommitRequest;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use klamm_protocol::{decode_response, encode_request};
+use tokio::time::Instant;
 
+use crate::exchange::{self, Asker, Exchange};
 use crate::measure::{Latencies, Measured, Unit};
 use crate::member::{Group, Member, join_all};
-use crate::peer::Home;
+use crate::peer::{Home, Peer};
 use crate::setup::{self, OFFSET_COMMIT};
 
 /// Who commits.
@@ -42,7 +43,7 @@ pub struct Commit {
 
 /// One consumer and what it commits, but for the offset.
 struct Committer {
-    connection: Connection,
+    connection: Exchange,
     request: OffsetCommitRequest,
 }
 
@@ -63,51 +64,53 @@ impl Commit {
         let consumers = usize::from(self.consumers);
         setup::create_topic(&peer.address(), i32::from(self.consumers)).await?;
         let connections = setup::connect(&peer.address(), consumers).await?;
-        let committers = match self.committers {
-            As::Simple => simple(connections).await?,
-            As::Members => members(connections).await?,
+        let requests = match self.committers {
+            As::Simple => simple(&connections).await?,
+            As::Members => members(connections.clone()).await?,
         };
-        let from = Instant::now() + Duration::from_secs(self.warm_up);
-        let until = from + Duration::from_secs(self.seconds);
-        let mut tasks = JoinSet::new();
-        for committer in committers {
-            tasks.spawn(committer.commit(from, until));
-        }
-        sleep_until(from).await;
-        let before = peer.usage()?;
-        sleep_until(until).await;
-        let after = peer.usage()?;
-        let mut latencies = Latencies::default();
-        while let Some(one) = tasks.join_next().await {
-            latencies.merge(one??);
-        }
-        let rate = latencies.count() as f64 / (until - from).as_secs_f64();
+        let (mut latencies, usage) = exchange::on_one_thread(self.load(&peer, requests))?;
+        let rate = latencies.count() as f64 / self.seconds as f64;
         let mut measured = vec![
             Measured::new("commits_per_second", Unit::PerSecond, rate),
             Measured::milliseconds("commit_p50", latencies.percentile(0.5)),
             Measured::milliseconds("commit_p99", latencies.percentile(0.99)),
             Measured::milliseconds("commit_max", latencies.percentile(1.0)),
         ];
-        measured.extend(after.since(&before));
+        measured.extend(usage);
         peer.stop().await?;
         Ok(measured)
     }
+
+    async fn load(
+        &self,
+        peer: &Peer<'_>,
+        requests: Vec<OffsetCommitRequest>,
+    ) -> Result<(Latencies, Vec<Measured>)> {
+        let mut committers = Vec::with_capacity(requests.len());
+        for request in requests {
+            committers.push(Committer {
+                connection: Exchange::connect(&peer.address()).await?,
+                request,
+            });
+        }
+        let from = Instant::now() + Duration::from_secs(self.warm_up);
+        let until = from + Duration::from_secs(self.seconds);
+        exchange::measure(committers, from, until, peer).await
+    }
 }
 
-async fn simple(connections: Vec<Connection>) -> Result<Vec<Committer>> {
+async fn simple(connections: &[Connection]) -> Result<Vec<OffsetCommitRequest>> {
     let groups: Vec<_> = (0..connections.len()).map(setup::group_id).collect();
     if let Some(first) = connections.first() {
         setup::coordinator_serves(first, &groups).await?;
     }
-    let pairs = connections.into_iter().zip(groups).zip(0..);
-    let committers = pairs.map(|((connection, group), partition)| Committer {
-        connection,
-        request: setup::commit_request(&group, std::iter::once(partition), 0),
-    });
-    Ok(committers.collect())
+    let pairs = groups.iter().zip(0..);
+    let requests =
+        pairs.map(|(group, partition)| setup::commit_request(group, std::iter::once(partition), 0));
+    Ok(requests.collect())
 }
 
-async fn members(connections: Vec<Connection>) -> Result<Vec<Committer>> {
+async fn members(connections: Vec<Connection>) -> Result<Vec<OffsetCommitRequest>> {
     let group = Group {
         id: setup::group_id(0),
         topic: setup::TOPIC,
@@ -121,40 +124,27 @@ async fn members(connections: Vec<Connection>) -> Result<Vec<Committer>> {
         .into_iter()
         .map(|connection| Member::new(connection, group.clone()));
     let members = join_all(members.collect()).await?;
-    let committers = members.into_iter().map(|member| {
+    let requests = members.iter().map(|member| {
         let assigned = member.partitions.iter().copied();
-        Committer {
-            request: setup::commit_request(&member.group.id, assigned, 0)
-                .with_generation_id_or_member_epoch(member.generation)
-                .with_member_id(member.id.clone()),
-            connection: member.connection().clone(),
-        }
+        setup::commit_request(&member.group.id, assigned, 0)
+            .with_generation_id_or_member_epoch(member.generation)
+            .with_member_id(member.id.clone())
     });
-    Ok(committers.collect())
+    Ok(requests.collect())
 }
 
-impl Committer {
-    /// Commits ever higher offsets; the times of those answered between `from` and `until`.
-    async fn commit(mut self, from: Instant, until: Instant) -> Result<Latencies> {
-        let mut latencies = Latencies::default();
-        loop {
-            let partitions = self.request.topics.iter_mut();
-            for partition in partitions.flat_map(|topic| &mut topic.partitions) {
-                partition.committed_offset += 1;
-            }
-            let began = Instant::now();
-            let answer = self
-                .connection
-                .send_version(OFFSET_COMMIT, &self.request)
-                .await?;
-            let now = Instant::now();
-            setup::committed(&answer)?;
-            if now >= until {
-                return Ok(latencies);
-            }
-            if now >= from {
-                latencies.record(now - began);
-            }
+impl Asker for Committer {
+    /// Commits offsets one higher than before.
+    async fn ask(&mut self, number: i32) -> Result<()> {
+        let partitions = self.request.topics.iter_mut();
+        for partition in partitions.flat_map(|topic| &mut topic.partitions) {
+            partition.committed_offset += 1;
         }
+        let frame = encode_request(OFFSET_COMMIT, number, Some("klamm-bench"), &self.request)?;
+        let answer = self.connection.ask(&frame).await?;
+        setup::committed(&decode_response::<OffsetCommitRequest>(
+            answer,
+            OFFSET_COMMIT,
+        )?)
     }
 }

@@ -1,8 +1,7 @@
 //! One record at a time: every connection sends a record, waits for its acknowledgement, sends the
 //! next.
 //!
-//! The request is encoded once per connection and only its correlation id changes, and one thread
-//! drives all connections: the load costs little more than its system calls.
+//! The request is encoded once per connection and only its correlation id changes.
 
 use std::time::Duration;
 
@@ -10,21 +9,17 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use klamm_protocol::messages::ProduceRequest;
-use klamm_protocol::{ErrorCode, decode_response, next_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use klamm_protocol::{ErrorCode, decode_response};
+use tokio::time::Instant;
 
 use super::{Bar, Held, held};
+use crate::exchange::{self, Asker, Exchange};
 use crate::measure::{Latencies, Measured, Unit};
 use crate::peer::{Home, Kind, Peer};
 use crate::setup::{self, PRODUCE};
 
 /// Where the correlation id is in a request: after length, key and version.
 const CORRELATION_ID: std::ops::Range<usize> = 8..12;
-/// More than any answer here.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// Arguments of `sync`.
 #[derive(Args, Clone, Debug)]
@@ -93,16 +88,7 @@ impl Sync {
         // Kafka names a partition's leader some time before that one serves it.
         super::partitions::write(&peer.address(), self.partitions).await?;
         let leaders = setup::settled_leaders(&peer.address()).await?;
-        let (latencies, usage) = std::thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                runtime.block_on(self.load(&peer, &leaders))
-            });
-            load.join().expect("the load does not panic")
-        })?;
-        let mut latencies = latencies;
+        let (mut latencies, usage) = exchange::on_one_thread(self.load(&peer, &leaders))?;
         let requests = latencies.count() as f64;
         let cpu = usage.first().context("processor time")?.value;
         let mut measured = vec![
@@ -136,71 +122,33 @@ impl Sync {
             let partition = i32::try_from(index)? % self.partitions;
             let batch = setup::batch_of(std::slice::from_ref(&value))?;
             let leader = leaders.get(usize::try_from(partition)?);
-            let stream = TcpStream::connect(leader.context("a leader")?).await?;
-            stream.set_nodelay(true)?;
             writers.push(Writer {
-                stream,
+                connection: Exchange::connect(leader.context("a leader")?).await?,
                 request: BytesMut::from(&setup::produce_frame(0, [(partition, batch)])?[..]),
-                answer: BytesMut::with_capacity(512),
             });
         }
         let from = Instant::now() + Duration::from_secs(self.warm_up);
-        let until = from + Duration::from_secs(self.seconds);
-        let mut tasks = JoinSet::new();
-        for writer in writers {
-            tasks.spawn(writer.write(from, until));
-        }
-        sleep_until(from).await;
-        let before = peer.usage()?;
-        sleep_until(until).await;
-        let usage = peer.usage()?.since(&before);
-        let mut latencies = Latencies::default();
-        while let Some(one) = tasks.join_next().await {
-            latencies.merge(one??);
-        }
-        ensure!(latencies.count() > 0, "nothing was acknowledged");
-        Ok((latencies, usage))
+        exchange::measure(
+            writers,
+            from,
+            from + Duration::from_secs(self.seconds),
+            peer,
+        )
+        .await
     }
 }
 
 struct Writer {
-    stream: TcpStream,
+    connection: Exchange,
     request: BytesMut,
-    answer: BytesMut,
 }
 
-impl Writer {
-    /// The times of those acknowledged between `from` and `until`.
-    async fn write(mut self, from: Instant, until: Instant) -> Result<Latencies> {
-        let mut latencies = Latencies::default();
-        for correlation_id in 1_i32.. {
-            let id = self.request.get_mut(CORRELATION_ID);
-            id.context("a request has a correlation id")?
-                .copy_from_slice(&correlation_id.to_be_bytes());
-            let began = Instant::now();
-            self.stream.write_all(&self.request).await?;
-            let answer = self.answer().await?;
-            let now = Instant::now();
-            acknowledged(answer)?;
-            if now >= until {
-                break;
-            }
-            if now >= from {
-                latencies.record(now - began);
-            }
-        }
-        Ok(latencies)
-    }
-
-    async fn answer(&mut self) -> Result<Bytes> {
-        loop {
-            if let Some(frame) = next_frame(&mut self.answer, MAX_ANSWER)? {
-                return Ok(frame);
-            }
-            self.answer.reserve(256);
-            let read = self.stream.read_buf(&mut self.answer).await?;
-            ensure!(read > 0, "the broker closed a connection");
-        }
+impl Asker for Writer {
+    async fn ask(&mut self, number: i32) -> Result<()> {
+        let id = self.request.get_mut(CORRELATION_ID);
+        id.context("a request has a correlation id")?
+            .copy_from_slice(&number.to_be_bytes());
+        acknowledged(self.connection.ask(&self.request).await?)
     }
 }
 
