@@ -23,3 +23,4 @@ pub mod server;
 mod start;
 pub mod status;
 pub mod telemetry;
+mod throttle;

@@ -215,6 +215,8 @@ impl Shared {
         let settings = self.settings.load().with_dynamic(image, self.node_id);
         let rate = settings.long("klamm.replica.fill.bytes.per.second");
         self.groups.set_fill_rate(u64::try_from(rate).unwrap_or(0));
+        let (leader, followers) = crate::throttle::rates(&settings, image);
+        self.groups.set_throttle_rates(leader, &followers);
         self.settings.store(Arc::new(settings));
     }
 

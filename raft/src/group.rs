@@ -21,6 +21,7 @@ use crate::leadership::Leadership;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
 use crate::shared::Shared;
+use crate::throttle::Throttle;
 use crate::types::{Raft, TypeConfig, log_id, raft_vote};
 
 /// After so long a purge that openraft did not take up is asked for again: it ignores the wish
@@ -166,6 +167,11 @@ impl Group {
             .map(|(_, id)| id.as_ref().map_or(0, |id| id.index + 1));
         let held = held.chain(self.shared.fills.held()).min();
         Some(held.unwrap_or(u64::MAX))
+    }
+
+    /// What of the group's replication is held back, from the next bytes on.
+    pub fn set_throttle(&self, throttle: Throttle) {
+        self.shared.set_throttle(throttle);
     }
 
     /// Replicas of the group that are being filled, here and from here.
@@ -450,9 +456,7 @@ impl Group {
 
     /// Whether this replica has a vote, by the newest membership that it knows.
     pub(crate) fn has_vote(&self) -> bool {
-        let newest = self.newest_membership();
-        let mut voters = newest.voter_ids();
-        voters.any(|voter| voter == self.shared.node.0)
+        self.shared.is_voter(self.shared.node)
     }
 
     /// Voters and learners of the committed membership.

@@ -96,6 +96,7 @@ impl Groups {
         let lease = Duration::from_millis(config.election_timeout_max);
         let timing = Timing {
             fills: Arc::new(Fills::new()),
+            rates: Arc::default(),
             heartbeat_interval: options.heartbeat_interval,
             lease,
         };
@@ -178,6 +179,12 @@ impl Groups {
     /// The rate in bytes per second that all fills from this node share; 0, as at first, for as fast as it goes.
     pub fn set_fill_rate(&self, bytes_per_second: u64) {
         self.inner.timing.fills.pace.set(bytes_per_second);
+    }
+
+    /// The rates in bytes per second for what [`Throttle`](crate::Throttle) names: of all that this node sends, and of what goes to each
+    /// broker. 0, and no entry, for as fast as it goes.
+    pub fn set_throttle_rates(&self, leader: u64, followers: &BTreeMap<i32, u64>) {
+        self.inner.timing.rates.set(leader, followers);
     }
 
     /// Replicas that are being filled, here and from here.

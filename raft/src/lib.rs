@@ -11,10 +11,12 @@ mod log_store;
 mod machine;
 mod membership;
 mod network;
+mod pace;
 mod peers;
 mod proposal;
 mod responder;
 mod shared;
+mod throttle;
 mod types;
 
 pub use fill::FillProgress;
@@ -28,6 +30,7 @@ pub use peers::{
     Peers, PeersOptions,
 };
 pub use proposal::{Proposal, ProposeError, Proposed};
+pub use throttle::{Followers, Throttle};
 pub use types::NodeId;
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ impl StateMachine for Nothing {
 fn shared(store: &Store, group: u64) -> Arc<Shared> {
     let timing = Timing {
         fills: Arc::new(crate::fill::Fills::new()),
+        rates: Arc::default(),
         heartbeat_interval: Duration::from_millis(50),
         lease: Duration::from_millis(200),
     };

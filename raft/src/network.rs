@@ -322,6 +322,9 @@ where
         }
         self.left_out = 0;
         let bytes = request.entries.iter().map(entry_bytes).sum();
+        // Before there is room for it: others wait for that.
+        let peer = self.peer;
+        peer.shared.hold_back_entries(peer.node, bytes).await;
         let room = if bytes > 0 {
             self.peer
                 .shared

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use klamm_records::{EntryId, GroupId};
 use klamm_storage::{GroupLog, StorageError};
+use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -19,6 +20,7 @@ use crate::machine::StateMachine;
 use crate::network::PeerTransport;
 use crate::proposal::Pending;
 use crate::responder::responder;
+use crate::throttle::{Rates, Throttle};
 use crate::types::Raft;
 
 /// See the module.
@@ -33,6 +35,9 @@ pub(crate) struct Shared {
     /// What the fills of all groups share.
     pub(crate) node_fills: Arc<Fills>,
     pub(crate) fills: GroupFills,
+    rates: Arc<Rates>,
+    /// Nothing, where nothing is held back.
+    throttle: Mutex<Option<Arc<Throttle>>>,
     pub(crate) heartbeat_interval: Duration,
     /// How long after a quorum's acknowledgement a leader may still take writes.
     pub(crate) lease: Duration,
@@ -73,6 +78,7 @@ pub(crate) struct Shared {
 /// The settings of a node that its groups need.
 pub(crate) struct Timing {
     pub(crate) fills: Arc<Fills>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) lease: Duration,
 }
@@ -96,6 +102,8 @@ impl Shared {
             transport,
             node_fills: Arc::clone(&timing.fills),
             fills: GroupFills::default(),
+            rates: Arc::clone(&timing.rates),
+            throttle: Mutex::new(None),
             heartbeat_interval: timing.heartbeat_interval,
             lease: timing.lease,
             lane: Lane::new(),
@@ -135,6 +143,37 @@ impl Shared {
             self.group
         );
         self.opening.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn set_throttle(&self, throttle: Throttle) {
+        *self.throttle.lock() = (!throttle.is_none()).then(|| Arc::new(throttle));
+    }
+
+    /// Waits until `bytes` of a fill may go to a replica.
+    pub(crate) async fn hold_back(&self, node: NodeId, bytes: usize) {
+        let throttle = self.throttle.lock().clone();
+        if let Some(throttle) = throttle {
+            self.rates.take(&throttle, node.broker(), bytes).await;
+        }
+    }
+
+    /// Waits until `bytes` of entries may go to a replica. A voter does not wait.
+    pub(crate) async fn hold_back_entries(&self, node: NodeId, bytes: usize) {
+        let throttle = self.throttle.lock().clone();
+        if let Some(throttle) = throttle
+            && bytes > 0
+            && !self.is_voter(node)
+        {
+            self.rates.take(&throttle, node.broker(), bytes).await;
+        }
+    }
+
+    /// Whether a replica has a vote, by the newest membership that this one knows.
+    pub(crate) fn is_voter(&self, node: NodeId) -> bool {
+        self.raft().is_some_and(|raft| {
+            let newest = Arc::clone(&raft.server_metrics().borrow_watched().membership_config);
+            newest.voter_ids().any(|voter| voter == node.0)
+        })
     }
 
     /// This node, which leads in `term`, asks another to lead.

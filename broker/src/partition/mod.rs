@@ -64,6 +64,8 @@ impl Partition {
         store: Store,
         settings: Arc<TopicSettings>,
     ) -> Partition {
+        let here = group.node().broker();
+        group.set_throttle(crate::throttle::of_partition(&settings, index, here));
         Partition {
             topic,
             topic_id,
@@ -116,6 +118,9 @@ impl Partition {
     pub fn set_settings(&self, settings: Arc<TopicSettings>) {
         self.log()
             .set_settings(log_settings(&settings, self.log().group()));
+        let here = self.group.node().broker();
+        let throttle = crate::throttle::of_partition(&settings, self.index, here);
+        self.group.set_throttle(throttle);
         self.settings.store(settings);
     }
 

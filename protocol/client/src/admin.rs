@@ -285,21 +285,12 @@ impl Client {
                 )
         });
         let request = DescribeConfigsRequest::default().with_resources(wanted.collect());
-        let mut retry = self.retry();
-        let response = loop {
-            let asked = async {
-                // A broker's own configuration is only known to itself.
-                let connection = match resources {
-                    [ConfigResource::Broker(Some(id))] => self.node(*id).await?,
-                    _ => self.any().await?,
-                };
-                connection.send(&request).await
-            };
-            match asked.await {
-                Ok(response) => break response,
-                Err(error) => retry.after(error).await?,
-            }
+        // A broker's own configuration is only known to itself.
+        let broker = match resources {
+            [ConfigResource::Broker(id)] => *id,
+            _ => None,
         };
+        let response = self.ask_broker(broker, &request).await?;
         let results = resources.iter().map(|resource| {
             let mut answers = response.results.iter();
             let answer = answers.find(|answer| {
@@ -310,6 +301,28 @@ impl Client {
             Ok(answer.configs.iter().map(config_entry).collect())
         });
         Ok(results.collect())
+    }
+
+    /// Asks one broker, or any.
+    async fn ask_broker<T: ApiRequest>(
+        &self,
+        broker: Option<i32>,
+        request: &T,
+    ) -> Result<T::Response, Error> {
+        let mut retry = self.retry();
+        loop {
+            let asked = async {
+                let connection = match broker {
+                    Some(id) => self.node(id).await?,
+                    None => self.any().await?,
+                };
+                connection.send(request).await
+            };
+            match asked.await {
+                Ok(response) => return Ok(response),
+                Err(error) => retry.after(error).await?,
+            }
+        }
     }
 
     /// Changes some keys of a resource's configuration and leaves the others (KIP-339).
@@ -344,7 +357,11 @@ impl Client {
                     .map(|resource| resource.error_code),
             )
         };
-        let response = self.ask_controller(&request, codes).await?;
+        let response = match resource {
+            // Others refuse it, as Kafka's do.
+            ConfigResource::Broker(Some(id)) => self.ask_broker(Some(*id), &request).await?,
+            _ => self.ask_controller(&request, codes).await?,
+        };
         let result = match response.responses.first() {
             Some(answer) => check(answer.error_code, &answer.error_message),
             None => Err(unanswered()),

@@ -9,12 +9,11 @@
 //!                                        <----------------  the next place
 //!   end                                  ---------------->  openraft: install_snapshot, the log is the new one
 //! ```
-//! - `send.rs`: the leader's end; `receive.rs`: the follower's; `pace.rs`: the rate all fills of a node share.
+//! - `send.rs`: the leader's end; `receive.rs`: the follower's.
 //!
 //! Bounds: [`MAX_FILLS`] that a node sends at a time, others wait; [`WINDOW`] frames of [`CHUNK_BYTES`] (or one
 //! batch) each. All of it goes over a connection of its own (lane `Fill`), and no group waits for it.
 
-mod pace;
 mod receive;
 mod send;
 
@@ -27,9 +26,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::NodeId;
+use crate::pace::Pace;
 use crate::types::RaftVote;
 
-use pace::Pace;
 pub(crate) use receive::{Incoming, answer};
 pub(crate) use send::send;
 
@@ -84,6 +83,7 @@ pub(crate) enum FillAnswer {
 /// What all fills of a node share.
 pub(crate) struct Fills {
     sending: Semaphore,
+    /// The rate that they share.
     pub(crate) pace: Pace,
 }
 

@@ -158,6 +158,7 @@ impl Sender<'_> {
                 next = chunk.next;
                 let bytes = chunk.bytes;
                 self.shared.node_fills.pace.take(bytes.len()).await;
+                self.shared.hold_back(self.node, bytes.len()).await;
                 under_way.push_back(self.start(FillRequest::Data { number, at, bytes }));
             }
             match under_way.next().await {

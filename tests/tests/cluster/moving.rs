@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use klamm_client::{
-    Client, NewMessage, OffsetSpec, PartitionReader, Producer, ProducerOptions, ReaderOptions,
-    Topic, TopicPartition,
+    Client, ConfigChange, ConfigResource, NewMessage, OffsetSpec, PartitionReader, Producer,
+    ProducerOptions, ReaderOptions, Topic, TopicPartition,
 };
 use klamm_protocol::StrBytes;
 use klamm_protocol::messages::alter_partition_reassignments_request::{
@@ -20,6 +20,7 @@ use klamm_protocol::messages::{
 };
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, PARTITIONS, TOPIC};
+use tokio::time::Instant;
 
 use crate::rig::{client, client_of, create, eventually, node_command, topic, topic_is};
 
@@ -325,6 +326,75 @@ async fn what_a_log_has_no_entries_of_any_more_moves_too() -> Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// Bytes per second that a move is held back to, far less than what is to be moved.
+const SLOW: &str = "1500000";
+/// After so long, at that rate, it cannot be over; without, it is.
+const STILL_MOVING: Duration = Duration::from_secs(3);
+
+async fn set(client: &Client, of: ConfigResource, name: &str, value: &str) -> Result<()> {
+    let change = ConfigChange::Set(name.to_owned(), value.to_owned());
+    Ok(client.alter_configs(&of, &[change]).await?)
+}
+
+/// What `kafka-reassign-partitions --throttle` does (KIP-73).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_held_back_until_the_limit_goes() -> Result<()> {
+    let cluster = Cluster::start(3, &["log.retention.check.interval.ms=300"])?;
+    let admin = client(&cluster).await?;
+    let mut moved = topic("moved", 1, 1);
+    moved.configs = vec![("segment.bytes".to_owned(), "1048576".to_owned())];
+    create(&admin, moved).await?;
+    reassign(&admin, 1, "moved", &[Some(&[1])]).await?;
+    settled(&admin, "moved", &[&[1]]).await?;
+    let producer = Producer::new(admin.clone(), ProducerOptions::default());
+    let produce = async || {
+        let message = NewMessage {
+            value: Some(vec![b'x'; 100_000].into()),
+            ..NewMessage::default()
+        };
+        producer.send("moved", Some(0), message).await?.await
+    };
+    for _ in 0..150 {
+        produce().await?;
+    }
+    // As entries, by the leader's rate; then from segments, by that of the follower.
+    for (from, to, rate) in [(1, 2, "leader"), (2, 3, "follower")] {
+        if rate == "follower" {
+            let at = TopicPartition {
+                topic: "moved".to_owned(),
+                partition: 0,
+            };
+            admin.delete_records(&at, 20).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let topic = || ConfigResource::Topic("moved".to_owned());
+        let broker = || ConfigResource::Broker(Some(if rate == "leader" { from } else { to }));
+        let leaders = "leader.replication.throttled.replicas";
+        set(&admin, topic(), leaders, &format!("0:{from}")).await?;
+        let followers = "follower.replication.throttled.replicas";
+        set(&admin, topic(), followers, &format!("0:{to}")).await?;
+        let limit = format!("{rate}.replication.throttled.rate");
+        set(&admin, broker(), &limit, SLOW).await?;
+        let began = Instant::now();
+        reassign(&admin, 1, "moved", &[Some(&[to])]).await?;
+        while began.elapsed() < STILL_MOVING {
+            let sent = Instant::now();
+            produce().await?;
+            let took = sent.elapsed();
+            ensure!(took < Duration::from_secs(1), "a producer waited {took:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let left = moving(&admin, 1).await?;
+        ensure!(left.len() == 1, "to {to}: moved in spite of the limit");
+        let change = ConfigChange::Unset(limit);
+        admin.alter_configs(&broker(), &[change]).await?;
+        settled(&admin, "moved", &[&[to]]).await?;
+        let took = began.elapsed();
+        ensure!(took < STILL_MOVING * 3, "to {to}: it took {took:?}");
     }
     Ok(())
 }

@@ -21,5 +21,5 @@ pub use properties::{ParseError, parse_properties, parse_toml};
 pub use quorum::{QuorumError, Voter, parse_bootstrap_servers, parse_voters};
 pub use suggest::nearest;
 pub use table::{find, keys, unknown_key};
-pub use topic_settings::{CompressionTarget, TimestampType, TopicSettings};
+pub use topic_settings::{CompressionTarget, ThrottledReplicas, TimestampType, TopicSettings};
 pub use value::ValueError;

@@ -1,6 +1,6 @@
 //! The settings of one topic, typed, for the path that asks them for every batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::key::Scope;
 use super::layers::Settings;
@@ -47,8 +47,54 @@ pub struct TopicSettings {
     pub max_compaction_lag_ms: u64,
     /// `min.cleanable.dirty.ratio`.
     pub min_cleanable_dirty_ratio: f64,
+    /// `leader.replication.throttled.replicas`.
+    pub throttled_leaders: ThrottledReplicas,
+    /// `follower.replication.throttled.replicas`.
+    pub throttled_followers: ThrottledReplicas,
     /// The broker's `producer.id.expiration.ms`: not a topic key, but each log acts on it.
     pub producer_id_expiration_ms: u64,
+}
+
+/// Replicas of a topic whose making is held back (KIP-73).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ThrottledReplicas {
+    /// All of all partitions.
+    All,
+    /// Partitions and brokers.
+    Of(BTreeSet<(i32, i32)>),
+}
+
+impl ThrottledReplicas {
+    /// Reads `*`, or `partition:broker,..`; what is neither does not count.
+    fn parse(text: &str) -> ThrottledReplicas {
+        if text.trim() == "*" {
+            return ThrottledReplicas::All;
+        }
+        let pair = |element: &str| {
+            let (partition, broker) = element.split_once(':')?;
+            Some((partition.trim().parse().ok()?, broker.trim().parse().ok()?))
+        };
+        ThrottledReplicas::Of(elements(text).filter_map(pair).collect())
+    }
+
+    /// Whether a broker's replica of a partition is among them.
+    pub fn contains(&self, partition: i32, broker: i32) -> bool {
+        match self {
+            ThrottledReplicas::All => true,
+            ThrottledReplicas::Of(replicas) => replicas.contains(&(partition, broker)),
+        }
+    }
+
+    /// The brokers whose replicas of a partition are among them; `None`: all of them.
+    pub fn brokers(&self, partition: i32) -> Option<BTreeSet<i32>> {
+        match self {
+            ThrottledReplicas::All => None,
+            ThrottledReplicas::Of(replicas) => {
+                let of_partition = replicas.range((partition, i32::MIN)..=(partition, i32::MAX));
+                Some(of_partition.map(|(_, broker)| *broker).collect())
+            }
+        }
+    }
 }
 
 /// Codec in which batches are stored.
@@ -142,6 +188,8 @@ impl TopicSettings {
                 .text("min.cleanable.dirty.ratio")
                 .parse()
                 .expect("a DOUBLE, checked"),
+            throttled_leaders: read.throttled("leader.replication.throttled.replicas"),
+            throttled_followers: read.throttled("follower.replication.throttled.replicas"),
             producer_id_expiration_ms: u64::try_from(settings.long("producer.id.expiration.ms"))
                 .expect("at least 1"),
         }
@@ -178,6 +226,10 @@ impl Reader<'_> {
     /// A number that the table bounds at 0 or more.
     fn unsigned(&self, name: &'static str) -> u64 {
         u64::try_from(self.long(name)).expect("the table bounds it at 0 or more")
+    }
+
+    fn throttled(&self, name: &'static str) -> ThrottledReplicas {
+        ThrottledReplicas::parse(&self.text(name))
     }
 
     fn compression(&self) -> CompressionTarget {

@@ -3,9 +3,7 @@
 
 use super::super::key::Kind::{Boolean, Class, Int, List, Long, Password, String};
 use super::super::key::{Key, broker, broker_null};
-use super::reasons::{
-    JAVA_CLASS, NO_QUOTAS, NO_TELEMETRY, NO_THROTTLE, NO_TIERS, OWN_METRICS, RAFT_REPLICATES,
-};
+use super::reasons::{JAVA_CLASS, NO_QUOTAS, NO_TELEMETRY, NO_TIERS, OWN_METRICS, RAFT_REPLICATES};
 
 /// Values of `replica.selector.class`.
 const LEADER_SELECTOR: &str = "org.apache.kafka.common.replica.LeaderSelector";
@@ -52,8 +50,7 @@ pub(super) const KEYS: &[Key] = &[
     )
     .at_least(0)
     .per_broker()
-    .inert(NO_THROTTLE)
-    .doc("Bytes per second that leaders send for throttled replicas."),
+    .doc("Bytes per second that the broker sends, as leader of leader.replication.throttled.replicas, to replicas that are being made."),
     broker(
         Long,
         "follower.replication.throttled.rate",
@@ -61,8 +58,7 @@ pub(super) const KEYS: &[Key] = &[
     )
     .at_least(0)
     .per_broker()
-    .inert(NO_THROTTLE)
-    .doc("Bytes per second that followers take for throttled replicas."),
+    .doc("Bytes per second that each leader sends to the broker, for those of follower.replication.throttled.replicas that are being made."),
     broker(
         Long,
         "replica.alter.log.dirs.io.max.bytes.per.second",

@@ -7,7 +7,6 @@ pub(super) const COMPRESSION_TYPES: &[&str] =
 pub(super) const ONE_CLEANER: &str = "logs are compacted one after the other, on one thread";
 pub(super) const NO_TIERS: &str = "there is no remote (tiered) storage yet";
 pub(super) const NO_UNCLEAN_ELECTION: &str = "a partition is a Raft group, and Raft never elects a replica that misses acknowledged records; leave it false";
-pub(super) const NO_THROTTLE: &str = "replication is not throttled yet";
 pub(super) const SYNC_ALWAYS: &str =
     "every acknowledged record is already forced to disk, before the acknowledgement";
 pub(super) const NO_SHARE_GROUPS: &str = "there are no share groups yet";

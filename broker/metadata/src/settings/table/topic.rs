@@ -2,9 +2,7 @@
 
 use super::super::key::Kind::{Boolean, Double, Int, List, Long, String};
 use super::super::key::{Accepts, Key, Unit, same, topic, unit};
-use super::reasons::{
-    COMPRESSION_TYPES, LZ4_LEVEL, NO_THROTTLE, NO_TIERS, NO_UNCLEAN_ELECTION, SYNC_ALWAYS,
-};
+use super::reasons::{COMPRESSION_TYPES, LZ4_LEVEL, NO_TIERS, NO_UNCLEAN_ELECTION, SYNC_ALWAYS};
 
 const MAX_LONG: &str = "9223372036854775807";
 const REMOVED_FORMAT: &str = "Apache Kafka 4.0 removed it: every batch has format 2. Leave it out.";
@@ -124,12 +122,10 @@ pub(super) const KEYS: &[Key] = &[
         .doc("Whether a replica that misses acknowledged records may become leader. It never may: only false is accepted."),
     topic(List, "leader.replication.throttled.replicas", "")
         .accepts(Accepts::ThrottledReplicas)
-        .inert(NO_THROTTLE)
-        .doc("Replicas whose leader side is throttled while they are reassigned: '*' or a list of partition:broker."),
+        .doc("Replicas that send no faster than leader.replication.throttled.rate, while they lead, to replicas that are being made: '*' or a list of partition:broker."),
     topic(List, "follower.replication.throttled.replicas", "")
         .accepts(Accepts::ThrottledReplicas)
-        .inert(NO_THROTTLE)
-        .doc("Replicas whose follower side is throttled while they are reassigned: '*' or a list of partition:broker."),
+        .doc("Replicas that are sent no more than follower.replication.throttled.rate while they are being made: '*' or a list of partition:broker."),
     topic(Boolean, "remote.storage.enable", "false")
         .refuses(&[("true", NO_TIERS)])
         .doc("Whether closed segments also go to remote storage. Only false is accepted."),
