@@ -72,7 +72,13 @@ fn child(seed: u64, seconds: u64, log: bool) -> ExitCode {
     logs(log);
     // What the path is must make no difference: the run sees none.
     let dir = std::env::temp_dir().join(format!("klamm-sim-{}", std::process::id()));
-    if std::fs::create_dir_all(&dir)
+    // A process that was killed has left its nodes there, and its number can come again.
+    let left = match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    if left
+        .and_then(|()| std::fs::create_dir_all(&dir))
         .and_then(|()| std::env::set_current_dir(&dir))
         .is_err()
     {
