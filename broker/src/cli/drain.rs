@@ -11,10 +11,7 @@ use clap::{Args, Subcommand};
 use klamm_client::{Client, ConfigChange, ConfigResource, Error};
 use klamm_metadata::DRAINING;
 use klamm_protocol::ErrorCode;
-use klamm_protocol::messages::{
-    BrokerId, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
-    UnregisterBrokerRequest, UnregisterBrokerResponse,
-};
+use klamm_protocol::messages::{BrokerId, UnregisterBrokerRequest, UnregisterBrokerResponse};
 use serde::Serialize;
 
 use super::error::UserError;
@@ -184,7 +181,7 @@ async fn until_empty(
         if left != drained.left {
             moved_at = Instant::now();
         }
-        if left != drained.left || is_moving(client).await.map_err(failed)? {
+        if left != drained.left || !client.reassignments().await.map_err(failed)?.is_empty() {
             moving_at = Instant::now();
         }
         drained.left = left;
@@ -268,14 +265,6 @@ async fn replicas(client: &Client, node: i32) -> Result<usize, Error> {
     let partitions = known.topics.values().flat_map(|topic| &topic.partitions);
     let here = partitions.filter(|partition| partition.replicas.contains(&node));
     Ok(here.count())
-}
-
-/// Whether any partition is being moved.
-async fn is_moving(client: &Client) -> Result<bool, Error> {
-    let request = ListPartitionReassignmentsRequest::default().with_topics(None);
-    let connection = client.any().await?;
-    let response: ListPartitionReassignmentsResponse = connection.send(&request).await?;
-    Ok(!response.topics.is_empty())
 }
 
 fn print(drained: &DrainJson, format: Format) -> Result<(), UserError> {

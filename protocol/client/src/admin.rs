@@ -285,12 +285,21 @@ impl Client {
                 )
         });
         let request = DescribeConfigsRequest::default().with_resources(wanted.collect());
-        // A broker's own configuration is only known to itself.
-        let broker = match resources {
-            [ConfigResource::Broker(id)] => *id,
-            _ => None,
+        let mut retry = self.retry();
+        let response = loop {
+            let asked = async {
+                // A broker's own configuration is only known to itself.
+                let connection = match resources {
+                    [ConfigResource::Broker(Some(id))] => self.node(*id).await?,
+                    _ => self.any().await?,
+                };
+                connection.send(&request).await
+            };
+            match asked.await {
+                Ok(response) => break response,
+                Err(error) => retry.after(error).await?,
+            }
         };
-        let response = self.ask_broker(broker, &request).await?;
         let results = resources.iter().map(|resource| {
             let mut answers = response.results.iter();
             let answer = answers.find(|answer| {
@@ -301,28 +310,6 @@ impl Client {
             Ok(answer.configs.iter().map(config_entry).collect())
         });
         Ok(results.collect())
-    }
-
-    /// Asks one broker, or any.
-    async fn ask_broker<T: ApiRequest>(
-        &self,
-        broker: Option<i32>,
-        request: &T,
-    ) -> Result<T::Response, Error> {
-        let mut retry = self.retry();
-        loop {
-            let asked = async {
-                let connection = match broker {
-                    Some(id) => self.node(id).await?,
-                    None => self.any().await?,
-                };
-                connection.send(request).await
-            };
-            match asked.await {
-                Ok(response) => return Ok(response),
-                Err(error) => retry.after(error).await?,
-            }
-        }
     }
 
     /// Changes some keys of a resource's configuration and leaves the others (KIP-339).
@@ -357,10 +344,17 @@ impl Client {
                     .map(|resource| resource.error_code),
             )
         };
-        let response = match resource {
-            // Others refuse it, as Kafka's do.
-            ConfigResource::Broker(Some(id)) => self.ask_broker(Some(*id), &request).await?,
-            _ => self.ask_controller(&request, codes).await?,
+        let its_own = match resource {
+            // Others refuse most of it, as Kafka's do; but the broker may be away.
+            ConfigResource::Broker(Some(id)) => match self.node(*id).await {
+                Ok(connection) => connection.send(&request).await.ok(),
+                Err(_) => None,
+            },
+            _ => None,
+        };
+        let response = match its_own {
+            Some(response) => response,
+            None => self.ask_controller(&request, codes).await?,
         };
         let result = match response.responses.first() {
             Some(answer) => check(answer.error_code, &answer.error_message),
@@ -487,7 +481,7 @@ fn all_not_controller(codes: impl Iterator<Item = i16>) -> Option<ServerError> {
     })
 }
 
-fn check(code: i16, message: &Option<StrBytes>) -> Result<(), ServerError> {
+pub(crate) fn check(code: i16, message: &Option<StrBytes>) -> Result<(), ServerError> {
     ServerError::check(code, message.as_deref())
 }
 

@@ -12,6 +12,7 @@ mod offsets;
 mod producer;
 mod quorum;
 mod reader;
+mod reassignments;
 mod record;
 mod versions;
 
@@ -33,5 +34,6 @@ pub use producer::{
 };
 pub use quorum::{Quorum, QuorumReplica};
 pub use reader::{Fetched, PartitionReader, Reader, ReaderOptions, is_offset_out_of_range};
+pub use reassignments::Reassignment;
 pub use record::{Header, Message, NewMessage};
 pub use versions::ApiRanges;

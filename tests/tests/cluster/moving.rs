@@ -390,6 +390,17 @@ async fn a_move_is_held_back_until_the_limit_goes() -> Result<()> {
         }
         let left = moving(&admin, 1).await?;
         ensure!(left.len() == 1, "to {to}: moved in spite of the limit");
+        let status = crate::status::json(&cluster)?;
+        let (told, lag) = (
+            &status["moving"][0],
+            &status["moving"][0]["adding"][0]["lag"],
+        );
+        ensure!(
+            told["topic"] == "moved" && told["adding"][0]["node"] == to,
+            "{status:#}"
+        );
+        ensure!(lag.as_i64().is_none_or(|lag| lag > 0), "{status:#}");
+        ensure!(status["under_replicated"] == 0, "{status:#}");
         let change = ConfigChange::Unset(limit);
         admin.alter_configs(&broker(), &[change]).await?;
         settled(&admin, "moved", &[&[to]]).await?;

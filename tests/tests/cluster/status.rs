@@ -21,7 +21,7 @@ fn status(cluster: &Cluster, format: &str) -> Result<String> {
     Ok(String::from_utf8(ended.stdout)?)
 }
 
-fn json(cluster: &Cluster) -> Result<Value> {
+pub(crate) fn json(cluster: &Cluster) -> Result<Value> {
     Ok(serde_json::from_str(&status(cluster, "json")?)?)
 }
 

@@ -1,13 +1,13 @@
 //! `klamm cluster status`: who is there, who leads, and what is not as it should be.
 //!
-//! Three questions of Kafka's protocol: DescribeCluster for the nodes, Metadata for leaders and in-sync
-//! replicas, DescribeQuorum, of each leader, for how far behind replicas are. Brokers that do not tell the
-//! last of partitions leave that open.
+//! Four questions of Kafka's protocol: DescribeCluster for the nodes, Metadata for leaders and in-sync
+//! replicas, ListPartitionReassignments for what moves, DescribeQuorum, of each leader, for how far behind replicas
+//! are. Brokers that do not tell the last of partitions leave that open.
 
 use std::collections::BTreeMap;
 
 use clap::Args;
-use klamm_client::{Client, ClusterDescription, Node, Quorum, Topic, TopicPartition};
+use klamm_client::{Client, ClusterDescription, Node, Quorum, Reassignment, Topic, TopicPartition};
 use serde::Serialize;
 
 use crate::cli::error::UserError;
@@ -37,6 +37,8 @@ struct StatusJson {
     under_replicated: usize,
     /// The partitions that are one or the other.
     troubled: Vec<PartitionJson>,
+    /// The partitions that are being moved.
+    moving: Vec<MoveJson>,
 }
 
 /// The metadata group; no leader and no voters while it has none.
@@ -83,6 +85,15 @@ struct PartitionJson {
     behind: Vec<ReplicaJson>,
 }
 
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct MoveJson {
+    topic: String,
+    partition: i32,
+    /// Replicas that come, and how far they are behind.
+    adding: Vec<ReplicaJson>,
+    removing: Vec<i32>,
+}
+
 /// What the brokers said of how far replicas are.
 type Lags = BTreeMap<(String, i32), BTreeMap<i32, Option<i64>>>;
 
@@ -99,8 +110,9 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), UserError> {
     let topics: Vec<&Topic> = known.topics.values().map(|topic| &**topic).collect();
     // A cluster without a majority has a status, too.
     let metadata = client.metadata_quorum().await.ok();
+    let moves = client.reassignments().await.map_err(failed)?;
     let lags = lags(&client, &topics).await;
-    let status = StatusJson::new(&description, metadata.as_ref(), &topics, &lags);
+    let status = StatusJson::new(&description, metadata.as_ref(), &topics, &moves, &lags);
     match args.output {
         Format::Json => output::print_json(&status),
         Format::Table => output::print(&status.table()),
@@ -177,8 +189,11 @@ impl StatusJson {
         description: &ClusterDescription,
         metadata: Option<&Quorum>,
         topics: &[&Topic],
+        moves: &[Reassignment],
         lags: &Lags,
     ) -> StatusJson {
+        let moves: BTreeMap<&TopicPartition, &Reassignment> =
+            moves.iter().map(|moved| (&moved.at, moved)).collect();
         let mut nodes: BTreeMap<i32, NodeJson> = BTreeMap::new();
         let up = description.nodes.iter().map(|node| (node, true));
         let gone = description.fenced.iter().map(|node| (node, false));
@@ -186,13 +201,23 @@ impl StatusJson {
             nodes.insert(node.id, NodeJson::new(node, up));
         }
         let (mut partitions, mut without_leader, mut under_replicated) = (0, 0, 0);
-        let mut troubled = Vec::new();
+        let (mut troubled, mut moving) = (Vec::new(), Vec::new());
         for topic in topics {
             for partition in &topic.partitions {
                 partitions += 1;
                 let told = lags.get(&(topic.name.clone(), partition.index));
                 let lag_of = |node: &i32| told?.get(node).copied()?;
-                let is_short = partition.in_sync.len() < partition.replicas.len();
+                let at = TopicPartition {
+                    topic: topic.name.clone(),
+                    partition: partition.index,
+                };
+                let moved = moves.get(&at);
+                // One that is being made is missed by nobody.
+                let is_missed = |id: &i32| {
+                    !partition.in_sync.contains(id)
+                        && moved.is_none_or(|moved| !moved.adding.contains(id))
+                };
+                let is_short = partition.replicas.iter().any(is_missed);
                 without_leader += usize::from(partition.leader.is_none());
                 under_replicated += usize::from(is_short);
                 if let Some(leader) = partition.leader.and_then(|leader| nodes.get_mut(&leader)) {
@@ -200,15 +225,27 @@ impl StatusJson {
                 }
                 let mut behind = Vec::new();
                 for id in &partition.replicas {
-                    let (lag, in_sync) = (lag_of(id), partition.in_sync.contains(id));
+                    let (lag, is_missed) = (lag_of(id), is_missed(id));
                     if let Some(node) = nodes.get_mut(id) {
                         node.replicas += 1;
-                        node.out_of_sync += usize::from(!in_sync);
+                        node.out_of_sync += usize::from(is_missed);
                         node.lag = lag.map(|lag| node.lag.unwrap_or(0) + lag).or(node.lag);
                     }
-                    if !in_sync {
+                    if is_missed {
                         behind.push(ReplicaJson { node: *id, lag });
                     }
+                }
+                if let Some(moved) = moved {
+                    let adding = moved.adding.iter().map(|id| ReplicaJson {
+                        node: *id,
+                        lag: lag_of(id),
+                    });
+                    moving.push(MoveJson {
+                        topic: topic.name.clone(),
+                        partition: partition.index,
+                        adding: adding.collect(),
+                        removing: moved.removing.clone(),
+                    });
                 }
                 if is_short || partition.leader.is_none() {
                     troubled.push(PartitionJson {
@@ -233,6 +270,7 @@ impl StatusJson {
             without_leader,
             under_replicated,
             troubled,
+            moving,
         }
     }
 
@@ -242,8 +280,13 @@ impl StatusJson {
             _ => "without a leader: nothing can be changed".to_owned(),
         };
         let mut text = format!(
-            "cluster     {}\nmetadata    {metadata}\npartitions  {} of {} topics: {} without a leader, {} under-replicated\n\n",
-            self.cluster, self.partitions, self.topics, self.without_leader, self.under_replicated
+            "cluster     {}\nmetadata    {metadata}\npartitions  {} of {} topics: {} without a leader, {} under-replicated, {} moving\n\n",
+            self.cluster,
+            self.partitions,
+            self.topics,
+            self.without_leader,
+            self.under_replicated,
+            self.moving.len()
         );
         let mut nodes = Table::new(&[
             "NODE",
@@ -270,38 +313,72 @@ impl StatusJson {
             ]);
         }
         text.push_str(&nodes.render());
-        if self.troubled.is_empty() {
-            return text;
-        }
-        let mut rows = Table::new(&[
+        self.tell_troubled(&mut text);
+        self.tell_moving(&mut text);
+        text
+    }
+
+    fn tell_troubled(&self, text: &mut String) {
+        let header = [
             "TOPIC",
             "PARTITION",
             "LEADER",
             "REPLICAS",
             "IN-SYNC",
             "BEHIND",
-        ]);
-        for partition in self.troubled.iter().take(MOST_ROWS) {
-            let behind = partition
-                .behind
-                .iter()
-                .map(|replica| format!("{} by {}", replica.node, number(replica.lag)));
-            rows.row(vec![
+        ];
+        let row = |partition: &PartitionJson| {
+            vec![
                 partition.topic.clone(),
                 partition.partition.to_string(),
                 number(partition.leader.map(i64::from)),
                 ids(&partition.replicas),
                 ids(&partition.in_sync),
-                behind.collect::<Vec<_>>().join(", "),
-            ]);
-        }
-        text.push('\n');
-        text.push_str(&rows.render());
-        let more = self.troubled.len().saturating_sub(MOST_ROWS);
-        if more > 0 {
-            text.push_str(&format!("and {more} more: -o json has all of them\n"));
-        }
-        text
+                lags_of(&partition.behind),
+            ]
+        };
+        tell(text, &header, &self.troubled, row);
+    }
+
+    fn tell_moving(&self, text: &mut String) {
+        let header = ["MOVING", "PARTITION", "ADDING", "REMOVING"];
+        let row = |moved: &MoveJson| {
+            vec![
+                moved.topic.clone(),
+                moved.partition.to_string(),
+                lags_of(&moved.adding),
+                ids(&moved.removing),
+            ]
+        };
+        tell(text, &header, &self.moving, row);
+    }
+}
+
+/// Adds a table of partitions, if there are any.
+fn tell<T>(text: &mut String, header: &[&'static str], all: &[T], row: impl Fn(&T) -> Vec<String>) {
+    if all.is_empty() {
+        return;
+    }
+    let mut rows = Table::new(header);
+    for partition in all.iter().take(MOST_ROWS) {
+        rows.row(row(partition));
+    }
+    text.push('\n');
+    text.push_str(&rows.render());
+    let more = all.len().saturating_sub(MOST_ROWS);
+    if more > 0 {
+        text.push_str(&format!("and {more} more: -o json has all of them\n"));
+    }
+}
+
+fn lags_of(replicas: &[ReplicaJson]) -> String {
+    let told: Vec<String> = replicas
+        .iter()
+        .map(|replica| format!("{} by {}", replica.node, number(replica.lag)))
+        .collect();
+    match told.is_empty() {
+        true => "-".to_owned(),
+        false => told.join(", "),
     }
 }
 
@@ -367,7 +444,7 @@ mod tests {
         }
     }
 
-    fn status() -> StatusJson {
+    fn status(moves: &[Reassignment]) -> StatusJson {
         let description = ClusterDescription {
             id: "c".to_owned(),
             controller: Some(1),
@@ -395,12 +472,51 @@ mod tests {
             (("t".to_owned(), 0), told([Some(0), Some(3), Some(0)])),
             (("t".to_owned(), 1), told([Some(0), Some(4), Some(500)])),
         ]);
-        StatusJson::new(&description, Some(&quorum), &[&topic], &lags)
+        StatusJson::new(&description, Some(&quorum), &[&topic], moves, &lags)
+    }
+
+    /// Partition 1 goes from broker 1 to broker 3.
+    fn move_to_3() -> Reassignment {
+        Reassignment {
+            at: TopicPartition {
+                topic: "t".to_owned(),
+                partition: 1,
+            },
+            replicas: vec![1, 2, 3],
+            adding: vec![3],
+            removing: vec![1],
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_being_made_is_not_missed() {
+        let status = status(&[move_to_3()]);
+        assert_eq!(status.under_replicated, 1);
+        assert_eq!(status.nodes[2].out_of_sync, 1);
+        let expected = MoveJson {
+            topic: "t".to_owned(),
+            partition: 1,
+            adding: vec![ReplicaJson {
+                node: 3,
+                lag: Some(500),
+            }],
+            removing: vec![1],
+        };
+        assert_eq!(status.moving, [expected]);
+        let table = status.table();
+        assert!(
+            table.contains("1 under-replicated, 1 moving\n")
+                && table.ends_with(
+                    "\nMOVING  PARTITION  ADDING    REMOVING\n\
+                     t               1  3 by 500  1\n"
+                ),
+            "{table}"
+        );
     }
 
     #[test]
     fn nodes_and_partitions_are_counted_and_what_is_unknown_stays_open() {
-        let status = status();
+        let status = status(&[]);
         let counted: Vec<_> = status
             .nodes
             .iter()
@@ -444,10 +560,10 @@ mod tests {
     #[test]
     fn the_table_says_it_for_people() {
         assert_eq!(
-            status().table(),
+            status(&[]).table(),
             "cluster     c\n\
              metadata    led by node 2 in epoch 7\n\
-             partitions  3 of 1 topics: 1 without a leader, 2 under-replicated\n\
+             partitions  3 of 1 topics: 1 without a leader, 2 under-replicated, 0 moving\n\
              \n\
              NODE  ADDRESS     RACK  STATE  METADATA            LEADS  REPLICAS  OUT-OF-SYNC  LAG\n\
              \x20  1  node1:9092  a     up     voter, 1 behind         2         3            1    0\n\
@@ -468,7 +584,7 @@ mod tests {
             nodes: vec![node(1)],
             fenced: vec![],
         };
-        let status = StatusJson::new(&description, None, &[], &Lags::new());
+        let status = StatusJson::new(&description, None, &[], &[], &Lags::new());
         assert_eq!(status.metadata, MetadataJson::default());
         assert!(
             status
