@@ -171,7 +171,7 @@ impl Group {
 
     /// What of the group's replication is held back, from the next bytes on.
     pub fn set_throttle(&self, throttle: Throttle) {
-        self.shared.set_throttle(throttle);
+        self.shared.brake.set(throttle);
     }
 
     /// Replicas of the group that are being filled, here and from here.

@@ -20,7 +20,7 @@ use crate::machine::StateMachine;
 use crate::network::PeerTransport;
 use crate::proposal::Pending;
 use crate::responder::responder;
-use crate::throttle::{Rates, Throttle};
+use crate::throttle::{Brake, Rates};
 use crate::types::Raft;
 
 /// See the module.
@@ -35,9 +35,7 @@ pub(crate) struct Shared {
     /// What the fills of all groups share.
     pub(crate) node_fills: Arc<Fills>,
     pub(crate) fills: GroupFills,
-    rates: Arc<Rates>,
-    /// Nothing, where nothing is held back.
-    throttle: Mutex<Option<Arc<Throttle>>>,
+    pub(crate) brake: Brake,
     pub(crate) heartbeat_interval: Duration,
     /// How long after a quorum's acknowledgement a leader may still take writes.
     pub(crate) lease: Duration,
@@ -102,8 +100,7 @@ impl Shared {
             transport,
             node_fills: Arc::clone(&timing.fills),
             fills: GroupFills::default(),
-            rates: Arc::clone(&timing.rates),
-            throttle: Mutex::new(None),
+            brake: Brake::new(Arc::clone(&timing.rates)),
             heartbeat_interval: timing.heartbeat_interval,
             lease: timing.lease,
             lane: Lane::new(),
@@ -145,26 +142,11 @@ impl Shared {
         self.opening.store(false, Ordering::Release);
     }
 
-    pub(crate) fn set_throttle(&self, throttle: Throttle) {
-        *self.throttle.lock() = (!throttle.is_none()).then(|| Arc::new(throttle));
-    }
-
-    /// Waits until `bytes` of a fill may go to a replica.
-    pub(crate) async fn hold_back(&self, node: NodeId, bytes: usize) {
-        let throttle = self.throttle.lock().clone();
-        if let Some(throttle) = throttle {
-            self.rates.take(&throttle, node.broker(), bytes).await;
-        }
-    }
-
     /// Waits until `bytes` of entries may go to a replica. A voter does not wait.
     pub(crate) async fn hold_back_entries(&self, node: NodeId, bytes: usize) {
-        let throttle = self.throttle.lock().clone();
-        if let Some(throttle) = throttle
-            && bytes > 0
-            && !self.is_voter(node)
-        {
-            self.rates.take(&throttle, node.broker(), bytes).await;
+        let broker = node.broker();
+        if bytes > 0 && self.brake.is_on(broker) && !self.is_voter(node) {
+            self.brake.wait(broker, bytes).await;
         }
     }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::pace::Pace;
 
@@ -47,8 +48,12 @@ impl Followers {
 }
 
 impl Throttle {
-    /// Whether nothing is held back.
-    pub(crate) fn is_none(&self) -> bool {
+    /// Whether what goes to `broker` is held back, at either end.
+    fn holds_back(&self, broker: i32) -> bool {
+        self.leader || self.followers.contains(broker)
+    }
+
+    fn is_none(&self) -> bool {
         *self == Throttle::default()
     }
 }
@@ -75,8 +80,7 @@ impl Rates {
         }
     }
 
-    /// Waits until `bytes` may go to `broker`.
-    pub(crate) async fn take(&self, throttle: &Throttle, broker: i32, bytes: usize) {
+    async fn take(&self, throttle: &Throttle, broker: i32, bytes: usize) {
         if throttle.leader {
             self.leader.take(bytes).await;
         }
@@ -84,6 +88,53 @@ impl Rates {
             let pace = self.followers.lock().get(&broker).cloned();
             if let Some(pace) = pace {
                 pace.take(bytes).await;
+            }
+        }
+    }
+}
+
+/// What is held back of one group.
+pub(crate) struct Brake {
+    rates: Arc<Rates>,
+    /// `None` where nothing is.
+    throttle: watch::Sender<Option<Arc<Throttle>>>,
+}
+
+impl Brake {
+    pub(crate) fn new(rates: Arc<Rates>) -> Brake {
+        Brake {
+            rates,
+            throttle: watch::Sender::new(None),
+        }
+    }
+
+    /// Holds at once, also for what waits.
+    pub(crate) fn set(&self, throttle: Throttle) {
+        let throttle = (!throttle.is_none()).then(|| Arc::new(throttle));
+        self.throttle.send_replace(throttle);
+    }
+
+    /// Whether what goes to `broker` may have to wait.
+    pub(crate) fn is_on(&self, broker: i32) -> bool {
+        let throttle = self.throttle.borrow();
+        throttle
+            .as_ref()
+            .is_some_and(|throttle| throttle.holds_back(broker))
+    }
+
+    /// Waits until `bytes` may go to `broker`.
+    pub(crate) async fn wait(&self, broker: i32, bytes: usize) {
+        let mut changes = self.throttle.subscribe();
+        loop {
+            let throttle = changes.borrow_and_update().clone();
+            let Some(throttle) = throttle else {
+                return;
+            };
+            tokio::select! {
+                biased;
+                () = self.rates.take(&throttle, broker, bytes) => return,
+                // The sender is in `self`.
+                _ = changes.changed() => {}
             }
         }
     }
@@ -147,5 +198,27 @@ mod tests {
         rates.set(0, &BTreeMap::new());
         rates.take(&all, 2, 1 << 40).await;
         rates.take(&all, 2, 1 << 40).await;
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_when_nothing_is_held_back_any_more() {
+        let rates = Arc::new(Rates::default());
+        rates.set(1, &BTreeMap::new());
+        let brake = Arc::new(Brake::new(rates));
+        assert!(!brake.is_on(2));
+        brake.set(Throttle {
+            leader: true,
+            ..Throttle::default()
+        });
+        assert!(brake.is_on(2));
+        brake.wait(2, 1 << 40).await;
+        let mut waiting = tokio::spawn({
+            let brake = Arc::clone(&brake);
+            async move { brake.wait(2, 1).await }
+        });
+        let early = tokio::time::timeout(Duration::from_millis(20), &mut waiting).await;
+        assert!(early.is_err(), "it waits for what has gone");
+        brake.set(Throttle::default());
+        waiting.await.expect("it goes at once");
     }
 }

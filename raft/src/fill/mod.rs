@@ -11,7 +11,7 @@
 //! ```
 //! - `send.rs`: the leader's end; `receive.rs`: the follower's.
 //!
-//! Bounds: [`MAX_FILLS`] that a node sends at a time, others wait; [`WINDOW`] frames of [`CHUNK_BYTES`] (or one
+//! Bounds: [`MAX_FILLS`] that a node sends at a time, and as many that are held back, others wait; [`WINDOW`] frames of [`CHUNK_BYTES`] (or one
 //! batch) each. All of it goes over a connection of its own (lane `Fill`), and no group waits for it.
 
 mod receive;
@@ -32,7 +32,7 @@ use crate::types::RaftVote;
 pub(crate) use receive::{Incoming, answer};
 pub(crate) use send::send;
 
-/// Replicas that a node fills at a time.
+/// Replicas that a node fills at a time; and of those that are held back, besides.
 const MAX_FILLS: usize = 4;
 /// Bytes of batches in one frame, but at least one batch.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -83,6 +83,8 @@ pub(crate) enum FillAnswer {
 /// What all fills of a node share.
 pub(crate) struct Fills {
     sending: Semaphore,
+    /// Those that an operator holds back: the others are not to wait for them.
+    sending_slowly: Semaphore,
     /// The rate that they share.
     pub(crate) pace: Pace,
 }
@@ -91,6 +93,7 @@ impl Fills {
     pub(crate) fn new() -> Fills {
         Fills {
             sending: Semaphore::new(MAX_FILLS),
+            sending_slowly: Semaphore::new(MAX_FILLS),
             pace: Pace::default(),
         }
     }

@@ -30,7 +30,11 @@ pub(crate) async fn send(
     node: NodeId,
     vote: RaftVote,
 ) -> io::Result<RaftVote> {
-    let sending = shared.node_fills.sending.acquire().await;
+    let fills = &shared.node_fills;
+    let sending = match shared.brake.is_on(node.broker()) {
+        true => fills.sending_slowly.acquire().await,
+        false => fills.sending.acquire().await,
+    };
     let _sending = sending.map_err(io::Error::other)?;
     let source = shared.log.fill_source().map_err(io::Error::other)?;
     let source = source.ok_or_else(|| io::Error::other("nothing is purged here"))?;
@@ -158,7 +162,8 @@ impl Sender<'_> {
                 next = chunk.next;
                 let bytes = chunk.bytes;
                 self.shared.node_fills.pace.take(bytes.len()).await;
-                self.shared.hold_back(self.node, bytes.len()).await;
+                let brake = &self.shared.brake;
+                brake.wait(self.node.broker(), bytes.len()).await;
                 under_way.push_back(self.start(FillRequest::Data { number, at, bytes }));
             }
             match under_way.next().await {
