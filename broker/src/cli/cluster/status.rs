@@ -508,7 +508,7 @@ mod tests {
             table.contains("1 under-replicated, 1 moving\n")
                 && table.ends_with(
                     "\nMOVING  PARTITION  ADDING    REMOVING\n\
-                     t               1  3 by 500  1\n"
+                     t               1  3 by 500         1\n"
                 ),
             "{table}"
         );
