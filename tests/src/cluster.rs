@@ -53,8 +53,14 @@ pub struct Cluster {
     founders: usize,
 }
 
-fn free(host: &str) -> Result<String> {
-    Ok(TcpListener::bind((host, 0))?.local_addr()?.to_string())
+/// Addresses on a host where nobody listens now, each another one: all are bound before the first is let go.
+fn free<const COUNT: usize>(host: &str) -> Result<[String; COUNT]> {
+    let held = [(); COUNT].map(|()| TcpListener::bind((host, 0)));
+    let mut addresses = [const { String::new() }; COUNT];
+    for (address, held) in addresses.iter_mut().zip(held) {
+        *address = held?.local_addr()?.to_string();
+    }
+    Ok(addresses)
 }
 
 impl Cluster {
@@ -268,7 +274,7 @@ impl Cluster {
 impl Node {
     fn new(dir: &Path, id: i32) -> Result<Node> {
         let host = format!("127.0.7.{id}");
-        Node::at(id, [free(&host)?, free(&host)?, free(&host)?], None, dir)
+        Node::at(id, free(&host)?, None, dir)
     }
 
     fn on(network: &Network, dir: &Path, id: i32) -> Result<Node> {

@@ -248,7 +248,8 @@ impl Fetch {
         for target in unled {
             super::leaders::settle(&self.ctx, target.id, target.key.1, until).await;
         }
-        self.clone().read().await
+        // One that doubted its leader for a moment has nothing to tell by now, and goes on waiting.
+        self.until_told().await
     }
 
     async fn until_told(self: Arc<Self>) -> Found {
