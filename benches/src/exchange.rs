@@ -3,6 +3,8 @@
 //! One thread drives all of them, without tasks or queues between a request and its socket: the load costs little
 //! more than its system calls.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use bytes::{Bytes, BytesMut};
 use klamm_protocol::next_frame;
@@ -67,13 +69,15 @@ pub trait Asker: Send + 'static {
     fn ask(&mut self, number: i32) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Lets all ask from now on; measures from `from` until `until`, times and the peer's usage.
+/// Lets all ask from now on; after `warm_up` seconds it measures for `seconds`, times and the peer's usage.
 pub async fn measure(
     askers: Vec<impl Asker>,
-    from: Instant,
-    until: Instant,
+    warm_up: u64,
+    seconds: u64,
     peer: &Peer<'_>,
 ) -> Result<(Latencies, Vec<Measured>)> {
+    let from = Instant::now() + Duration::from_secs(warm_up);
+    let until = from + Duration::from_secs(seconds);
     let mut tasks = JoinSet::new();
     for asker in askers {
         tasks.spawn(ask_on(asker, from, until));

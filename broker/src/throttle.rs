@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use klamm_metadata::settings::{Settings, TopicSettings};
 use klamm_metadata::{ConfigResource, Image};
-use klamm_raft::{Followers, Throttle};
+use klamm_raft::{Followers, Group, Throttle};
 
 const FOLLOWER_RATE: &str = "follower.replication.throttled.rate";
 
@@ -32,8 +32,14 @@ pub fn rates(settings: &Settings, image: &Image) -> (u64, BTreeMap<i32, u64>) {
     (rate(leader), followers.collect())
 }
 
+/// Tells a partition's group what the settings of its topic hold back.
+pub fn hold_back(group: &Group, settings: &TopicSettings, partition: i32) {
+    let here = group.node().broker();
+    group.set_throttle(of_partition(settings, partition, here));
+}
+
 /// What is held back of a partition where it is led by broker `here`.
-pub fn of_partition(settings: &TopicSettings, partition: i32, here: i32) -> Throttle {
+fn of_partition(settings: &TopicSettings, partition: i32, here: i32) -> Throttle {
     let followers = settings.throttled_followers.brokers(partition);
     Throttle {
         leader: settings.throttled_leaders.contains(partition, here),

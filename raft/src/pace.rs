@@ -63,8 +63,7 @@ impl Pace {
         let at = free_at.map_or(now, |at| at.max(now));
         // A year is for ever; more could not be told as a moment.
         let seconds = (bytes as f64 / rate as f64).min(365.0 * 86_400.0);
-        let until = at.checked_add(Duration::from_secs_f64(seconds));
-        *free_at = Some(until.unwrap_or(at));
+        *free_at = Some(at + Duration::from_secs_f64(seconds));
         Some(at)
     }
 }

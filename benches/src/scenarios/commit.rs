@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use klamm_client::Connection;
 use klamm_protocol::messages::OffsetCommitRequest;
 use klamm_protocol::{decode_response, encode_request};
-use tokio::time::Instant;
 
 use crate::exchange::{self, Asker, Exchange};
 use crate::measure::{Latencies, Measured, Unit};
@@ -63,10 +61,9 @@ impl Commit {
         let peer = home.start().await?;
         let consumers = usize::from(self.consumers);
         setup::create_topic(&peer.address(), i32::from(self.consumers)).await?;
-        let connections = setup::connect(&peer.address(), consumers).await?;
         let requests = match self.committers {
-            As::Simple => simple(&connections).await?,
-            As::Members => members(connections.clone()).await?,
+            As::Simple => simple(&peer.address(), consumers).await?,
+            As::Members => members(&peer.address(), consumers).await?,
         };
         let (mut latencies, usage) = exchange::on_one_thread(self.load(&peer, requests))?;
         let rate = latencies.count() as f64 / self.seconds as f64;
@@ -93,16 +90,14 @@ impl Commit {
                 request,
             });
         }
-        let from = Instant::now() + Duration::from_secs(self.warm_up);
-        let until = from + Duration::from_secs(self.seconds);
-        exchange::measure(committers, from, until, peer).await
+        exchange::measure(committers, self.warm_up, self.seconds, peer).await
     }
 }
 
-async fn simple(connections: &[Connection]) -> Result<Vec<OffsetCommitRequest>> {
-    let groups: Vec<_> = (0..connections.len()).map(setup::group_id).collect();
-    if let Some(first) = connections.first() {
-        setup::coordinator_serves(first, &groups).await?;
+async fn simple(address: &str, consumers: usize) -> Result<Vec<OffsetCommitRequest>> {
+    let groups: Vec<_> = (0..consumers).map(setup::group_id).collect();
+    if let Some(one) = setup::connect(address, 1).await?.first() {
+        setup::coordinator_serves(one, &groups).await?;
     }
     let pairs = groups.iter().zip(0..);
     let requests =
@@ -110,11 +105,13 @@ async fn simple(connections: &[Connection]) -> Result<Vec<OffsetCommitRequest>> 
     Ok(requests.collect())
 }
 
-async fn members(connections: Vec<Connection>) -> Result<Vec<OffsetCommitRequest>> {
+/// They stay members when the connections on which they joined are closed.
+async fn members(address: &str, consumers: usize) -> Result<Vec<OffsetCommitRequest>> {
+    let connections = setup::connect(address, consumers).await?;
     let group = Group {
         id: setup::group_id(0),
         topic: setup::TOPIC,
-        partitions: i32::try_from(connections.len())?,
+        partitions: i32::try_from(consumers)?,
         session_timeout: Duration::from_secs(45),
     };
     if let Some(first) = connections.first() {

@@ -3,14 +3,11 @@
 //!
 //! The request is encoded once per connection and only its correlation id changes.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use klamm_protocol::messages::ProduceRequest;
 use klamm_protocol::{ErrorCode, decode_response};
-use tokio::time::Instant;
 
 use super::{Bar, Held, held};
 use crate::exchange::{self, Asker, Exchange};
@@ -127,14 +124,7 @@ impl Sync {
                 request: BytesMut::from(&setup::produce_frame(0, [(partition, batch)])?[..]),
             });
         }
-        let from = Instant::now() + Duration::from_secs(self.warm_up);
-        exchange::measure(
-            writers,
-            from,
-            from + Duration::from_secs(self.seconds),
-            peer,
-        )
-        .await
+        exchange::measure(writers, self.warm_up, self.seconds, peer).await
     }
 }
 

@@ -64,8 +64,7 @@ impl Partition {
         store: Store,
         settings: Arc<TopicSettings>,
     ) -> Partition {
-        let here = group.node().broker();
-        group.set_throttle(crate::throttle::of_partition(&settings, index, here));
+        crate::throttle::hold_back(&group, &settings, index);
         Partition {
             topic,
             topic_id,
@@ -118,9 +117,7 @@ impl Partition {
     pub fn set_settings(&self, settings: Arc<TopicSettings>) {
         self.log()
             .set_settings(log_settings(&settings, self.log().group()));
-        let here = self.group.node().broker();
-        let throttle = crate::throttle::of_partition(&settings, self.index, here);
-        self.group.set_throttle(throttle);
+        crate::throttle::hold_back(&self.group, &settings, self.index);
         self.settings.store(settings);
     }
 

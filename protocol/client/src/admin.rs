@@ -344,13 +344,13 @@ impl Client {
                     .map(|resource| resource.error_code),
             )
         };
-        let its_own = match resource {
-            // Others refuse most of it, as Kafka's do; but the broker may be away.
-            ConfigResource::Broker(Some(id)) => match self.node(*id).await {
-                Ok(connection) => connection.send(&request).await.ok(),
-                Err(_) => None,
-            },
-            _ => None,
+        // Others refuse most of a broker's own, as Kafka's do; but it may be away.
+        let its_own = if let ConfigResource::Broker(Some(id)) = resource
+            && let Ok(connection) = self.node(*id).await
+        {
+            connection.send(&request).await.ok()
+        } else {
+            None
         };
         let response = match its_own {
             Some(response) => response,

@@ -95,7 +95,7 @@ struct MoveJson {
 }
 
 /// What the brokers said of how far replicas are.
-type Lags = BTreeMap<(String, i32), BTreeMap<i32, Option<i64>>>;
+type Lags = BTreeMap<TopicPartition, BTreeMap<i32, Option<i64>>>;
 
 /// Shows how the cluster stands.
 ///
@@ -139,7 +139,7 @@ async fn lags(client: &Client, topics: &[&Topic]) -> Lags {
             let quorum = quorum.ok()?;
             let replicas = quorum.voters.iter().chain(&quorum.observers);
             let lags = replicas.map(|replica| (replica.node, quorum.lag(replica)));
-            Some(((at.topic, at.partition), lags.collect()))
+            Some((at, lags.collect()))
         });
         told.collect::<Vec<_>>()
     });
@@ -205,13 +205,12 @@ impl StatusJson {
         for topic in topics {
             for partition in &topic.partitions {
                 partitions += 1;
-                let told = lags.get(&(topic.name.clone(), partition.index));
-                let lag_of = |node: &i32| told?.get(node).copied()?;
                 let at = TopicPartition {
                     topic: topic.name.clone(),
                     partition: partition.index,
                 };
-                let moved = moves.get(&at);
+                let (told, moved) = (lags.get(&at), moves.get(&at));
+                let lag_of = |node: &i32| told?.get(node).copied()?;
                 // One that is being made is missed by nobody.
                 let is_missed = |id: &i32| {
                     !partition.in_sync.contains(id)
@@ -372,14 +371,8 @@ fn tell<T>(text: &mut String, header: &[&'static str], all: &[T], row: impl Fn(&
 }
 
 fn lags_of(replicas: &[ReplicaJson]) -> String {
-    let told: Vec<String> = replicas
-        .iter()
-        .map(|replica| format!("{} by {}", replica.node, number(replica.lag)))
-        .collect();
-    match told.is_empty() {
-        true => "-".to_owned(),
-        false => told.join(", "),
-    }
+    let lag = |replica: &ReplicaJson| format!("{} by {}", replica.node, number(replica.lag));
+    list(replicas.iter().map(lag), ", ")
 }
 
 impl NodeJson {
@@ -402,10 +395,14 @@ fn number(known: Option<i64>) -> String {
 }
 
 fn ids(ids: &[i32]) -> String {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    match ids.is_empty() {
+    list(ids.iter().map(ToString::to_string), ",")
+}
+
+fn list(items: impl Iterator<Item = String>, between: &str) -> String {
+    let items: Vec<String> = items.collect();
+    match items.is_empty() {
         true => "-".to_owned(),
-        false => ids.join(","),
+        false => items.join(between),
     }
 }
 
@@ -444,6 +441,13 @@ mod tests {
         }
     }
 
+    fn at(partition: i32) -> TopicPartition {
+        TopicPartition {
+            topic: "t".to_owned(),
+            partition,
+        }
+    }
+
     fn status(moves: &[Reassignment]) -> StatusJson {
         let description = ClusterDescription {
             id: "c".to_owned(),
@@ -469,8 +473,8 @@ mod tests {
         };
         let told = |lags: [Option<i64>; 3]| (1..).zip(lags).collect();
         let lags = Lags::from([
-            (("t".to_owned(), 0), told([Some(0), Some(3), Some(0)])),
-            (("t".to_owned(), 1), told([Some(0), Some(4), Some(500)])),
+            (at(0), told([Some(0), Some(3), Some(0)])),
+            (at(1), told([Some(0), Some(4), Some(500)])),
         ]);
         StatusJson::new(&description, Some(&quorum), &[&topic], moves, &lags)
     }
@@ -478,10 +482,7 @@ mod tests {
     /// Partition 1 goes from broker 1 to broker 3.
     fn move_to_3() -> Reassignment {
         Reassignment {
-            at: TopicPartition {
-                topic: "t".to_owned(),
-                partition: 1,
-            },
+            at: at(1),
             replicas: vec![1, 2, 3],
             adding: vec![3],
             removing: vec![1],
