@@ -3,7 +3,7 @@
 //! Versions: 4 the broker's defaults by -1, 5 effective configuration in the answer, 7 topic ids.
 //! The answer waits until the new partitions have leaders, or the request's timeout.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use kafka_protocol::messages::TopicName;
@@ -36,8 +36,9 @@ pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> Create
         .map(|topic| topic.name.to_string())
         .collect();
     let topics = request.topics.into_iter().map(new_topic).collect();
+    let validate_only = request.validate_only;
     let results: Vec<CreatableTopicResult> =
-        match create(&ctx, topics, request.validate_only, timeout).await {
+        match create_within_rate(&ctx, topics, validate_only, timeout).await {
             Ok(results) => results
                 .into_iter()
                 .map(|(name, result)| answer(&ctx, name, result))
@@ -56,7 +57,7 @@ pub async fn handle(ctx: RequestContext, request: CreateTopicsRequest) -> Create
         .with_topics(results)
 }
 
-/// Creates topics with the broker's defaults: what a client's first use of a name does.
+/// Creates topics with the broker's defaults, as many as are given: what a client's first use of a name does.
 pub(super) async fn create_with_defaults(
     ctx: &RequestContext,
     names: BTreeSet<String>,
@@ -93,8 +94,26 @@ pub(super) async fn create_with_defaults(
     }
 }
 
-/// How many of so many new topics may be created now (hostile inputs 78 and 139): each costs this
-/// node memory and files for good.
+/// Parts topics in those that may be created now and the rest (hostile inputs 78 and 139): each new one costs
+/// this node memory and files for good.
+pub(super) fn within_rate<T>(
+    ctx: &RequestContext,
+    topics: Vec<T>,
+    is_new: impl Fn(&T) -> bool,
+) -> (Vec<T>, Vec<T>) {
+    let wanted = topics.iter().filter(|topic| is_new(topic)).count();
+    let mut left = allowed_now(ctx, wanted);
+    topics.into_iter().partition(|topic| {
+        if !is_new(topic) {
+            return true;
+        }
+        let is_allowed = left > 0;
+        left -= usize::from(is_allowed);
+        is_allowed
+    })
+}
+
+/// How many of so many new topics may be created now.
 fn allowed_now(ctx: &RequestContext, wanted: usize) -> usize {
     const BURST_SECONDS: f64 = 10.0;
     let per_second = f64::from(ctx.shared.settings().int("klamm.topic.creation.rate"));
@@ -115,6 +134,37 @@ fn throttle_ms(ctx: &RequestContext, throttled: usize) -> i32 {
 
 type Results = Vec<(String, Result<CreatedTopic, Problem>)>;
 
+/// Creates what may be created now; what is refused for another reason does not count.
+async fn create_within_rate(
+    ctx: &RequestContext,
+    topics: Vec<NewTopic>,
+    validate_only: bool,
+    wait: Duration,
+) -> Result<Results, ErrorCode> {
+    let is_new = {
+        let image = ctx.shared.controller.image();
+        let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
+        for topic in &topics {
+            if !seen.insert(&topic.name) {
+                repeated.insert(topic.name.clone());
+            }
+        }
+        move |topic: &NewTopic| {
+            let name = &topic.name;
+            // There are few of the broker's own, and groups cannot do without.
+            let is_exempt = validate_only || is_internal(name);
+            !is_exempt && !repeated.contains(name) && image.topic(name).is_none()
+        }
+    };
+    let (topics, throttled) = within_rate(ctx, topics, is_new);
+    let mut results = create(ctx, topics, validate_only, wait).await?;
+    results.extend(throttled.into_iter().map(|topic| {
+        let why = "Topics are created faster than klamm.topic.creation.rate allows; try again.";
+        (topic.name, Err(Problem::throttled(why)))
+    }));
+    Ok(results)
+}
+
 async fn create(
     ctx: &RequestContext,
     topics: Vec<NewTopic>,
@@ -122,20 +172,8 @@ async fn create(
     wait: Duration,
 ) -> Result<Results, ErrorCode> {
     let deadline = Instant::now() + wait;
-    // There are few of the broker's own, and groups cannot do without.
-    let is_counted = |topic: &NewTopic| !validate_only && !is_internal(&topic.name);
-    let counted = topics.iter().filter(|topic| is_counted(topic)).count();
-    let mut left = allowed_now(ctx, counted);
-    let (topics, throttled): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| {
-        if !is_counted(topic) {
-            return true;
-        }
-        let is_allowed = left > 0;
-        left -= usize::from(is_allowed);
-        is_allowed
-    });
     let seed = rand::random();
-    let mut results: Results = ctx
+    let results: Results = ctx
         .shared
         .change(move |context| {
             let mut new_id = || TopicId(Uuid::new_v4());
@@ -155,10 +193,6 @@ async fn create(
     if !validate_only {
         wait_for_leaders(ctx, created.collect(), deadline).await;
     }
-    results.extend(throttled.into_iter().map(|topic| {
-        let why = "Topics are created faster than klamm.topic.creation.rate allows; try again.";
-        (topic.name, Err(Problem::throttled(why)))
-    }));
     Ok(results)
 }
 

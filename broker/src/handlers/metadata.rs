@@ -154,17 +154,16 @@ async fn create_missing(ctx: &RequestContext, asked: &[Name]) {
         return;
     }
     let image = ctx.shared.controller.image();
-    let missing: BTreeSet<String> = asked
-        .iter()
-        .filter_map(|name| match name {
-            Name::Name(name)
-                if image.topic(name).is_none() && names::check_topic_name(name).is_ok() =>
-            {
-                Some(name.to_string())
-            }
-            _ => None,
-        })
-        .collect();
+    let missing = asked.iter().filter_map(|name| match name {
+        Name::Name(name) => Some(name),
+        Name::Id(_) => None,
+    });
+    let missing =
+        missing.filter(|name| image.topic(name).is_none() && names::check_topic_name(name).is_ok());
+    // No copy is made of a million names that will not be created.
+    let is_new = |name: &&TopicName| !names::is_internal(name);
+    let (missing, _) = create_topics::within_rate(ctx, missing.collect(), is_new);
+    let missing: BTreeSet<String> = missing.into_iter().map(|name| name.to_string()).collect();
     if !missing.is_empty() {
         create_topics::create_with_defaults(ctx, missing, CREATION_WAIT).await;
     }

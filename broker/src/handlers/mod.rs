@@ -47,11 +47,12 @@ pub mod sync_group;
 pub mod unregister_broker;
 pub mod update_features;
 
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use kafka_protocol::protocol::StrBytes;
 use klamm_metadata::rules::Verdict;
 use klamm_metadata::settings::{CompressionTarget, TimestampType, TopicSettings};
@@ -145,10 +146,21 @@ async fn poll_until(deadline: Instant, every: Duration, is_so: impl Fn() -> bool
 
 /// Without what was asked before in the same request: a name of a few bytes that is repeated would be
 /// answered with as many megabytes.
-fn distinct<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
-    let mut seen = HashSet::new();
-    let mut asked = asked;
-    asked.retain(|one| seen.insert(key(one)));
+fn distinct<T, K: Hash + Eq>(mut asked: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let hasher = RandomState::new();
+    // Numbers of those seen, not keys: a request may have a million.
+    let mut seen: HashTable<usize> = HashTable::new();
+    let mut is_first = Vec::with_capacity(asked.len());
+    for (number, one) in asked.iter().enumerate() {
+        let one = key(one);
+        let same = |other: &usize| key(&asked[*other]) == one;
+        let hash = |other: &usize| hasher.hash_one(key(&asked[*other]));
+        let entry = seen.entry(hasher.hash_one(&one), same, hash);
+        is_first.push(matches!(entry, Entry::Vacant(_)));
+        entry.or_insert(number);
+    }
+    let mut is_first = is_first.into_iter();
+    asked.retain(|_| is_first.next() == Some(true));
     asked
 }
 
@@ -186,5 +198,22 @@ fn validation_rules(settings: &TopicSettings, produce_version: i16) -> Validatio
         allow_control: false,
         // Transactions come with their coordinator; until then no id can be authorised.
         allow_transactional: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distinct;
+
+    #[test]
+    fn of_equal_ones_the_first_stays_and_the_order_too() {
+        let asked = vec![("b", 1), ("a", 2), ("b", 3), ("c", 4), ("a", 5)];
+        let kept = distinct(asked, |(name, _)| *name);
+        assert_eq!(kept, [("b", 1), ("a", 2), ("c", 4)]);
+        let many: Vec<u32> = (0..10_000).map(|number| number % 1000).collect();
+        assert_eq!(
+            distinct(many, Clone::clone),
+            (0..1000).collect::<Vec<u32>>()
+        );
     }
 }

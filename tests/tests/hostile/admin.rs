@@ -258,6 +258,14 @@ async fn flood_of_topics() -> Result<Found> {
         .count();
     ensure!(refused >= 9_000, "{refused} of 10,000 topics were refused");
     ensure!(answer.throttle_time_ms > 0, "when to try again is not told");
+    // Nothing is left of the rate, and what makes no topic needs nothing of it.
+    let twice = CreateTopicsRequest::default().with_topics(vec![creatable("twice", 1, &[]); 2]);
+    let answer = ask(6, &twice).await?.context("closed")?;
+    let refused = ErrorCode(answer.topics[0].error_code);
+    ensure!(
+        refused == ErrorCode::INVALID_REQUEST,
+        "a name twice: {refused}"
+    );
     Ok(Found::Code(ErrorCode(throttled)))
 }
 

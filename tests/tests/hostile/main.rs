@@ -89,6 +89,8 @@ pub(crate) struct Case {
     within: Duration,
     /// Bytes that it rightly costs for good.
     costs: u64,
+    /// Bytes that it rightly costs for a moment, beyond what every line may.
+    peaks: u64,
     run: Box<dyn Fn() -> Run + Send>,
 }
 
@@ -108,6 +110,7 @@ where
         expect,
         within: Duration::from_secs(3),
         costs: 0,
+        peaks: 0,
         run: Box::new(move || Box::pin(run())),
     }
 }
@@ -122,6 +125,12 @@ impl Case {
     /// Makes something that stays, of so many bytes.
     pub(crate) fn costs(mut self, bytes: u64) -> Case {
         self.costs = bytes;
+        self
+    }
+
+    /// Takes so many bytes more than most while it is answered.
+    pub(crate) fn peaks(mut self, bytes: u64) -> Case {
+        self.peaks = bytes;
         self
     }
 
@@ -162,7 +171,7 @@ impl Case {
                 self.expect
             );
             let mut verdict = watch
-                .after(&before, self.expect.counters(), self.costs)
+                .after(&before, self.expect.counters(), self.costs, self.peaks)
                 .await?;
             if took > self.within {
                 verdict = Err(format!("took {took:?}"));
