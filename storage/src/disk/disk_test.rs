@@ -204,3 +204,40 @@ fn a_lock_names_its_owner_until_dropped() {
         drop(disk.lock(&path, "third").unwrap());
     });
 }
+
+#[test]
+fn past_the_page_cache_whole_blocks_are_written() {
+    const BLOCK: usize = DIRECT_ALIGN as usize;
+    on_both(|disk, root| {
+        let path = root.join("file");
+        write(
+            &*disk.open(&path, OpenMode::Create).unwrap(),
+            &[9; 2 * BLOCK],
+            0,
+        );
+        let file = disk.open(&path, OpenMode::Direct).unwrap();
+        // In slices of all lengths, together longer than what is written at a time.
+        let bytes: Vec<u8> = (0..700 * BLOCK)
+            .map(|at| (at / 7 + at / BLOCK) as u8)
+            .collect();
+        let mut slices = Vec::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (slice, behind) = rest.split_at(rest.len().min(1 + slices.len() * 100));
+            slices.push(IoSlice::new(slice));
+            rest = behind;
+        }
+        file.write_at(&slices, DIRECT_ALIGN).unwrap();
+        file.sync_data().unwrap();
+        let read = read_all(&*disk.open(&path, OpenMode::Read).unwrap());
+        assert_eq!(read[..BLOCK], [9; BLOCK]);
+        assert_eq!(read[BLOCK..], bytes);
+
+        for (len, position) in [(BLOCK - 1, 0), (BLOCK, 512), (1, 0)] {
+            let written = file.write_at(&[IoSlice::new(&bytes[..len])], position);
+            assert_eq!(kind(written), ErrorKind::InvalidInput);
+        }
+        assert_eq!(read_all(&*disk.open(&path, OpenMode::Read).unwrap()), read);
+        assert_eq!(kind(file.read_at(&mut [0], 0)), ErrorKind::Unsupported);
+    });
+}

@@ -12,6 +12,7 @@
 //! Nothing here retries: the first failed write or sync is the caller's to act on (R1). Only opening
 //! waits a little where no file descriptor is free.
 
+mod direct;
 mod fault;
 mod files;
 #[cfg(test)]
@@ -39,7 +40,13 @@ pub enum OpenMode {
     Create,
     /// For reading and writing; it must not exist yet.
     CreateNew,
+    /// As `Create`, but for writing only, past the page cache where the file system can: for what is read back
+    /// after a crash. Writes begin at multiples of [`DIRECT_ALIGN`] and are multiples of it long.
+    Direct,
 }
+
+/// Unit of writes to a file opened with [`OpenMode::Direct`], in bytes: no sector in use is larger.
+pub const DIRECT_ALIGN: u64 = 4096;
 
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +154,11 @@ pub trait DiskFile: Send + Sync {
 /// Bytes of a vectored write.
 fn total_len(slices: &[io::IoSlice<'_>]) -> u64 {
     slices.iter().map(|slice| slice.len() as u64).sum()
+}
+
+/// Whether a write may go past the page cache.
+fn is_whole_blocks(slices: &[io::IoSlice<'_>], position: u64) -> bool {
+    position.is_multiple_of(DIRECT_ALIGN) && total_len(slices).is_multiple_of(DIRECT_ALIGN)
 }
 
 /// An error that says what was tried on which path; kind is kept (`StorageFull` stays that). Want of

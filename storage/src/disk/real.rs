@@ -2,32 +2,37 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
+use super::direct::DirectFile;
 use super::{DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, total_len};
 
 /// Slices that one `pwritev` takes at most (Linux's UIO_MAXIOV).
 const MAX_SLICES: usize = 1024;
 
 /// Zeros written at a time where the file system cannot reserve space.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: Zeros = Zeros([0; 64 * 1024]);
+
+/// As aligned as a write past the page cache has to be.
+#[repr(align(4096))]
+struct Zeros([u8; 64 * 1024]);
 
 /// How often an open that found no descriptor is tried again, and when.
 const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Files through the operating system's page cache.
+/// Files through the operating system's page cache, and past it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
-struct RealFile {
-    file: File,
+pub(super) struct RealFile {
+    pub(super) file: File,
     path: PathBuf,
 }
 
@@ -61,6 +66,7 @@ impl Disk for RealDisk {
             OpenMode::ReadWrite => options.write(true),
             OpenMode::Create => options.write(true).create(true).truncate(false),
             OpenMode::CreateNew => options.write(true).create_new(true),
+            OpenMode::Direct => return self.open_direct(path),
         };
         let opened = patiently(|| options.open(path));
         let file = opened.map_err(|e| context("open", path, &e))?;
@@ -162,8 +168,28 @@ impl Disk for RealDisk {
     }
 }
 
+impl RealDisk {
+    fn open_direct(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let open = |flags: OFlags| {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false);
+            options.custom_flags(flags.bits().cast_signed());
+            patiently(|| options.open(path))
+        };
+        let file = match open(OFlags::DIRECT) {
+            // A file system that cannot.
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => open(OFlags::empty()),
+            opened => opened,
+        };
+        Ok(Arc::new(DirectFile::new(RealFile {
+            file: file.map_err(|e| context("open", path, &e))?,
+            path: path.to_owned(),
+        })))
+    }
+}
+
 impl RealFile {
-    fn failed(&self, operation: &str, error: &io::Error) -> io::Error {
+    pub(super) fn failed(&self, operation: &str, error: &io::Error) -> io::Error {
         context(operation, &self.path, error)
     }
 
@@ -189,8 +215,8 @@ impl RealFile {
         while from < to {
             let piece = usize::try_from(to - from)
                 .unwrap_or(usize::MAX)
-                .min(ZEROS.len());
-            self.file.write_all_at(&ZEROS[..piece], from)?;
+                .min(ZEROS.0.len());
+            self.file.write_all_at(&ZEROS.0[..piece], from)?;
             from += piece as u64;
         }
         Ok(())

@@ -4,8 +4,10 @@
 use bytes::{Buf, BufMut};
 use klamm_records::GroupId;
 
+use crate::disk::DIRECT_ALIGN;
+
 /// Blocks begin at multiples of this, so that no write touches a page that is already durable.
-pub(crate) const BLOCK_ALIGN: u64 = 4096;
+pub(crate) const BLOCK_ALIGN: u64 = DIRECT_ALIGN;
 pub(crate) const BLOCK_HEADER_LEN: usize = 48;
 /// Version of blocks written by this program.
 pub(crate) const BLOCK_VERSION: u16 = 2;

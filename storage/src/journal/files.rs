@@ -183,7 +183,7 @@ fn prepare(
             disk.rename(&path_of(dir, spare), &path)?;
         }
     }
-    let file = disk.open(&path, OpenMode::Create)?;
+    let file = disk.open(&path, OpenMode::Direct)?;
     if file.len()? < file_len {
         file.allocate(file_len)?;
         file.sync_data()?;

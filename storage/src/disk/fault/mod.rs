@@ -25,7 +25,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::{DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, total_len};
+use super::{
+    DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, is_whole_blocks,
+    total_len,
+};
 use contents::Contents;
 use tree::{Node, Tree};
 
@@ -347,7 +350,7 @@ impl Disk for FaultDisk {
             (None, OpenMode::Read | OpenMode::ReadWrite) => {
                 return Err(context("open", path, &io::ErrorKind::NotFound.into()));
             }
-            (None, OpenMode::Create | OpenMode::CreateNew) => {
+            (None, OpenMode::Create | OpenMode::CreateNew | OpenMode::Direct) => {
                 machine.change(path, "create", |tree| tree.create_file(path))?
             }
         };
@@ -359,6 +362,7 @@ impl Disk for FaultDisk {
             contents,
             path,
             writable,
+            is_direct: mode == OpenMode::Direct,
         }))
     }
 
@@ -458,6 +462,7 @@ struct FaultFile {
     contents: Arc<Mutex<Contents>>,
     path: PathBuf,
     writable: bool,
+    is_direct: bool,
 }
 
 impl FaultFile {
@@ -501,6 +506,10 @@ impl FaultFile {
 
 impl DiskFile for FaultFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        if self.is_direct {
+            let error = io::ErrorKind::Unsupported.into();
+            return Err(context("read", &self.path, &error));
+        }
         let fault = self
             .machine
             .lock()
@@ -513,6 +522,10 @@ impl DiskFile for FaultFile {
 
     fn write_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         let len = total_len(slices);
+        if self.is_direct && !is_whole_blocks(slices, position) {
+            let error = io::ErrorKind::InvalidInput.into();
+            return Err(context("write", &self.path, &error));
+        }
         let fault = self.begin_write("write", position.saturating_add(len))?;
         let bytes: Vec<u8> = slices
             .iter()
