@@ -28,6 +28,7 @@ use crate::journal::{JournalPlace, Message, Spares, recycle};
 use crate::layout::journal_dir;
 use crate::log::fill::InstalledProducers;
 use crate::log::{Log, row};
+use crate::mailbox::Post;
 use crate::segment::SegmentFile;
 use crate::store::{Shared, encode_producers};
 
@@ -148,7 +149,7 @@ struct Copied {
 /// The checkpoint thread.
 pub(crate) struct Checkpointer {
     shared: Arc<Shared>,
-    journal: Sender<Message>,
+    journal: Post<Message>,
     requests: Receiver<Request>,
     spares: Arc<Mutex<Spares>>,
     /// The journal, where it has no thread.
@@ -162,7 +163,7 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        journal: Sender<Message>,
+        journal: Post<Message>,
         requests: Receiver<Request>,
         spares: Arc<Mutex<Spares>>,
     ) -> Checkpointer {

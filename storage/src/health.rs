@@ -1,4 +1,4 @@
-//! What keeps a store from going on: a failure, a full queue, a full disk.
+//! What keeps a store from going on: a failure, a full queue, a full disk; and what holds it up, a slow one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,10 @@ use crate::options::StoreOptions;
 const QUEUED_BYTES: u64 = 128 * 1024 * 1024;
 /// How often who waits for room in the queue looks whether the store still runs.
 const RECHECK: Duration = Duration::from_millis(100);
+/// A disk is slow on which a round takes so long: hundreds of times what one should.
+pub(crate) const SLOW_ROUND: Duration = Duration::from_secs(2);
+/// A slow round is remembered for so long, and twice that at most.
+const REMEMBERED: Duration = Duration::from_secs(15);
 /// How often free space is looked at.
 const SPACE_INTERVAL_MS: u64 = 1000;
 
@@ -117,6 +121,57 @@ impl Gate {
     }
 }
 
+/// How long rounds of the journal take of late, the one under way included: a slow disk shows there first.
+#[derive(Default)]
+pub(crate) struct RoundTimes(Mutex<Times>);
+
+#[derive(Default)]
+struct Times {
+    began: Option<Duration>,
+    /// Since when `slowest` is; `before` is of the period before.
+    since: Duration,
+    slowest: Duration,
+    before: Duration,
+}
+
+impl RoundTimes {
+    pub(crate) fn begin(&self, now: Duration) {
+        self.0.lock().began = Some(now);
+    }
+
+    /// How long it took.
+    pub(crate) fn end(&self, now: Duration) -> Duration {
+        let mut times = self.0.lock();
+        let took = times
+            .began
+            .take()
+            .map_or(Duration::ZERO, |began| now.saturating_sub(began));
+        let age = now.saturating_sub(times.since);
+        if age >= REMEMBERED {
+            times.before = match age < 2 * REMEMBERED {
+                true => times.slowest,
+                false => Duration::ZERO,
+            };
+            (times.since, times.slowest) = (now, Duration::ZERO);
+        }
+        times.slowest = times.slowest.max(took);
+        took
+    }
+
+    /// The slowest one of at least the last [`REMEMBERED`].
+    pub(crate) fn slowest(&self, now: Duration) -> Duration {
+        let times = self.0.lock();
+        let under_way = times.began.map(|began| now.saturating_sub(began));
+        let age = now.saturating_sub(times.since);
+        let known = match age {
+            _ if age < REMEMBERED => times.slowest.max(times.before),
+            _ if age < 2 * REMEMBERED => times.slowest,
+            _ => Duration::ZERO,
+        };
+        known.max(under_way.unwrap_or_default())
+    }
+}
+
 /// Free space of the file system, looked at about once a second and counted down in between.
 pub(crate) struct Space {
     disk: Arc<dyn Disk>,
@@ -185,5 +240,43 @@ impl Space {
             }
             Err(error) => tracing::warn!(%error, "free space cannot be told"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slowest(times: &RoundTimes, second: u64) -> u64 {
+        times.slowest(Duration::from_secs(second)).as_secs()
+    }
+
+    #[test]
+    fn a_slow_round_is_seen_while_it_lasts_and_for_a_while_after() {
+        let times = RoundTimes::default();
+        let round = |began: u64, ended: u64| {
+            times.begin(Duration::from_secs(began));
+            assert_eq!(
+                times.end(Duration::from_secs(ended)).as_secs(),
+                ended - began
+            );
+        };
+        assert_eq!(slowest(&times, 1000), 0);
+        times.begin(Duration::from_secs(1000));
+        assert_eq!(slowest(&times, 1003), 3);
+        assert_eq!(times.end(Duration::from_secs(1004)).as_secs(), 4);
+        // Nothing comes after it.
+        assert_eq!(slowest(&times, 1018), 4);
+        assert_eq!(slowest(&times, 1033), 4);
+        assert_eq!(slowest(&times, 1034), 0);
+
+        round(2000, 2005);
+        round(2010, 2011);
+        assert_eq!(slowest(&times, 2012), 5);
+        round(2021, 2022);
+        // Of the period before.
+        assert_eq!(slowest(&times, 2030), 5);
+        round(2038, 2040);
+        assert_eq!(slowest(&times, 2041), 2);
     }
 }

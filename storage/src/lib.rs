@@ -12,6 +12,7 @@ pub mod index;
 mod journal;
 mod layout;
 mod log;
+mod mailbox;
 mod options;
 pub mod producers;
 mod recovery;

@@ -16,6 +16,9 @@ pub struct StoreStats {
     pub sync_seconds: Vec<(f64, u64)>,
     /// Sum of those latencies in seconds.
     pub sync_seconds_sum: f64,
+    /// The slowest round of the last quarter of a minute at least, the one under way included, in seconds: the writes and
+    /// syncs after which all that was queued is durable.
+    pub slowest_round_seconds: f64,
     /// (upper bound, count) of frames per round; counts are per bucket.
     pub round_frames: Vec<(f64, u64)>,
     /// Sum of frames over all rounds.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -16,13 +17,14 @@ use crate::clock::{Clock, Steady};
 use crate::disk::{Disk, DiskLock, FileCache};
 use crate::error::{Completion, OpenError, StorageError};
 use crate::hands::{Hands, JournalHands};
-use crate::health::{Failure, Gate, Space};
+use crate::health::{Failure, Gate, RoundTimes, SLOW_ROUND, Space};
 use crate::index::{Index, IndexStore, Pair, RocksIndexStore};
 use crate::journal::{
     Done, Frame, FrameBody, JournalFiles, Message, Op, QUEUE_LEN, Rounds, RoundsContext, Spares,
 };
 use crate::layout;
 use crate::log::{GroupLog, Log, LogState};
+use crate::mailbox::{Mailbox, Post, mailbox};
 use crate::options::{LogSettings, StoreOptions};
 use crate::producers::ProducerStates;
 use crate::recovery::{Recovered, RecoveryReport, recover};
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) failure: Failure,
     pub(crate) gate: Gate,
     pub(crate) space: Space,
+    pub(crate) rounds: RoundTimes,
     /// What segments are read into.
     pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
@@ -91,7 +94,7 @@ impl Shared {
 /// What all handles of a store share: the queues to its threads.
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
-    journal: Sender<Message>,
+    journal: Post<Message>,
     checkpoints: Sender<Request>,
     workers: Mutex<Option<Workers>>,
     /// Where there are no threads: tells who has to do their work that there is some.
@@ -175,7 +178,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<(Store, RecoveryReport), OpenError> {
         let (prepared, report) = Prepared::new(options, disk, indexes, clock)?;
-        let (journal, queue) = bounded(QUEUE_LEN);
+        let (journal, queue) = mailbox(Some(QUEUE_LEN));
         let (checkpoints, requests) = bounded(REQUESTS);
         let queues = (journal.clone(), checkpoints.clone());
         let (shared, context, checkpointer) = prepared.workers(queues, queue, requests);
@@ -201,7 +204,7 @@ impl Store {
     ) -> Result<(Store, RecoveryReport, Hands), OpenError> {
         let (prepared, report) = Prepared::new(options, disk, indexes, clock)?;
         // Nobody could make room in a queue that is full.
-        let (journal, queue) = unbounded();
+        let (journal, queue) = mailbox(None);
         let (checkpoints, requests) = unbounded();
         let queues = (journal.clone(), checkpoints.clone());
         let (shared, context, checkpointer) = prepared.workers(queues, queue, requests);
@@ -361,6 +364,17 @@ impl Store {
         self.handle.shared.space.writable()
     }
 
+    /// The disk is slow: of the last quarter of a minute at least, how long it took for the slowest of what was to be
+    /// durable, if that was seconds. True while it still lasts.
+    pub fn slow_disk(&self) -> Option<Duration> {
+        Some(self.slowest_round()).filter(|took| *took >= SLOW_ROUND)
+    }
+
+    fn slowest_round(&self) -> Duration {
+        let shared = &self.handle.shared;
+        shared.rounds.slowest(shared.clock.monotonic())
+    }
+
     /// Why the store stopped, if it did.
     pub fn failure(&self) -> Option<StorageError> {
         self.handle.shared.failure.check().err()
@@ -403,6 +417,7 @@ impl Store {
         stats.corruptions += shared.pair.damages();
         stats.open_files = shared.files.len() as u64;
         (stats.free_bytes, stats.total_bytes) = shared.space.seen();
+        stats.slowest_round_seconds = self.slowest_round().as_secs_f64();
         stats
     }
 
@@ -469,6 +484,7 @@ impl Prepared {
             failure: Failure::default(),
             gate: Gate::default(),
             space,
+            rounds: RoundTimes::default(),
             buffers: Buffers::default(),
             counters: Counters::new(),
             fills: AtomicUsize::new(0),
@@ -503,8 +519,8 @@ impl Prepared {
 
     fn workers(
         self,
-        (journal, checkpoints): (Sender<Message>, Sender<Request>),
-        queue: Receiver<Message>,
+        (journal, checkpoints): (Post<Message>, Sender<Request>),
+        queue: Mailbox<Message>,
         requests: Receiver<Request>,
     ) -> (Arc<Shared>, RoundsContext, Checkpointer) {
         let shared = self.shared;

@@ -9,6 +9,7 @@ use crossbeam::channel::Sender;
 use crate::checkpoint::{Checkpointer, Request};
 use crate::error::OpenError;
 use crate::journal::{Message, Rounds, RoundsContext};
+use crate::mailbox::Post;
 use crate::store::Shared;
 
 /// Threads that run.
@@ -19,7 +20,7 @@ pub(crate) struct Threads {
 
 impl Threads {
     /// Ends them, without a checkpoint.
-    pub(crate) fn stop(self, journal: Sender<Message>, checkpoints: Sender<Request>) {
+    pub(crate) fn stop(self, journal: Post<Message>, checkpoints: Sender<Request>) {
         let stop = move || {
             let _ = checkpoints.send(Request::Stop);
             let _ = self.checkpoints.join();

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::Sender;
 use klamm_records::{GroupId, STAMP_LEN};
 
 use super::Op;
@@ -22,6 +22,7 @@ use super::format::{BatchFrame, Frame, FrameBody};
 use crate::error::StorageError;
 use crate::layout::DELETED;
 use crate::log::{FileAction, Log};
+use crate::mailbox::Mailbox;
 use crate::segment::SegmentFile;
 use crate::store::Shared;
 
@@ -35,84 +36,51 @@ pub(crate) const WAITING_ROUNDS: usize = 16;
 
 /// What the segment writer is told.
 pub(super) enum Write {
-    /// Operations of one round, durable, and the groups whose batches are in their segments already.
+    /// Operations of some rounds, durable, and the groups whose batches are in their segments already.
     Round(Vec<Op>, HashMap<GroupId, u64>),
     /// Answers when everything before it is written.
     Flush(Sender<Result<(), StorageError>>),
 }
 
-/// The segment writer. Small rounds wait for each other, so that many small batches of a log are
-/// one write.
+/// The segment writer.
 pub(crate) struct SegmentWriter {
     shared: Arc<Shared>,
-    queue: Receiver<Write>,
-    small: SmallRounds,
+    queue: Mailbox<Write>,
 }
 
 impl SegmentWriter {
-    pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Write>) -> SegmentWriter {
-        SegmentWriter {
-            shared,
-            queue,
-            small: SmallRounds::default(),
-        }
+    pub(super) fn new(shared: Arc<Shared>, queue: Mailbox<Write>) -> SegmentWriter {
+        SegmentWriter { shared, queue }
     }
 
     /// Serves the queue until the journal thread is gone.
-    pub(super) fn run(mut self) {
-        loop {
-            let next = match self.small.until {
-                None => self.queue.recv().map_err(RecvTimeoutError::from),
-                Some(until) => self.queue.recv_deadline(until),
-            };
-            match next {
-                Ok(write) => self.take(write),
-                Err(RecvTimeoutError::Timeout) => self.small.write(&self.shared),
-                Err(RecvTimeoutError::Disconnected) => return self.small.write(&self.shared),
-            }
+    pub(super) fn run(self) {
+        while let Ok(write) = self.queue.recv(None) {
+            self.take(write);
         }
     }
 
     /// Does what is to be done now; false if nothing is.
     pub(crate) fn step(&mut self) -> bool {
-        if let Ok(write) = self.queue.try_recv() {
-            self.take(write);
-            return true;
-        }
-        let due = self
-            .small
-            .until
-            .is_some_and(|until| until <= Instant::now());
-        if due {
-            self.small.write(&self.shared);
-        }
-        due
+        let write = self.queue.try_recv();
+        write.map(|write| self.take(write)).is_some()
     }
 
-    fn take(&mut self, next: Write) {
+    fn take(&self, next: Write) {
         let shared = &*self.shared;
         match next {
-            Write::Round(ops, bulk) if bulk.is_empty() => {
-                self.small.add(ops, shared.options.segment_delay);
-                if self.small.is_full() {
-                    self.small.write(shared);
-                }
-            }
-            Write::Round(ops, bulk) => {
-                self.small.write(shared);
-                write(shared, &ops, &bulk);
-            }
+            Write::Round(ops, bulk) => write(shared, &ops, &bulk),
             Write::Flush(answer) => {
-                self.small.write(shared);
                 let _ = answer.send(shared.failure.check());
             }
         }
     }
 }
 
-/// Rounds that are not written yet. Their batches are read from memory meanwhile.
+/// Rounds that the segment writer does not have yet: small ones wait for each other, so that many small batches of a
+/// log are one write, and the thread is not woken for each. Their batches are read from memory meanwhile.
 #[derive(Default)]
-struct SmallRounds {
+pub(super) struct SmallRounds {
     ops: Vec<Op>,
     bytes: u64,
     /// When the first of them has waited long enough.
@@ -120,24 +88,28 @@ struct SmallRounds {
 }
 
 impl SmallRounds {
-    fn add(&mut self, ops: Vec<Op>, delay: Duration) {
+    pub(super) fn add(&mut self, ops: Vec<Op>, delay: Duration) {
         self.until.get_or_insert_with(|| Instant::now() + delay);
         self.bytes += ops.iter().map(|op| op.bytes).sum::<u64>();
         self.ops.extend(ops);
     }
 
-    /// Whether they are worth a write, or somebody waits for what they do to files.
-    fn is_full(&self) -> bool {
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Whether they have waited long enough, are worth a write, or somebody waits for what they do to files.
+    pub(super) fn are_due(&self) -> bool {
         self.bytes >= ENOUGH_BYTES
             || self.ops.len() >= ENOUGH_OPS
+            || self.until.is_some_and(|until| until <= Instant::now())
             || self.ops.iter().any(|op| !op.actions.is_empty())
     }
 
-    fn write(&mut self, shared: &Shared) {
+    /// All of them, as one round.
+    pub(super) fn take(&mut self) -> Option<Write> {
         let SmallRounds { ops, .. } = std::mem::take(self);
-        if !ops.is_empty() {
-            write(shared, &ops, &HashMap::new());
-        }
+        (!ops.is_empty()).then(|| Write::Round(ops, HashMap::new()))
     }
 }
 

@@ -16,17 +16,19 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Sender, bounded};
 use klamm_records::GroupId;
 use klamm_records::plant::{self, Bug};
 use parking_lot::Mutex;
 
 use super::files::JournalFiles;
 use super::format::{BlockBuilder, Frame, FrameBody};
-use super::segments::{SegmentWriter, WAITING_ROUNDS, Write, write_bulk};
+use super::segments::{SegmentWriter, SmallRounds, WAITING_ROUNDS, Write, write_bulk};
 use super::{Done, JournalPlace, Message, Op};
 use crate::checkpoint::Request;
 use crate::error::{OpenError, StorageError};
+use crate::health::SLOW_ROUND;
+use crate::mailbox::{Mailbox, NoMail, Post, mailbox};
 use crate::store::Shared;
 use crate::threads::PanicGuard;
 
@@ -41,7 +43,7 @@ const BULK_SHARE: u64 = 8;
 pub(crate) struct RoundsContext {
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: JournalFiles,
-    pub(crate) queue: Receiver<Message>,
+    pub(crate) queue: Mailbox<Message>,
     pub(crate) checkpoints: Sender<Request>,
     /// Whether a replay left frames that no checkpoint covers.
     pub(crate) dirty: bool,
@@ -53,7 +55,9 @@ pub(crate) struct Rounds {
     /// Bytes since the last rotation, for the next checkpoint.
     since_rotation: u64,
     requested: bool,
-    writes: Option<Sender<Write>>,
+    /// What the segment writer will be given.
+    small: SmallRounds,
+    writes: Option<Post<Write>>,
     writer: Writer,
 }
 
@@ -67,7 +71,7 @@ enum Writer {
 impl Rounds {
     /// Starts the segment writer.
     pub(crate) fn new(context: RoundsContext) -> Result<Rounds, OpenError> {
-        let (writes, queue) = bounded(WAITING_ROUNDS);
+        let (writes, queue) = mailbox(Some(WAITING_ROUNDS));
         let writer = SegmentWriter::new(Arc::clone(&context.shared), queue);
         let guard = PanicGuard::new(&context.shared);
         let writer = std::thread::Builder::new()
@@ -83,14 +87,14 @@ impl Rounds {
     /// With a segment writer that somebody has to drive, as these rounds.
     pub(crate) fn driven(context: RoundsContext) -> (Rounds, Arc<Mutex<SegmentWriter>>) {
         // Nobody could make room in a queue that is full.
-        let (writes, queue) = unbounded();
+        let (writes, queue) = mailbox(None);
         let writer = SegmentWriter::new(Arc::clone(&context.shared), queue);
         let writer = Arc::new(Mutex::new(writer));
         let rounds = Rounds::with(context, writes, Writer::Driven(Arc::clone(&writer)));
         (rounds, writer)
     }
 
-    fn with(context: RoundsContext, writes: Sender<Write>, writer: Writer) -> Rounds {
+    fn with(context: RoundsContext, writes: Post<Write>, writer: Writer) -> Rounds {
         if context.dirty {
             // The checkpoint thread is idle at start: there is room for this.
             let _ = context.checkpoints.try_send(Request::Within);
@@ -99,6 +103,7 @@ impl Rounds {
             context,
             since_rotation: 0,
             requested: false,
+            small: SmallRounds::default(),
             writes: Some(writes),
             writer,
         }
@@ -106,17 +111,29 @@ impl Rounds {
 
     /// Serves the queue until told to stop.
     pub(crate) fn run(mut self) {
-        while let Ok(first) = self.context.queue.recv() {
-            if !self.serve(first) {
-                break;
+        loop {
+            match self.context.queue.recv(self.small.until()) {
+                Ok(first) => {
+                    if !self.serve(first) {
+                        return;
+                    }
+                }
+                Err(NoMail::Late) => self.write_small(),
+                Err(NoMail::Closed) => return,
             }
         }
     }
 
-    /// One round of what is queued; false if nothing is.
+    /// One round of what is queued, or what has waited for the segment writer; false if there is neither.
     pub(crate) fn step(&mut self) -> bool {
-        let first = self.context.queue.try_recv();
-        first.is_ok_and(|first| self.serve(first))
+        if let Some(first) = self.context.queue.try_recv() {
+            return self.serve(first);
+        }
+        let is_due = self.small.are_due();
+        if is_due {
+            self.write_small();
+        }
+        is_due
     }
 
     /// False when told to stop.
@@ -129,6 +146,7 @@ impl Rounds {
                 let _ = answer.send(self.rotate());
             }
             Some(Message::Barrier(answer)) => {
+                self.write_small();
                 self.write(Write::Flush(answer));
             }
             Some(Message::Stop) => return false,
@@ -152,7 +170,7 @@ impl Rounds {
             if bytes >= MAX_ROUND_BYTES || ops.len() >= MAX_ROUND_OPS {
                 return None;
             }
-            next = self.context.queue.try_recv().ok();
+            next = self.context.queue.try_recv();
         }
         None
     }
@@ -177,21 +195,44 @@ impl Rounds {
         let queued: u64 = ops.iter().map(|op| op.bytes).sum();
         let shared = Arc::clone(&self.context.shared);
         let bulk = bulk_groups(&ops, shared.options.bypass_bytes as u64);
+        shared.rounds.begin(shared.clock.monotonic());
         let result = match shared.failure.check() {
             Ok(()) => self
                 .make_durable(&ops, &bulk)
                 .map_err(|e| shared.failure.poison(&format!("journal: {e}"))),
             Err(error) => Err(error),
         };
+        let took = shared.rounds.end(shared.clock.monotonic());
+        if took >= SLOW_ROUND {
+            tracing::warn!(?took, bytes = queued, "the disk is slow");
+        }
         for op in &mut ops {
             std::mem::replace(&mut op.done, Done::nobody()).call(result.clone());
         }
         if result.is_ok() {
-            self.write(Write::Round(ops, bulk));
+            self.write_round(ops, bulk);
         } else {
             shared.gate.release(queued);
         }
         self.request_checkpoint();
+    }
+
+    fn write_round(&mut self, ops: Vec<Op>, bulk: HashMap<GroupId, u64>) {
+        if !bulk.is_empty() {
+            self.write_small();
+            return self.write(Write::Round(ops, bulk));
+        }
+        self.small
+            .add(ops, self.context.shared.options.segment_delay);
+        if self.small.are_due() {
+            self.write_small();
+        }
+    }
+
+    fn write_small(&mut self) {
+        if let Some(round) = self.small.take() {
+            self.write(round);
+        }
     }
 
     /// Hands work to the segment writer; waits while much of it is waiting.
@@ -203,7 +244,8 @@ impl Rounds {
     }
 
     /// Waits until everything that was handed to the segment writer is written.
-    fn flush_segments(&self) -> io::Result<()> {
+    fn flush_segments(&mut self) -> io::Result<()> {
+        self.write_small();
         let (answer, answered) = bounded(1);
         self.write(Write::Flush(answer));
         if let Writer::Driven(writer) = &self.writer {
@@ -217,11 +259,11 @@ impl Rounds {
     }
 
     fn make_durable(&mut self, ops: &[Op], bulk: &HashMap<GroupId, u64>) -> io::Result<()> {
-        let shared = &self.context.shared;
         if !bulk.is_empty() {
             self.flush_segments()?;
-            write_bulk(shared, ops, bulk)?;
+            write_bulk(&self.context.shared, ops, bulk)?;
         }
+        let shared = &self.context.shared;
         let mut block = BlockBuilder::new();
         for op in ops {
             for frame in &op.frames {
@@ -301,6 +343,7 @@ fn bulk_groups(ops: &[Op], bypass_bytes: u64) -> HashMap<GroupId, u64> {
 
 impl Drop for Rounds {
     fn drop(&mut self) {
+        self.write_small();
         self.writes = None;
         if let Writer::Thread(writer) = &mut self.writer
             && let Some(writer) = writer.take()
