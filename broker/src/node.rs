@@ -323,6 +323,16 @@ impl Shared {
         Ok(())
     }
 
+    /// What is wrong with the disk, in words. It answers, and reading goes on: to take the node out of service would
+    /// help nobody.
+    pub fn disk_trouble(&self) -> Option<String> {
+        if !self.store.writable() {
+            return Some("full up to the reserve: no records are written here".to_owned());
+        }
+        let took = self.store.slow_disk()?.as_secs_f64();
+        Some(format!("slow: what was to be durable took {took:.1} s"))
+    }
+
     /// Where HTTP is, for people.
     pub fn http_address(&self) -> String {
         self.http.as_ref().map_or_else(

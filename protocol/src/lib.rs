@@ -5,6 +5,7 @@ mod api_versions;
 mod decode;
 mod encode;
 mod errors;
+mod extensions;
 mod fetch_response;
 mod frame;
 mod reader;
@@ -23,6 +24,7 @@ pub use api_versions::{
 pub use decode::{DecodeError, decode, decode_response, response_correlation_id};
 pub use encode::{EncodeError, encode_request, encode_response};
 pub use errors::ErrorCode;
+pub use extensions::DISK_TROUBLE_TAG;
 pub use fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchPartition, FetchResponse, FetchTopic,
     LeaderIdAndEpoch, NodeEndpoint,

@@ -1,5 +1,5 @@
 //! A file system of its own whose power can be cut: ext4 in a file, mounted by loop, shut down
-//! with `FS_IOC_SHUTDOWN` so that nothing that was not synced survives.
+//! with `FS_IOC_SHUTDOWN` so that nothing that was not synced survives. Or it hangs (`FIFREEZE`).
 //!
 //! Needs root and loop devices; where they are missing, [`Volume::new`] says so.
 
@@ -82,10 +82,29 @@ impl Volume {
         run("python3", &["-c", SHUTDOWN, text(&self.mount)?])
     }
 
+    /// Has the disk hang: what writes or syncs waits until the returned guard is dropped.
+    pub fn freeze(&self) -> Result<Frozen<'_>> {
+        run("fsfreeze", &["--freeze", text(&self.mount)?])?;
+        Ok(Frozen(self))
+    }
+
     /// Power is back: mounts what had reached the disk.
     pub fn restore(&self) -> Result<()> {
         self.unmount()?;
         self.mount()
+    }
+}
+
+/// A volume that hangs.
+#[must_use]
+pub struct Frozen<'a>(&'a Volume);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = text(&self.0.mount).and_then(|mount| run("fsfreeze", &["--unfreeze", mount]));
+        if let Err(error) = thawed {
+            eprintln!("{error:#}");
+        }
     }
 }
 

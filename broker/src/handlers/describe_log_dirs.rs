@@ -1,5 +1,6 @@
 //! DescribeLogDirs (key 35), versions 1-4: sizes of partitions in the data directory
-//! (behaviour 116). Version 3 adds a top-level error, 4 the disk's totals.
+//! (behaviour 116). Version 3 adds a top-level error, 4 the disk's totals. From version 2 on a disk in
+//! trouble says so in a tagged field of our own.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,6 +9,8 @@ use kafka_protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResponse, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
+
+use klamm_protocol::DISK_TROUBLE_TAG;
 
 use super::text;
 use crate::context::RequestContext;
@@ -70,6 +73,11 @@ pub async fn handle(
     if ctx.version >= 4 {
         result.total_bytes = i64::try_from(stats.total_bytes).unwrap_or(i64::MAX);
         result.usable_bytes = i64::try_from(stats.free_bytes).unwrap_or(i64::MAX);
+    }
+    if let Some(trouble) = ctx.shared.disk_trouble().filter(|_| ctx.version >= 2) {
+        result
+            .unknown_tagged_fields
+            .insert(DISK_TROUBLE_TAG, trouble.into());
     }
     DescribeLogDirsResponse::default().with_results(vec![result])
 }

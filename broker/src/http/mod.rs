@@ -55,16 +55,14 @@ async fn live() -> &'static str {
 
 async fn ready(State(context): State<Context>) -> (StatusCode, String) {
     let shared = context.starting.shared();
-    match shared.map_or(Err(None), |shared| shared.ready()) {
-        // It answers, and reading goes on: to take it out of service would help nobody.
-        Ok(()) if shared.is_some_and(|shared| !shared.store.writable()) => (
-            StatusCode::OK,
-            "ready, but its disk is full up to the reserve: no records are written here\n"
-                .to_owned(),
-        ),
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(why) => not_ready(&why.unwrap_or_else(|| context.starting.words())),
+    if let Err(why) = shared.map_or(Err(None), |shared| shared.ready()) {
+        return not_ready(&why.unwrap_or_else(|| context.starting.words()));
     }
+    let words = match shared.and_then(|shared| shared.disk_trouble()) {
+        Some(trouble) => format!("ready, but its disk is {trouble}\n"),
+        None => "ready\n".to_owned(),
+    };
+    (StatusCode::OK, words)
 }
 
 fn not_ready(why: &str) -> (StatusCode, String) {

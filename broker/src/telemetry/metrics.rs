@@ -77,6 +77,7 @@ metric_docs! {
     JOURNAL_BYTES: "klamm_journal_bytes_total", "counter", [], "Bytes written to the journal";
     JOURNAL_FRAMES: "klamm_journal_frames_total", "counter", [], "Frames written to the journal";
     JOURNAL_SYNC: "klamm_journal_sync_seconds", "histogram", [], "Time of one fdatasync of the journal";
+    JOURNAL_SLOWEST: "klamm_journal_slowest_round_seconds", "gauge", [], "Longest time of the last 15 to 30 s until what was queued was durable, one that lasts still included";
     JOURNAL_ROUND: "klamm_journal_round_frames", "histogram", [], "Frames that shared one fdatasync";
     CHECKPOINTS: "klamm_checkpoints_total", "counter", [], "Checkpoints of the store";
     CORRUPTIONS: "klamm_corruptions_total", "counter", [], "Places of stored data found corrupt";

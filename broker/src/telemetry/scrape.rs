@@ -179,6 +179,7 @@ fn store(page: &mut Page, shared: &Shared) {
         &stats.sync_seconds,
         stats.sync_seconds_sum,
     );
+    page.value(&doc::JOURNAL_SLOWEST, stats.slowest_round_seconds);
     page.histogram(
         &doc::JOURNAL_ROUND,
         &stats.round_frames,

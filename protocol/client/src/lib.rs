@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod connection;
 mod coordinator;
+mod disks;
 mod error;
 mod groups;
 mod lookup;
@@ -23,6 +24,7 @@ pub use admin::{
 pub use client::{Client, ClientOptions};
 pub use cluster::{Cluster, Node, Partition, Topic};
 pub use connection::{Connection, ConnectionOptions, Reply};
+pub use disks::BrokerDisk;
 pub use error::{Error, ServerError};
 pub use groups::{
     CommittedOffset, GroupDescription, GroupKind, GroupListing, GroupMember, OffsetToCommit,

@@ -1,6 +1,5 @@
 //! The disk of one node is full up to its reserve (R11): the others lead and go on, and it comes back when there is space.
 
-use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -9,7 +8,7 @@ use klamm_tests::load::{self, Load, TOPIC};
 use klamm_tests::volume::Volume;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::rig::{client, eventually, topic_is};
+use crate::rig::{client, eventually, put_on, topic_is};
 
 /// Far more than anything takes on a machine that is not busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,11 +31,7 @@ async fn a_node_with_a_full_disk_leads_nothing_until_there_is_space() -> Result<
         return Ok(());
     };
     let mut cluster = Cluster::new(3, &SETTINGS)?;
-    std::fs::create_dir(volume.path().join("data"))?;
-    symlink(
-        volume.path().join("data"),
-        cluster.node(FULL).dir.join("data"),
-    )?;
+    put_on(&cluster, FULL, &volume)?;
     for id in 1..=3 {
         cluster.launch(id)?;
     }

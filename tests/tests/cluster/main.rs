@@ -9,6 +9,7 @@ mod failover;
 mod forwarding;
 mod full;
 mod groups;
+mod hanging;
 mod leaving;
 mod moving;
 mod nearest;

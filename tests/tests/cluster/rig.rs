@@ -1,5 +1,6 @@
 //! Questions to a cluster that tests repeat.
 
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +12,7 @@ use klamm_records::{BatchBuilder, NewRecord};
 use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
 use klamm_tests::load::patient;
+use klamm_tests::volume::Volume;
 
 /// A client that knows all nodes.
 pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
@@ -20,6 +22,14 @@ pub(crate) async fn client(cluster: &Cluster) -> Result<Client> {
 /// A client that knows one node.
 pub(crate) async fn client_of(cluster: &Cluster, id: i32) -> Result<Client> {
     Ok(Client::connect(&cluster.node(id).kafka, patient()).await?)
+}
+
+/// Has a node that was not launched yet keep its data on a volume.
+pub(crate) fn put_on(cluster: &Cluster, id: i32, volume: &Volume) -> Result<()> {
+    let data = volume.path().join("data");
+    std::fs::create_dir(&data)?;
+    symlink(data, cluster.node(id).dir.join("data"))?;
+    Ok(())
 }
 
 /// A request with one record for partition 0 of a topic, in a version that names topics.

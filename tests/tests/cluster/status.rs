@@ -12,7 +12,7 @@ use crate::rig::{client, create, eventually, topic, topic_is};
 
 const PARTITIONS: i32 = 6;
 
-fn status(cluster: &Cluster, format: &str) -> Result<String> {
+pub(crate) fn status(cluster: &Cluster, format: &str) -> Result<String> {
     let ended = Command::new(binary()?)
         .args(["cluster", "status", "-o", format, "--bootstrap"])
         .arg(cluster.bootstrap())

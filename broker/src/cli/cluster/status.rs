@@ -1,20 +1,21 @@
 //! `klamm cluster status`: who is there, who leads, and what is not as it should be.
 //!
-//! Four questions of Kafka's protocol: DescribeCluster for the nodes, Metadata for leaders and in-sync
-//! replicas, ListPartitionReassignments for what moves, DescribeQuorum, of each leader, for how far behind replicas
-//! are. Brokers that do not tell the last of partitions leave that open.
+//! Questions of Kafka's protocol: DescribeCluster for the nodes, Metadata for leaders and in-sync
+//! replicas, ListPartitionReassignments for what moves, DescribeLogDirs, of each node, for its disk, and
+//! DescribeQuorum, of each leader, for how far behind replicas are. What a broker does not tell stays open.
+
+mod table;
 
 use std::collections::BTreeMap;
 
 use clap::Args;
-use klamm_client::{Client, ClusterDescription, Node, Quorum, Reassignment, Topic, TopicPartition};
+use klamm_client::{
+    BrokerDisk, Client, ClusterDescription, Node, Quorum, Reassignment, Topic, TopicPartition,
+};
 use serde::Serialize;
 
 use crate::cli::error::UserError;
-use crate::cli::output::{self, Cluster, Format, Table};
-
-/// Rows of partitions in the table; JSON has all of them.
-const MOST_ROWS: usize = 20;
+use crate::cli::output::{self, Cluster, Format};
 
 /// Arguments of `klamm cluster status`.
 #[derive(Args, Clone, Debug)]
@@ -72,6 +73,16 @@ struct NodeJson {
     out_of_sync: usize,
     /// Records that its replicas lack, as far as leaders know; null when they know of none.
     lag: Option<i64>,
+    /// Null when the node does not tell.
+    disk: Option<DiskJson>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct DiskJson {
+    total_bytes: Option<u64>,
+    free_bytes: Option<u64>,
+    /// What is wrong with it.
+    trouble: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -96,6 +107,8 @@ struct MoveJson {
 
 /// What the brokers said of how far replicas are.
 type Lags = BTreeMap<TopicPartition, BTreeMap<i32, Option<i64>>>;
+/// What they said of their disks.
+type Disks = BTreeMap<i32, BrokerDisk>;
 
 /// Shows how the cluster stands.
 ///
@@ -111,12 +124,31 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), UserError> {
     // A cluster without a majority has a status, too.
     let metadata = client.metadata_quorum().await.ok();
     let moves = client.reassignments().await.map_err(failed)?;
-    let lags = lags(&client, &topics).await;
-    let status = StatusJson::new(&description, metadata.as_ref(), &topics, &moves, &lags);
+    let (lags, disks) = futures::join!(lags(&client, &topics), disks(&client, &description.nodes));
+    let told = Told { moves, lags, disks };
+    let status = StatusJson::new(&description, metadata.as_ref(), &topics, &told);
     match args.output {
         Format::Json => output::print_json(&status),
         Format::Table => output::print(&status.table()),
     }
+}
+
+/// What is asked of the nodes beside who they are.
+#[derive(Default)]
+struct Told {
+    moves: Vec<Reassignment>,
+    lags: Lags,
+    disks: Disks,
+}
+
+/// Asks each node for its disk. What is not answered stays open.
+async fn disks(client: &Client, nodes: &[Node]) -> Disks {
+    let asked = nodes.iter().map(|node| async {
+        let disk = client.disk(node.id).await.ok()?;
+        Some((node.id, disk))
+    });
+    let told = futures::future::join_all(asked).await;
+    told.into_iter().flatten().collect()
 }
 
 /// Asks each leader how far the replicas of its partitions are. What is not answered stays open.
@@ -163,25 +195,6 @@ impl MetadataJson {
             observers: replicas(&quorum.observers),
         }
     }
-
-    /// What a node is to the metadata group, in words.
-    fn role(&self, node: i32) -> String {
-        let behind = |replica: &ReplicaJson| match replica.lag {
-            Some(0) => String::new(),
-            Some(lag) => format!(", {lag} behind"),
-            None => ", lag unknown".to_owned(),
-        };
-        let of = |replicas: &[ReplicaJson], word: &str| {
-            let replica = replicas.iter().find(|replica| replica.node == node)?;
-            Some(format!("{word}{}", behind(replica)))
-        };
-        if self.leader == Some(node) {
-            return "leader".to_owned();
-        }
-        of(&self.voters, "voter")
-            .or_else(|| of(&self.observers, "observer"))
-            .unwrap_or_else(|| "-".to_owned())
-    }
 }
 
 impl StatusJson {
@@ -189,16 +202,16 @@ impl StatusJson {
         description: &ClusterDescription,
         metadata: Option<&Quorum>,
         topics: &[&Topic],
-        moves: &[Reassignment],
-        lags: &Lags,
+        told: &Told,
     ) -> StatusJson {
         let moves: BTreeMap<&TopicPartition, &Reassignment> =
-            moves.iter().map(|moved| (&moved.at, moved)).collect();
+            told.moves.iter().map(|moved| (&moved.at, moved)).collect();
         let mut nodes: BTreeMap<i32, NodeJson> = BTreeMap::new();
         let up = description.nodes.iter().map(|node| (node, true));
         let gone = description.fenced.iter().map(|node| (node, false));
         for (node, up) in up.chain(gone) {
-            nodes.insert(node.id, NodeJson::new(node, up));
+            let disk = told.disks.get(&node.id);
+            nodes.insert(node.id, NodeJson::new(node, up, disk));
         }
         let (mut partitions, mut without_leader, mut under_replicated) = (0, 0, 0);
         let (mut troubled, mut moving) = (Vec::new(), Vec::new());
@@ -209,8 +222,8 @@ impl StatusJson {
                     topic: topic.name.clone(),
                     partition: partition.index,
                 };
-                let (told, moved) = (lags.get(&at), moves.get(&at));
-                let lag_of = |node: &i32| told?.get(node).copied()?;
+                let (lags, moved) = (told.lags.get(&at), moves.get(&at));
+                let lag_of = |node: &i32| lags?.get(node).copied()?;
                 // One that is being made is missed by nobody.
                 let is_missed = |id: &i32| {
                     !partition.in_sync.contains(id)
@@ -272,111 +285,10 @@ impl StatusJson {
             moving,
         }
     }
-
-    fn table(&self) -> String {
-        let metadata = match (self.metadata.leader, self.metadata.epoch) {
-            (Some(leader), Some(epoch)) => format!("led by node {leader} in epoch {epoch}"),
-            _ => "without a leader: nothing can be changed".to_owned(),
-        };
-        let mut text = format!(
-            "cluster     {}\nmetadata    {metadata}\npartitions  {} of {} topics: {} without a leader, {} under-replicated, {} moving\n\n",
-            self.cluster,
-            self.partitions,
-            self.topics,
-            self.without_leader,
-            self.under_replicated,
-            self.moving.len()
-        );
-        let mut nodes = Table::new(&[
-            "NODE",
-            "ADDRESS",
-            "RACK",
-            "STATE",
-            "METADATA",
-            "LEADS",
-            "REPLICAS",
-            "OUT-OF-SYNC",
-            "LAG",
-        ]);
-        for node in &self.nodes {
-            nodes.row(vec![
-                node.node.to_string(),
-                node.address.clone(),
-                node.rack.clone().unwrap_or_else(|| "-".to_owned()),
-                if node.up { "up" } else { "gone" }.to_owned(),
-                self.metadata.role(node.node),
-                node.leads.to_string(),
-                node.replicas.to_string(),
-                node.out_of_sync.to_string(),
-                number(node.lag),
-            ]);
-        }
-        text.push_str(&nodes.render());
-        self.tell_troubled(&mut text);
-        self.tell_moving(&mut text);
-        text
-    }
-
-    fn tell_troubled(&self, text: &mut String) {
-        let header = [
-            "TOPIC",
-            "PARTITION",
-            "LEADER",
-            "REPLICAS",
-            "IN-SYNC",
-            "BEHIND",
-        ];
-        let row = |partition: &PartitionJson| {
-            vec![
-                partition.topic.clone(),
-                partition.partition.to_string(),
-                number(partition.leader.map(i64::from)),
-                ids(&partition.replicas),
-                ids(&partition.in_sync),
-                lags_of(&partition.behind),
-            ]
-        };
-        tell(text, &header, &self.troubled, row);
-    }
-
-    fn tell_moving(&self, text: &mut String) {
-        let header = ["MOVING", "PARTITION", "ADDING", "REMOVING"];
-        let row = |moved: &MoveJson| {
-            vec![
-                moved.topic.clone(),
-                moved.partition.to_string(),
-                lags_of(&moved.adding),
-                ids(&moved.removing),
-            ]
-        };
-        tell(text, &header, &self.moving, row);
-    }
-}
-
-/// Adds a table of partitions, if there are any.
-fn tell<T>(text: &mut String, header: &[&'static str], all: &[T], row: impl Fn(&T) -> Vec<String>) {
-    if all.is_empty() {
-        return;
-    }
-    let mut rows = Table::new(header);
-    for partition in all.iter().take(MOST_ROWS) {
-        rows.row(row(partition));
-    }
-    text.push('\n');
-    text.push_str(&rows.render());
-    let more = all.len().saturating_sub(MOST_ROWS);
-    if more > 0 {
-        text.push_str(&format!("and {more} more: -o json has all of them\n"));
-    }
-}
-
-fn lags_of(replicas: &[ReplicaJson]) -> String {
-    let lag = |replica: &ReplicaJson| format!("{} by {}", replica.node, number(replica.lag));
-    list(replicas.iter().map(lag), ", ")
 }
 
 impl NodeJson {
-    fn new(node: &Node, up: bool) -> NodeJson {
+    fn new(node: &Node, up: bool, disk: Option<&BrokerDisk>) -> NodeJson {
         NodeJson {
             node: node.id,
             address: node.address(),
@@ -386,23 +298,12 @@ impl NodeJson {
             replicas: 0,
             out_of_sync: 0,
             lag: None,
+            disk: disk.map(|disk| DiskJson {
+                total_bytes: disk.total_bytes,
+                free_bytes: disk.usable_bytes,
+                trouble: disk.trouble.clone(),
+            }),
         }
-    }
-}
-
-fn number(known: Option<i64>) -> String {
-    known.map_or_else(|| "-".to_owned(), |number| number.to_string())
-}
-
-fn ids(ids: &[i32]) -> String {
-    list(ids.iter().map(ToString::to_string), ",")
-}
-
-fn list(items: impl Iterator<Item = String>, between: &str) -> String {
-    let items: Vec<String> = items.collect();
-    match items.is_empty() {
-        true => "-".to_owned(),
-        false => items.join(between),
     }
 }
 
@@ -476,7 +377,20 @@ mod tests {
             (at(0), told([Some(0), Some(3), Some(0)])),
             (at(1), told([Some(0), Some(4), Some(500)])),
         ]);
-        StatusJson::new(&description, Some(&quorum), &[&topic], moves, &lags)
+        let disk = |usable_bytes, trouble: Option<&str>| BrokerDisk {
+            total_bytes: Some(1000),
+            usable_bytes,
+            trouble: trouble.map(str::to_owned),
+        };
+        let told = Told {
+            moves: moves.to_vec(),
+            lags,
+            disks: Disks::from([
+                (1, disk(Some(615), None)),
+                (2, disk(None, Some("slow: as a snail"))),
+            ]),
+        };
+        StatusJson::new(&description, Some(&quorum), &[&topic], &told)
     }
 
     /// Partition 1 goes from broker 1 to broker 3.
@@ -566,10 +480,12 @@ mod tests {
              metadata    led by node 2 in epoch 7\n\
              partitions  3 of 1 topics: 1 without a leader, 2 under-replicated, 0 moving\n\
              \n\
-             NODE  ADDRESS     RACK  STATE  METADATA            LEADS  REPLICAS  OUT-OF-SYNC  LAG\n\
-             \x20  1  node1:9092  a     up     voter, 1 behind         2         3            1    0\n\
-             \x20  2  node2:9092  -     up     leader                  0         3            1    7\n\
-             \x20  3  node3:9092  -     gone   voter, lag unknown      0         3            2  500\n\
+             NODE  ADDRESS     RACK  STATE  METADATA            LEADS  REPLICAS  OUT-OF-SYNC  LAG  DISK\n\
+             \x20  1  node1:9092  a     up     voter, 1 behind         2         3            1    0  61% free\n\
+             \x20  2  node2:9092  -     up     leader                  0         3            1    7  in trouble\n\
+             \x20  3  node3:9092  -     gone   voter, lag unknown      0         3            2  500  -\n\
+             \n\
+             The disk of node 2 is slow: as a snail.\n\
              \n\
              TOPIC  PARTITION  LEADER  REPLICAS  IN-SYNC  BEHIND\n\
              t              2       -  1,2,3     -        1 by -, 2 by -, 3 by -\n\
@@ -585,7 +501,7 @@ mod tests {
             nodes: vec![node(1)],
             fenced: vec![],
         };
-        let status = StatusJson::new(&description, None, &[], &[], &Lags::new());
+        let status = StatusJson::new(&description, None, &[], &Told::default());
         assert_eq!(status.metadata, MetadataJson::default());
         assert!(
             status
