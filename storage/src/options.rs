@@ -37,7 +37,7 @@ impl StoreOptions {
             dir: dir.as_ref().to_path_buf(),
             checkpoint_bytes: 256 * MIB,
             checkpoint_interval: Duration::from_secs(300),
-            bypass_bytes: MIB as usize,
+            bypass_bytes: 64 * 1024,
             segment_delay: Duration::from_millis(50),
             reserve_bytes: 1024 * MIB,
             max_open_files: 4096,

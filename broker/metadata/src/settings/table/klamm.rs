@@ -18,7 +18,7 @@ pub(super) const KEYS: &[Key] = &[
     broker(Long, "klamm.checkpoint.interval.ms", "30000")
         .at_least(100)
         .doc("Longest time in milliseconds that journaled data waits for a checkpoint."),
-    broker(Int, "klamm.bypass.bytes", "1048576")
+    broker(Int, "klamm.bypass.bytes", "131072")
         .at_least(4096)
         .doc("Bytes that one partition writes at once from which on they go to its segment directly and the journal only refers to them. Higher costs writes, for what the journal has is written twice; lower costs a sync of each such segment before anything is acknowledged."),
     broker(Int, "klamm.max.open.files", "4096").at_least(64).doc("Segment files that are kept open at the same time."),
