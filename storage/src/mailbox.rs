@@ -93,7 +93,7 @@ impl<T> Drop for Post<T> {
 
 impl Door {
     fn ring(&self) {
-        // Pairs with the one in `Mailbox::wait`: either the reader sees the message or this its sleep.
+        // Pairs with the one in `Mailbox::recv`: either the reader sees the message or this its sleep.
         fence(Ordering::SeqCst);
         if self.is_shut.load(Ordering::Relaxed) && self.is_shut.swap(false, Ordering::Relaxed) {
             self.bell.unpark();

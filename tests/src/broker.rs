@@ -221,10 +221,7 @@ impl Broker {
 
     /// Sum of the series of `/metrics` whose names begin so.
     pub fn metric(&self, prefix: &str) -> Result<f64> {
-        let (_, text) = self.get("/metrics")?;
-        let series = text.lines().filter(|line| line.starts_with(prefix));
-        let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-        Ok(values.sum())
+        metric(&self.http, prefix)
     }
 
     /// kill -9, and waits for the end.
@@ -289,6 +286,14 @@ pub fn get(address: &str, path: &str) -> Result<(u16, String)> {
         .map(|(_, body)| body.to_owned())
         .unwrap_or_default();
     Ok((status, body))
+}
+
+/// Sum of the series of `/metrics` at `HOST:PORT` whose names begin so.
+pub fn metric(address: &str, prefix: &str) -> Result<f64> {
+    let (_, text) = get(address, "/metrics")?;
+    let series = text.lines().filter(|line| line.starts_with(prefix));
+    let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    Ok(values.sum())
 }
 
 impl Drop for Broker {

@@ -329,6 +329,11 @@ impl Node {
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         crate::broker::get(&self.http, path)
     }
+
+    /// Sum of the series of `/metrics` whose names begin so.
+    pub fn metric(&self, prefix: &str) -> Result<f64> {
+        crate::broker::metric(&self.http, prefix)
+    }
 }
 
 impl Drop for Cluster {

@@ -4,7 +4,8 @@
 //! 1. large groups' batches go to their segments, synced: the journal then refers to them;
 //! 2. one block goes to the journal, synced: all operations of the round are durable;
 //! 3. completions run, in the order of the operations;
-//! 4. the round goes to the segment writer (`segments.rs`): the other batches, cuts, removals.
+//! 4. the round goes to the segment writer (`segments.rs`): the other batches, cuts, removals. Small rounds wait here
+//!    for each other before.
 //!
 //! A round with large groups begins by waiting for the segment writer, so that only one of the two
 //! threads works on a group's files.

@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, Load, TOPIC};
-use klamm_tests::volume::Volume;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::rig::{client, eventually, put_on, topic_is};
+use crate::rig::{eventually, three_with, topic_is, volume};
 
 /// Far more than anything takes on a machine that is not busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Room enough for whatever the load writes on a fast machine; sparse.
-const VOLUME_MEBIBYTES: u64 = 8192;
 /// Less than the reserve, and more than can be written until the node has looked.
 const LEFT_BYTES: u64 = 100 << 20;
 const SETTINGS: [&str; 4] = [
@@ -27,21 +23,11 @@ const SETTINGS: [&str; 4] = [
 async fn a_node_with_a_full_disk_leads_nothing_until_there_is_space() -> Result<()> {
     const FULL: i32 = 1;
     let dir = tempfile::tempdir()?;
-    let Some(volume) = Volume::or_skip(dir.path(), VOLUME_MEBIBYTES) else {
+    let Some(volume) = volume(dir.path()) else {
         return Ok(());
     };
-    let mut cluster = Cluster::new(3, &SETTINGS)?;
-    put_on(&cluster, FULL, &volume)?;
-    for id in 1..=3 {
-        cluster.launch(id)?;
-    }
-    cluster.wait_ready()?;
+    let (cluster, watcher) = three_with(&volume, FULL, &SETTINGS).await?;
     let bootstrap = cluster.bootstrap();
-    load::create_replicated_topic(&bootstrap, 3).await?;
-    let watcher = client(&cluster).await?;
-    let before = topic_is(&watcher, TOPIC, |partition| partition.in_sync.len() == 3).await?;
-    let led = before.partitions.iter().filter(|p| p.leader == Some(FULL));
-    ensure!(led.count() > 0, "node {FULL} leads nothing: {before:?}");
 
     let mut load = Load::start(&bootstrap, 2);
     load.more(100, PATIENCE).await?;

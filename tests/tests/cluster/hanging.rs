@@ -3,17 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use klamm_tests::cluster::Cluster;
 use klamm_tests::load::{self, TOPIC};
 use klamm_tests::pulse::Pulse;
-use klamm_tests::volume::Volume;
 
-use crate::rig::{client, eventually, put_on, topic_is};
+use crate::rig::{eventually, three_with, topic_is, volume};
 use crate::status::{json, status};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Sparse.
-const VOLUME_MEBIBYTES: u64 = 8192;
 const HANGS: Duration = Duration::from_secs(8);
 /// Far less than the disk hangs.
 const MOST_SILENT: Duration = Duration::from_secs(3);
@@ -26,21 +22,11 @@ const SETTINGS: [&str; 2] = [
 async fn a_disk_that_hangs_holds_up_no_partition() -> Result<()> {
     const HANGING: i32 = 1;
     let dir = tempfile::tempdir()?;
-    let Some(volume) = Volume::or_skip(dir.path(), VOLUME_MEBIBYTES) else {
+    let Some(volume) = volume(dir.path()) else {
         return Ok(());
     };
-    let mut cluster = Cluster::new(3, &SETTINGS)?;
-    put_on(&cluster, HANGING, &volume)?;
-    for id in 1..=3 {
-        cluster.launch(id)?;
-    }
-    cluster.wait_ready()?;
+    let (cluster, watcher) = three_with(&volume, HANGING, &SETTINGS).await?;
     let bootstrap = cluster.bootstrap();
-    load::create_replicated_topic(&bootstrap, 3).await?;
-    let watcher = client(&cluster).await?;
-    let before = topic_is(&watcher, TOPIC, |partition| partition.in_sync.len() == 3).await?;
-    let mut led = before.partitions.iter().map(|partition| partition.leader);
-    ensure!(led.any(|leader| leader == Some(HANGING)), "{before:?}");
 
     let pulse = Pulse::start(&bootstrap, PATIENCE);
     pulse.beat(PATIENCE).await?;
@@ -53,11 +39,9 @@ async fn a_disk_that_hangs_holds_up_no_partition() -> Result<()> {
         Ok(())
     })
     .await?;
-    let (_, metrics) = cluster.node(HANGING).get("/metrics")?;
-    let slowest = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("klamm_journal_slowest_round_seconds "));
-    let slowest: f64 = slowest.context("no such metric")?.parse()?;
+    let slowest = cluster
+        .node(HANGING)
+        .metric("klamm_journal_slowest_round_seconds ")?;
     ensure!(slowest >= 2.0, "{slowest}");
     let told = json(&cluster)?;
     for node in told["nodes"].as_array().context("nodes")? {

@@ -1,9 +1,10 @@
 //! Questions to a cluster that tests repeat.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use klamm_client::{Client, NewTopic, Partition, Topic};
 use klamm_protocol::StrBytes;
 use klamm_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -11,7 +12,7 @@ use klamm_protocol::messages::{ProduceRequest, TopicName};
 use klamm_records::{BatchBuilder, NewRecord};
 use klamm_tests::broker::binary;
 use klamm_tests::cluster::Cluster;
-use klamm_tests::load::patient;
+use klamm_tests::load::{self, TOPIC, patient};
 use klamm_tests::volume::Volume;
 
 /// A client that knows all nodes.
@@ -24,12 +25,34 @@ pub(crate) async fn client_of(cluster: &Cluster, id: i32) -> Result<Client> {
     Ok(Client::connect(&cluster.node(id).kafka, patient()).await?)
 }
 
-/// Has a node that was not launched yet keep its data on a volume.
-pub(crate) fn put_on(cluster: &Cluster, id: i32, volume: &Volume) -> Result<()> {
+/// A volume for the data of one node, with room for whatever a load writes on a fast machine; sparse.
+pub(crate) fn volume(dir: &Path) -> Option<Volume> {
+    Volume::or_skip(dir, 8192)
+}
+
+/// Three nodes, one of them with its data on a volume, and [`TOPIC`] in sync on all, of which this one leads a part.
+pub(crate) async fn three_with(
+    volume: &Volume,
+    id: i32,
+    settings: &[&str],
+) -> Result<(Cluster, Client)> {
+    let mut cluster = Cluster::new(3, settings)?;
     let data = volume.path().join("data");
     std::fs::create_dir(&data)?;
     symlink(data, cluster.node(id).dir.join("data"))?;
-    Ok(())
+    for id in 1..=3 {
+        cluster.launch(id)?;
+    }
+    cluster.wait_ready()?;
+    load::create_replicated_topic(&cluster.bootstrap(), 3).await?;
+    let watcher = client(&cluster).await?;
+    let topic = topic_is(&watcher, TOPIC, |partition| partition.in_sync.len() == 3).await?;
+    let mut leaders = topic.partitions.iter().map(|partition| partition.leader);
+    ensure!(
+        leaders.any(|leader| leader == Some(id)),
+        "node {id} leads nothing: {topic:?}"
+    );
+    Ok((cluster, watcher))
 }
 
 /// A request with one record for partition 0 of a topic, in a version that names topics.

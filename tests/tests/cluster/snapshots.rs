@@ -26,19 +26,12 @@ async fn churn(client: &Client, last: u32) -> Result<()> {
     Ok(())
 }
 
-fn metric(cluster: &Cluster, id: i32, name: &str) -> Result<f64> {
-    let (_, text) = cluster.node(id).get("/metrics")?;
-    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-    let values = lines.filter_map(|value| value.trim().parse::<f64>().ok());
-    Ok(values.sum())
-}
-
 /// Waits until a node's metadata log begins at a snapshot, its first segment gone.
 async fn begins_at_a_snapshot(cluster: &Cluster, id: i32) -> Result<()> {
     let log = cluster.node(id).dir.join("data").join("metadata-0");
     let first = log.join(format!("{:020}.log", 0));
     eventually(async || {
-        let newest = metric(cluster, id, "klamm_metadata_snapshot_offset")?;
+        let newest = cluster.node(id).metric("klamm_metadata_snapshot_offset")?;
         ensure!(newest > 0.0 && !first.exists(), "node {id}: {newest}");
         Ok(())
     })

@@ -170,9 +170,7 @@ impl Case {
                 "{found:?} where {:?} is due",
                 self.expect
             );
-            let mut verdict = watch
-                .after(&before, self.expect.counters(), self.costs, self.peaks)
-                .await?;
+            let mut verdict = watch.after(&before, self).await?;
             if took > self.within {
                 verdict = Err(format!("took {took:?}"));
             }

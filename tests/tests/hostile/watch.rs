@@ -13,6 +13,7 @@ use klamm_protocol::messages::ProduceRequest;
 use klamm_protocol::{decode_response, encode_request};
 use std::sync::Mutex;
 
+use crate::Case;
 use crate::batches::batch;
 use crate::calls::{Topic, create, fetch_partition, fetch_request, produce_request};
 use crate::rig::{CANARY, Target, connect};
@@ -195,17 +196,11 @@ impl Watch {
 
     /// Whether everybody else is well. The inner error is a disturbance, which may be the
     /// machine's; the outer one is ours.
-    pub(crate) async fn after(
-        &self,
-        before: &Before,
-        counters: &[&str],
-        costs: u64,
-        peaks: u64,
-    ) -> Result<Result<(), String>> {
+    pub(crate) async fn after(&self, before: &Before, case: &Case) -> Result<Result<(), String>> {
         self.samples(before.at, SAMPLES).await?;
-        self.counted(before, counters).await?;
+        self.counted(before, case.expect.counters()).await?;
         self.check_log()?;
-        if let Err(grown) = self.memory(before, costs, peaks).await? {
+        if let Err(grown) = self.memory(before, case).await? {
             return Ok(Err(grown));
         }
         let seen = self.seen.lock().expect("no panic holds it");
@@ -250,13 +245,13 @@ impl Watch {
     }
 
     /// Memory is back soon, and was never far away.
-    async fn memory(&self, before: &Before, costs: u64, peaks: u64) -> Result<Result<(), String>> {
+    async fn memory(&self, before: &Before, case: &Case) -> Result<Result<(), String>> {
         let (sent, connections) = self.target.sent();
         let (received, connections) = (sent - before.sent.0, connections - before.sent.1);
-        let bound = MEMORY_NOISE + costs + 2 * received + PER_CONNECTION * connections;
+        let bound = MEMORY_NOISE + case.costs + 2 * received + PER_CONNECTION * connections;
         let peak = self.seen.lock().expect("no panic holds it").peak;
         let mib = |bytes: u64| bytes >> 20;
-        if peak > before.resident + bound + PEAK + peaks {
+        if peak > before.resident + bound + PEAK + case.peaks {
             return Ok(Err(format!(
                 "memory peaked {} MiB above before, {} MiB were received",
                 mib(peak - before.resident),
