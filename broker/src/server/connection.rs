@@ -386,15 +386,13 @@ impl Connection {
     /// may take its time as long as others find room.
     async fn write(&mut self, chunks: &mut VecDeque<Bytes>, is_bounded: bool) -> Result<(), Ended> {
         const SLICES: usize = 64;
+        /// What is copied to a socket in one go: others wait for this thread meanwhile.
+        const AT_ONCE: usize = 256 << 10;
         let period = self.limits.write_timeout.min(WRITE_PERIOD);
         let mut progress = Progress::new();
         let mut moving = Instant::now();
         while !chunks.is_empty() {
-            let slices: Vec<IoSlice<'_>> = chunks
-                .iter()
-                .take(SLICES)
-                .map(|c| IoSlice::new(c))
-                .collect();
+            let slices = front(chunks, SLICES, AT_ONCE);
             let until = progress.began + period;
             let writing = self.stream.write_vectored(&slices);
             let written = match tokio::time::timeout_at(until, writing).await {
@@ -407,7 +405,7 @@ impl Connection {
             progress.bytes += written;
             let now = Instant::now();
             if now >= until {
-                let all: usize = slices.iter().map(|slice| slice.len()).sum();
+                let all: usize = chunks.iter().map(Bytes::len).sum();
                 if progress.suffices(period) || written == all {
                     moving = now;
                 }
@@ -423,6 +421,9 @@ impl Connection {
                 progress = Progress::new();
             }
             advance(chunks, written);
+            if !chunks.is_empty() {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }
@@ -483,6 +484,21 @@ fn room(received: usize, len: usize) -> usize {
         _ => received * 2,
     };
     steps.min(len).max(received)
+}
+
+/// The first `most_bytes` of `chunks`, in at most `most` slices.
+fn front(chunks: &VecDeque<Bytes>, most: usize, most_bytes: usize) -> Vec<IoSlice<'_>> {
+    let mut left = most_bytes;
+    let mut slices = Vec::with_capacity(chunks.len().min(most));
+    for chunk in chunks.iter().take(most) {
+        let taken = chunk.get(..left).unwrap_or(chunk);
+        slices.push(IoSlice::new(taken));
+        left -= taken.len();
+        if left == 0 {
+            break;
+        }
+    }
+    slices
 }
 
 /// Drops `written` bytes from the front, and empty chunks with them.
@@ -548,6 +564,22 @@ mod tests {
         ] {
             assert_eq!(room(received, len), expect, "{received} of {len}");
         }
+    }
+
+    #[test]
+    fn the_front_is_bounded() {
+        let chunks: VecDeque<Bytes> = [&b"ab"[..], b"", b"cde", b"f"]
+            .into_iter()
+            .map(Bytes::from_static)
+            .collect();
+        let front = |most, most_bytes| -> Vec<Vec<u8>> {
+            let slices = front(&chunks, most, most_bytes);
+            slices.iter().map(|slice| slice.to_vec()).collect()
+        };
+        assert_eq!(front(9, 9), [&b"ab"[..], b"", b"cde", b"f"]);
+        assert_eq!(front(3, 9), [&b"ab"[..], b"", b"cde"]);
+        assert_eq!(front(9, 4), [&b"ab"[..], b"", b"cd"]);
+        assert_eq!(front(9, 5), [&b"ab"[..], b"", b"cde"]);
     }
 
     #[test]

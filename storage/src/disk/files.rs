@@ -145,6 +145,9 @@ impl FileCache {
         // Outside the lock: a slow open of a cold segment must not hold up the journal thread.
         let path = path();
         let file = self.making_room(|| self.disk.open(path.as_ref(), mode))?;
+        // What the system reads ahead of a consumer of the past may be megabytes for each partition, in front of which
+        // a journal's small write waits; readers of segments take a megabyte at a time themselves.
+        file.reads_whole()?;
         let mut open = self.open.lock();
         if open.removals != removals {
             // Perhaps this very file was unlinked meanwhile; good for this caller, not for keeps.

@@ -137,6 +137,11 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space up to `len` and lengthens the file to it with zeros; existing bytes stay.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// From now on each read of this handle asks for as much as it wants at once, and nothing is read ahead of
+    /// it. Changes no outcome; a disk may pass over it.
+    fn reads_whole(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Fills `buffer` from `position`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
     fn read_exact_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::direct::DirectFile;
@@ -276,5 +276,10 @@ impl DiskFile for RealFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.reserve(len)
             .map_err(|e| self.failed("reserve space for", &e))
+    }
+
+    fn reads_whole(&self) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, 0, None, Advice::Random)
+            .map_err(|e| self.failed("advise on", &e.into()))
     }
 }
