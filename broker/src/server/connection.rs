@@ -550,7 +550,7 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::{FIRST_STEPS, MIB, READ_CHUNK, advance, room};
+    use super::{FIRST_STEPS, MIB, READ_CHUNK, advance, front, room};
 
     #[test]
     fn memory_follows_what_was_received() {

@@ -127,6 +127,12 @@ pub trait DiskFile: Send + Sync {
     /// Makes what was written to the file by anyone, and its length, durable (fdatasync). After an
     /// error the file's unsynced bytes are in an unknown state and must not be synced again.
     fn sync_data(&self) -> io::Result<()>;
+    /// Begins to bring a range closer to the disk, without waiting and without any promise: the next
+    /// [`DiskFile::sync_data`] then has less to do at once. A disk may pass over it.
+    fn begin_writeback(&self, position: u64, len: u64) -> io::Result<()> {
+        let _ = (position, len);
+        Ok(())
+    }
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file holds nothing.

@@ -259,6 +259,11 @@ impl DiskFile for RealFile {
         self.file.sync_data().map_err(|e| self.failed("sync", &e))
     }
 
+    fn begin_writeback(&self, position: u64, len: u64) -> io::Result<()> {
+        klamm_writeback::begin(&self.file, position, len)
+            .map_err(|e| self.failed("begin to write back", &e))
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self
             .file

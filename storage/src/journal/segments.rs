@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,8 @@ const MAX_RUN: usize = 500;
 /// Small rounds are written at the latest when they have so much together.
 const ENOUGH_BYTES: u64 = 256 * 1024;
 const ENOUGH_OPS: usize = 4096;
+/// Of a segment, once all of it is written, the write to the disk begins.
+const PIECE: u64 = 1 << 20;
 /// Rounds that may wait for the segment writer.
 pub(crate) const WAITING_ROUNDS: usize = 16;
 
@@ -148,7 +151,8 @@ impl Run {
         self.end += bytes.len() as u64;
     }
 
-    fn write(&self, shared: &Shared) -> io::Result<()> {
+    /// `is_synced_next`: by the caller, who otherwise leaves that to a checkpoint.
+    fn write(&self, shared: &Shared, is_synced_next: bool) -> io::Result<()> {
         let pairs = self.stamps.iter().zip(&self.bodies);
         let slices: Vec<IoSlice<'_>> = pairs
             .flat_map(|(stamp, body)| [IoSlice::new(stamp), IoSlice::new(body)])
@@ -158,13 +162,31 @@ impl Run {
             .file_for_write(shared, self.segment_base, self.start)?;
         file.write_at(&slices, self.start)?;
         self.log.unsynced.lock().segments.insert(self.segment_base);
-        Ok(())
+        if !shared.options.sync {
+            return Ok(());
+        }
+        let written = if is_synced_next {
+            self.start..self.end
+        } else {
+            whole_pieces(self.start, self.end)
+        };
+        file.begin_writeback(written.start, written.end.saturating_sub(written.start))
     }
+}
+
+/// The pieces of a file that a write from `start` to `end` completes: a checkpoint that found all of a file
+/// unwritten would keep the disk busy for long, in front of the journal's small writes.
+fn whole_pieces(start: u64, end: u64) -> Range<u64> {
+    start / PIECE * PIECE..end / PIECE * PIECE
 }
 
 /// Collects batches into runs, one per group at a time.
 #[derive(Default)]
-struct Runs(HashMap<GroupId, Run>);
+struct Runs {
+    by_group: HashMap<GroupId, Run>,
+    /// The files are synced at once, and not by a checkpoint.
+    are_synced_next: bool,
+}
 
 impl Runs {
     fn push(&mut self, shared: &Shared, log: &Arc<Log>, frame: &Frame) -> io::Result<()> {
@@ -175,13 +197,13 @@ impl Runs {
             return Ok(());
         };
         if self
-            .0
+            .by_group
             .get(&frame.group)
             .is_some_and(|run| !run.takes(batch))
         {
             self.flush(shared, frame.group)?;
         }
-        let run = self.0.entry(frame.group).or_insert_with(|| Run {
+        let run = self.by_group.entry(frame.group).or_insert_with(|| Run {
             log: Arc::clone(log),
             segment_base: batch.segment_base,
             start: batch.position,
@@ -194,13 +216,13 @@ impl Runs {
     }
 
     fn flush(&mut self, shared: &Shared, group: GroupId) -> io::Result<()> {
-        self.0
-            .remove(&group)
-            .map_or(Ok(()), |run| run.write(shared))
+        let run = self.by_group.remove(&group);
+        run.map_or(Ok(()), |run| run.write(shared, self.are_synced_next))
     }
 
     fn flush_all(self, shared: &Shared) -> io::Result<()> {
-        self.0.into_values().try_for_each(|run| run.write(shared))
+        let mut runs = self.by_group.into_values();
+        runs.try_for_each(|run| run.write(shared, self.are_synced_next))
     }
 }
 
@@ -210,7 +232,10 @@ pub(super) fn write_bulk(
     ops: &[Op],
     bulk: &HashMap<GroupId, u64>,
 ) -> io::Result<()> {
-    let mut runs = Runs::default();
+    let mut runs = Runs {
+        are_synced_next: true,
+        ..Runs::default()
+    };
     let mut touched: HashMap<GroupId, (&Arc<Log>, BTreeSet<i64>)> = HashMap::new();
     for op in ops.iter().filter(|op| bulk.contains_key(&op.log.group)) {
         let (_, segments) = touched
@@ -310,4 +335,17 @@ fn grave_of(log: &Log) -> PathBuf {
     let mut name = log.path.clone().into_os_string();
     name.push(DELETED);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_is_written_back_once_and_when_it_is_whole() {
+        assert!(whole_pieces(0, PIECE - 1).is_empty());
+        assert_eq!(whole_pieces(PIECE - 1, PIECE), 0..PIECE);
+        assert!(whole_pieces(PIECE, PIECE + 9).is_empty());
+        assert_eq!(whole_pieces(PIECE + 9, 3 * PIECE + 1), PIECE..3 * PIECE);
+    }
 }
