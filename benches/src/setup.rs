@@ -34,6 +34,8 @@ pub const OFFSET_FETCH: i16 = 9;
 
 /// How long a broker may take until it serves a group.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Partitions of one request: Kafka refuses what makes more than 10,000 metadata records (POLICY_VIOLATION).
+const CREATED_AT_ONCE: i32 = 5000;
 /// How long leaders may take to settle; not all brokers see to it soon.
 const SETTLED: Duration = Duration::from_secs(10);
 const LONG_PAUSE: Duration = Duration::from_millis(50);
@@ -77,17 +79,23 @@ pub async fn create_topic(address: &str, partitions: i32) -> Result<()> {
     create(&client(address).await?, TOPIC.as_str(), partitions).await
 }
 
-/// As [`create_topic`], any topic.
+/// As [`create_topic`], any topic; in steps that Kafka's controller takes.
 pub async fn create(client: &Client, name: &str, partitions: i32) -> Result<()> {
     let topic = NewTopic {
         name: name.to_owned(),
-        partitions: Some(partitions),
+        partitions: Some(partitions.min(CREATED_AT_ONCE)),
         // The broker's own: one, or one on each node.
         replication_factor: None,
         configs: Vec::new(),
     };
     for created in client.create_topics(&[topic], false).await? {
         created.context("the topic cannot be created")?;
+    }
+    let mut there = CREATED_AT_ONCE;
+    while there < partitions {
+        there = partitions.min(there + CREATED_AT_ONCE);
+        let grown = client.create_partitions(name, there).await;
+        grown.context("the topic cannot get more partitions")?;
     }
     led(client, name, partitions).await
 }
