@@ -12,6 +12,17 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
+/// Folders of the workspace's crates.
+fn members() -> Result<Vec<String>> {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml"))?;
+    let (_, members) = workspace.split_once("members = [").context("no members")?;
+    let (members, _) = members.split_once(']').context("no end of members")?;
+    let folders = members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"').to_owned());
+    Ok(folders.filter(|folder| !folder.is_empty()).collect())
+}
+
 /// Names below `[dependencies]` of a crate.
 fn dependencies(folder: &str) -> Result<BTreeSet<String>> {
     let path = root().join(folder).join("Cargo.toml");
@@ -85,11 +96,12 @@ fn never(folder: &str, except: &[&str], words: &[&str]) -> Result<()> {
 /// Our crates that a crate may depend on, and no others.
 #[test]
 fn crates_depend_only_downwards() -> Result<()> {
-    let allowed: [(&str, &[&str]); 8] = [
+    let allowed: [(&str, &[&str]); 9] = [
         ("protocol/records", &[]),
         ("protocol", &["klamm-records"]),
         ("protocol/client", &["klamm-records", "klamm-protocol"]),
-        ("storage", &["klamm-records"]),
+        ("storage/writeback", &[]),
+        ("storage", &["klamm-records", "klamm-writeback"]),
         ("raft", &["klamm-records", "klamm-storage"]),
         ("broker/metadata", &["klamm-records"]),
         (
@@ -119,6 +131,22 @@ fn crates_depend_only_downwards() -> Result<()> {
                 "{folder} depends on {name}"
             );
         }
+    }
+    Ok(())
+}
+
+/// One call of the system, and the simulation's own `getrandom`; everywhere else the compiler forbids it.
+#[test]
+fn unsafe_code_has_its_two_places() -> Result<()> {
+    for folder in members()? {
+        let path = root().join(&folder).join("Cargo.toml");
+        let manifest = std::fs::read_to_string(path)?;
+        let forbidden = manifest.contains("[lints]\nworkspace = true");
+        let excepted = ["storage/writeback", "tests/sim"].contains(&folder.as_str());
+        ensure!(
+            forbidden != excepted,
+            "{folder} has lints of its own, or none"
+        );
     }
     Ok(())
 }
@@ -206,7 +234,13 @@ fn handlers_and_http_do_not_reach_past_partitions_and_controller() -> Result<()>
 #[test]
 fn files_stay_readable() -> Result<()> {
     const LIMIT: usize = 600;
-    for folder in ["protocol", "storage/src", "raft/src", "broker"] {
+    for folder in [
+        "protocol",
+        "storage/src",
+        "storage/writeback",
+        "raft/src",
+        "broker",
+    ] {
         for (path, text) in sources(folder, &[])? {
             let code = text
                 .split("#[cfg(test)]")
@@ -227,14 +261,8 @@ fn files_stay_readable() -> Result<()> {
 /// Bugs that the simulation plants are in nothing that is built without being asked for them.
 #[test]
 fn bugs_are_planted_on_demand_only() -> Result<()> {
-    let workspace = std::fs::read_to_string(root().join("Cargo.toml"))?;
-    let (_, members) = workspace.split_once("members = [").context("no members")?;
-    let (members, _) = members.split_once(']').context("no end of members")?;
-    let folders = members
-        .split(',')
-        .map(|member| member.trim().trim_matches('"'));
-    let mut lines = vec![workspace.clone()];
-    for folder in folders.filter(|folder| !folder.is_empty()) {
+    let mut lines = vec![std::fs::read_to_string(root().join("Cargo.toml"))?];
+    for folder in members()? {
         let path = root().join(folder).join("Cargo.toml");
         lines.push(std::fs::read_to_string(path)?);
     }

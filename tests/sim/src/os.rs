@@ -4,7 +4,7 @@
 //! thread that has no simulation gets what the system says. So the runtime, the sockets, the clocks
 //! and the random numbers of everything linked here are the simulation's, and none of it knows.
 //!
-//! This is the one place of the repository with `unsafe`: these functions are given raw pointers.
+//! Beside `storage/writeback` the one place with `unsafe`: these functions are given raw pointers.
 
 #![expect(unsafe_code, reason = "functions of the C library are replaced")]
 
