@@ -135,7 +135,7 @@ fn crates_depend_only_downwards() -> Result<()> {
     Ok(())
 }
 
-/// One call of the system, and the simulation's own `getrandom`; everywhere else the compiler forbids it.
+/// One call of the system, and the simulation's stand-ins for the C library; everywhere else the compiler forbids it.
 #[test]
 fn unsafe_code_has_its_two_places() -> Result<()> {
     for folder in members()? {
