@@ -111,6 +111,7 @@ impl<'a> Records<'a> {
         }
     }
 
+    #[cold]
     fn end(&mut self, what: Fault) -> Option<Result<Record<'a>, RecordFormatError>> {
         let error = RecordFormatError {
             index: self.index,
@@ -125,6 +126,7 @@ impl<'a> Records<'a> {
 impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, RecordFormatError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.index == self.count {
             return if self.cursor.remaining() == 0 {

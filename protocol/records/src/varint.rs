@@ -35,12 +35,40 @@ impl<'a> Cursor<'a> {
     /// Zigzag varint of at most 5 bytes.
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<i32, Fault> {
-        let first = self.u8()?;
-        let mut value = u32::from(first & 0x7f);
-        if first & 0x80 == 0 {
-            return Ok(unzigzag32(value));
+        match self.short_varint() {
+            Some(value) => Ok(unzigzag32(value.into())),
+            None => self.long_varint(),
         }
-        for shift in [7, 14, 21, 28] {
+    }
+
+    /// Zigzag varint of at most 10 bytes.
+    #[inline]
+    pub(crate) fn varlong(&mut self) -> Result<i64, Fault> {
+        match self.short_varint() {
+            Some(value) => Ok(unzigzag64(value.into())),
+            None => self.long_varlong(),
+        }
+    }
+
+    /// The bits of a varint of one or two bytes, as nearly all of a record are: every record of a
+    /// produced batch is walked, so these are read without a loop or a call.
+    #[inline]
+    fn short_varint(&mut self) -> Option<u16> {
+        let (value, rest) = match *self.rest {
+            [first @ ..=0x7f, ref rest @ ..] => (first.into(), rest),
+            [first, second @ ..=0x7f, ref rest @ ..] => {
+                (u16::from(first & 0x7f) | u16::from(second) << 7, rest)
+            }
+            _ => return None,
+        };
+        self.rest = rest;
+        Some(value)
+    }
+
+    #[cold]
+    fn long_varint(&mut self) -> Result<i32, Fault> {
+        let mut value = 0;
+        for shift in [0, 7, 14, 21, 28] {
             let byte = self.u8()?;
             if shift == 28 && byte > 0x0f {
                 return Err(VARINT_TOO_LONG);
@@ -53,15 +81,10 @@ impl<'a> Cursor<'a> {
         Err(VARINT_TOO_LONG)
     }
 
-    /// Zigzag varint of at most 10 bytes.
-    #[inline]
-    pub(crate) fn varlong(&mut self) -> Result<i64, Fault> {
-        let first = self.u8()?;
-        let mut value = u64::from(first & 0x7f);
-        if first & 0x80 == 0 {
-            return Ok(unzigzag64(value));
-        }
-        for shift in [7, 14, 21, 28, 35, 42, 49, 56, 63] {
+    #[cold]
+    fn long_varlong(&mut self) -> Result<i64, Fault> {
+        let mut value = 0;
+        for shift in [0, 7, 14, 21, 28, 35, 42, 49, 56, 63] {
             let byte = self.u8()?;
             if shift == 63 && byte > 0x01 {
                 return Err(VARLONG_TOO_LONG);
