@@ -148,6 +148,12 @@ pub trait DiskFile: Send + Sync {
     fn reads_whole(&self) -> io::Result<()> {
         Ok(())
     }
+    /// A range is going to be read soon: begins to read it, without waiting. Changes no outcome; a disk may
+    /// pass over it.
+    fn will_read(&self, position: u64, len: u64) -> io::Result<()> {
+        let _ = (position, len);
+        Ok(())
+    }
 
     /// Fills `buffer` from `position`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
     fn read_exact_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -222,6 +223,11 @@ impl RealFile {
         Ok(())
     }
 
+    fn advise(&self, position: u64, len: Option<NonZeroU64>, advice: Advice) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, position, len, advice)
+            .map_err(|e| self.failed("advise on", &e.into()))
+    }
+
     fn reserve(&self, len: u64) -> io::Result<()> {
         let current = self.file.metadata()?.len();
         if len <= current {
@@ -284,7 +290,13 @@ impl DiskFile for RealFile {
     }
 
     fn reads_whole(&self) -> io::Result<()> {
-        rustix::fs::fadvise(&self.file, 0, None, Advice::Random)
-            .map_err(|e| self.failed("advise on", &e.into()))
+        self.advise(0, None, Advice::Random)
+    }
+
+    fn will_read(&self, position: u64, len: u64) -> io::Result<()> {
+        // No length at all would mean the rest of the file.
+        NonZeroU64::new(len).map_or(Ok(()), |len| {
+            self.advise(position, Some(len), Advice::WillNeed)
+        })
     }
 }

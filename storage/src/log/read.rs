@@ -16,6 +16,8 @@ use crate::store::Shared;
 const HINTS: usize = 8;
 /// A read this close to the end of the log is expected to be in the page cache.
 const HOT_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a log that the disk is asked for ahead of a consumer. Few: a journal's small write waits behind them.
+const READ_AHEAD: usize = 1 << 20;
 
 /// Where the last reads ended.
 #[derive(Debug, Default)]
@@ -153,6 +155,7 @@ impl Log {
             .hints
             .lock()
             .take(wanted.from, segment_base, rearranged);
+        let goes_on = hint.is_some();
         let mut reader = SegmentReader::open(self, shared, file, plan.end, HEADER_WINDOW)?;
         let found = match hint {
             Some(hint) => Ok(Start {
@@ -189,6 +192,10 @@ impl Log {
         let Batches { bytes, next_offset } = batches;
         if let Some(offset) = next_offset {
             let position = start.position + bytes.len() as u64;
+            // Whoever reads on where a read ended will do so again: the disk works while the consumer does.
+            if goes_on {
+                reader.will_read(position, wanted.max_bytes.min(READ_AHEAD))?;
+            }
             self.hints.lock().keep(Hint {
                 offset,
                 segment_base,

@@ -198,6 +198,13 @@ impl SegmentReader {
         Ok(buffer)
     }
 
+    /// `len` bytes from `position` on, as far as there are so many, are going to be read next.
+    pub(super) fn will_read(&self, position: u64, len: usize) -> Result<(), ReadFault> {
+        let len = self.end.saturating_sub(position).min(len as u64);
+        let begun = self.file.will_read(position, len);
+        begun.map_err(|error| ReadFault::Storage(error.into()))
+    }
+
     fn buffered(&self, position: u64, len: usize) -> Option<Bytes> {
         let from = usize::try_from(position.checked_sub(self.chunk_at)?).ok()?;
         let to = from.checked_add(len)?;

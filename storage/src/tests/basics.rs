@@ -59,6 +59,35 @@ fn batches_are_stamped_and_read_back_byte_for_byte() {
 }
 
 #[test]
+fn the_disk_works_ahead_of_whoever_reads_on_where_a_read_ended() {
+    let machine = Machine::new();
+    let (store, _) = machine.open();
+    let log = group(&store, 1);
+    for n in 0..6 {
+        append(&log, vec![batch_entry(id(1, n), batch_of(1, 200, 1_000))]);
+    }
+    settle(&log);
+    let read = |from, max_bytes| log.read(from, 6, max_bytes, true).unwrap().len();
+    let batch = read(0, 1);
+    let segment = log.segments().remove(0);
+    assert_eq!(segment.size_bytes, 6 * batch as u64);
+    assert_eq!(machine.disk.take_read_ahead(), None, "perhaps it was all");
+    let two = 2 * batch as u64;
+    assert_eq!(read(1, 2 * batch), 2 * batch);
+    let next = |from: u64| Some((segment.path.clone(), from..from + two));
+    assert_eq!(machine.disk.take_read_ahead(), next(3 * batch as u64));
+    assert_eq!(read(3, 2 * batch), 2 * batch);
+    let (_, last) = machine.disk.take_read_ahead().unwrap();
+    assert_eq!(
+        last,
+        5 * batch as u64..segment.size_bytes,
+        "no further than there is"
+    );
+    assert_eq!(read(0, 2 * batch), 2 * batch);
+    assert_eq!(machine.disk.take_read_ahead(), None, "it jumped back");
+}
+
+#[test]
 fn entries_come_by_index_bounded_by_bytes() {
     let machine = Machine::new();
     let (store, _) = machine.open();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Chance, Survival};
+use super::chance::{Chance, Survival};
 
 /// What a disk writes whole or not at all, in bytes.
 const SECTOR: usize = 512;

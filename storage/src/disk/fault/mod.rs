@@ -14,11 +14,13 @@
 //! unsynced directory changes survive or vanish one by one, and after a failed sync the unsynced
 //! bytes are lost though later syncs succeed (the kernel marks the pages clean).
 
+mod chance;
 mod contents;
 mod tree;
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use super::{
     DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, is_whole_blocks,
     total_len,
 };
+use chance::Chance;
 use contents::Contents;
 use tree::{Node, Tree};
 
@@ -140,42 +143,11 @@ struct Machine {
     /// Bytes that files may take up in all.
     capacity: u64,
     locks: BTreeMap<PathBuf, String>,
+    /// What was announced last to be read.
+    read_ahead: Option<(PathBuf, Range<u64>)>,
 }
 
 const UNLIMITED: u64 = 1 << 50;
-
-/// SplitMix64: enough for coin tosses, and the same on every machine.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number in `0..bound`; `bound` is not zero.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-/// How likely an unsynced piece survives a crash, in quarters: some crashes lose all, some
-/// nothing, most something.
-#[derive(Clone, Copy)]
-struct Survival(u64);
-
-impl Survival {
-    fn pick(chance: &mut Chance) -> Survival {
-        Survival(chance.below(5))
-    }
-
-    fn toss(self, chance: &mut Chance) -> bool {
-        chance.below(4) < self.0
-    }
-}
 
 impl Default for FaultDisk {
     fn default() -> Self {
@@ -198,6 +170,7 @@ impl FaultDisk {
             operations: 0,
             capacity,
             locks,
+            read_ahead: None,
         };
         FaultDisk {
             machine: Arc::new(Mutex::new(machine)),
@@ -254,6 +227,11 @@ impl FaultDisk {
         let contents = self.machine.lock().tree.file(path)?;
         let bytes = contents.lock().bytes().to_vec();
         Ok(bytes)
+    }
+
+    /// The part of a file that was announced last to be read soon, once.
+    pub fn take_read_ahead(&self) -> Option<(PathBuf, Range<u64>)> {
+        self.machine.lock().read_ahead.take()
     }
 
     /// Counts as a sync of `path`, for stores that are on this machine but not in its files:
@@ -558,6 +536,12 @@ impl DiskFile for FaultFile {
                 return Err(self.failure(fault, "sync"));
             }
         }
+        Ok(())
+    }
+
+    fn will_read(&self, position: u64, len: u64) -> io::Result<()> {
+        let range = position..position.saturating_add(len);
+        self.machine.lock().read_ahead = Some((self.path.clone(), range));
         Ok(())
     }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::super::DirEntry;
-use super::{Chance, Contents, Survival};
+use super::Contents;
+use super::chance::{Chance, Survival};
 
 type DirId = u64;
 type Entries = BTreeMap<OsString, Node>;
