@@ -161,7 +161,7 @@ pub const SLICE: &[Sample] = &[
         limits: &[
             limit("missed", Klamm, Bar::Zero),
             limit("e2e_p50", Kafka, Bar::AtMost(2.0)),
-            limit("e2e_p99", Kafka, Bar::AtMost(3.0)),
+            limit("e2e_p99", Kafka, Bar::AtMost(10.0)),
         ],
     },
     Sample {

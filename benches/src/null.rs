@@ -2,10 +2,10 @@
 //!
 //! It takes frames from the socket, checks and decodes each request with the crates of Klamm,
 //! checks the CRC of every batch, counts offsets, and answers. It validates no records and stores
-//! nothing. What it reaches on a load is the limit that the client, the kernel's loopback and the
+//! nothing, neither records nor the offsets that consumers commit. What it reaches on a load is the limit that the client, the kernel's loopback and the
 //! protocol set to that load on this machine.
 //!
-//! Deliberately absent: Fetch (there is nothing to read), limits on memory, an orderly end.
+//! Deliberately absent: Fetch (there is nothing to read), members of groups, limits on memory, an orderly end.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,11 +19,16 @@ use klamm_protocol::messages::find_coordinator_response::Coordinator;
 use klamm_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
+use klamm_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use klamm_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use klamm_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use klamm_protocol::messages::{
     BrokerId, CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest,
     FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, ProducerId, TopicName,
+    MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+    OffsetFetchResponse, ProduceRequest, ProduceResponse, ProducerId, TopicName,
 };
 use klamm_protocol::{
     Api, ApiResponse, ErrorCode, Features, HeadError, RequestHead, StrBytes, api_versions_response,
@@ -186,6 +191,8 @@ impl Broker {
             Api::FindCoordinator => {
                 encoded(&head, &self.coordinator(version, &decode(body, version)?))?
             }
+            Api::OffsetCommit => encoded(&head, &committed(version, &decode(body, version)?))?,
+            Api::OffsetFetch => encoded(&head, &no_offsets(&decode(body, version)?))?,
             api => bail!("the null broker does not serve {api}"),
         }))
     }
@@ -294,6 +301,30 @@ impl Broker {
         });
         FindCoordinatorResponse::default().with_coordinators(keys.collect())
     }
+}
+
+/// Every offset is taken, whoever commits it, and forgotten.
+fn committed(version: i16, request: &OffsetCommitRequest) -> OffsetCommitResponse {
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index)
+        });
+        let answer = OffsetCommitResponseTopic::default().with_partitions(partitions.collect());
+        match version {
+            ..10 => answer.with_name(topic.name.clone()),
+            _ => answer.with_topic_id(topic.topic_id),
+        }
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// For clients that wait until the coordinator serves their groups.
+fn no_offsets(request: &OffsetFetchRequest) -> OffsetFetchResponse {
+    let groups = request
+        .groups
+        .iter()
+        .map(|group| OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone()));
+    OffsetFetchResponse::default().with_groups(groups.collect())
 }
 
 fn unknown_topic() -> i16 {

@@ -127,6 +127,15 @@ impl Report {
         bars.filter_map(|held| verdict(row, held)).collect()
     }
 
+    /// Whether every bar is met. One whose broker did not run is not.
+    pub fn holds(&self) -> bool {
+        self.bars.iter().all(|held| {
+            let row = self.rows.iter().find(|row| row.name == held.value);
+            let verdict = row.and_then(|row| verdict(row, held));
+            verdict.is_some_and(|verdict| verdict.met)
+        })
+    }
+
     /// For people: medians over the rounds, with the lowest and highest where they differ.
     pub fn table(&self) -> String {
         let mut head = vec![String::new()];
@@ -357,6 +366,27 @@ mod tests {
         assert_eq!(json["values"]["missed"]["klamm"]["median"], 0.0);
         assert_eq!(json["values"]["missed"]["bars"][0]["met"], false);
         assert_eq!(json["rounds"], 3);
+    }
+
+    #[test]
+    fn bars_hold_only_against_brokers_that_ran() {
+        let holds = |peers: &[Kind]| {
+            let bars = [Kind::Kafka, Kind::Null].map(|against| Held {
+                value: "rate",
+                against,
+                bar: Bar::AtLeast(1.5),
+            });
+            let mut report = Report::new("a load", "sync", "a load".to_owned(), bars.to_vec());
+            for kind in peers {
+                let rate = if *kind == Kind::Klamm { 300.0 } else { 200.0 };
+                report.add(1, *kind, &[Measured::new("rate", Unit::PerSecond, rate)]);
+            }
+            report.holds()
+        };
+        assert!(holds(&[Kind::Klamm, Kind::Kafka, Kind::Null]));
+        assert!(!holds(&[Kind::Klamm, Kind::Kafka]));
+        assert!(!holds(&[Kind::Kafka, Kind::Null]));
+        assert!(!report().holds());
     }
 
     #[test]

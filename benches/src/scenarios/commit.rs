@@ -10,7 +10,7 @@ use klamm_protocol::{decode_response, encode_request};
 use crate::exchange::{self, Asker, Exchange};
 use crate::measure::{Latencies, Measured, Unit};
 use crate::member::{Group, Member, join_all};
-use crate::peer::{Home, Peer};
+use crate::peer::{Home, Kind, Peer};
 use crate::setup::{self, OFFSET_COMMIT};
 
 /// Who commits.
@@ -55,6 +55,11 @@ impl Commit {
             "{} {who} commit synchronously for {} s after {} s of warm-up",
             self.consumers, self.seconds, self.warm_up
         )
+    }
+
+    /// The null broker takes commits of everybody, and has no groups to join.
+    pub(super) fn suits(&self, kind: Kind) -> bool {
+        kind != Kind::Null || self.committers == As::Simple
     }
 
     pub(super) async fn run(&self, home: &Home) -> Result<Vec<Measured>> {

@@ -134,7 +134,8 @@ impl Scenario {
     pub fn suits(&self, kind: Kind) -> bool {
         match self {
             Scenario::Produce(_) | Scenario::Sync(_) | Scenario::Tools(_) => true,
-            // Nothing can be read from it, and it has no groups.
+            Scenario::Commit(one) => one.suits(kind),
+            // Nothing can be read from it, and it has no members of groups.
             _ => kind != Kind::Null,
         }
     }
