@@ -2,10 +2,11 @@
 //!
 //! It takes frames from the socket, checks and decodes each request with the crates of Klamm,
 //! checks the CRC of every batch, counts offsets, and answers. It validates no records and stores
-//! nothing, neither records nor the offsets that consumers commit. What it reaches on a load is the limit that the client, the kernel's loopback and the
-//! protocol set to that load on this machine.
+//! nothing, neither records nor the offsets that consumers commit. What it reaches on a load is the
+//! limit that the client, the kernel's loopback and the protocol set to that load on this machine.
 //!
-//! Deliberately absent: Fetch (there is nothing to read), members of groups, limits on memory, an orderly end.
+//! Deliberately absent: Fetch (there is nothing to read), members of groups, limits on memory, an
+//! orderly end.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
