@@ -89,6 +89,7 @@ impl Runner {
         let settings = self.settings(scenario);
         let bars = match limits {
             Some(limits) => {
+                // Without those against brokers that nobody asked for.
                 let limits = limits.iter().filter(|held| peers.contains(&held.against));
                 limits.copied().collect()
             }

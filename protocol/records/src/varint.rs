@@ -35,19 +35,21 @@ impl<'a> Cursor<'a> {
     /// Zigzag varint of at most 5 bytes.
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<i32, Fault> {
-        match self.short_varint() {
-            Some(value) => Ok(unzigzag32(value.into())),
-            None => self.long_varint(),
-        }
+        let bits = match self.short_varint() {
+            Some(bits) => bits.into(),
+            None => self.long_varint(5, 0x0f, VARINT_TOO_LONG)?,
+        };
+        Ok(unzigzag(bits) as i32)
     }
 
     /// Zigzag varint of at most 10 bytes.
     #[inline]
     pub(crate) fn varlong(&mut self) -> Result<i64, Fault> {
-        match self.short_varint() {
-            Some(value) => Ok(unzigzag64(value.into())),
-            None => self.long_varlong(),
-        }
+        let bits = match self.short_varint() {
+            Some(bits) => bits.into(),
+            None => self.long_varint(10, 0x01, VARLONG_TOO_LONG)?,
+        };
+        Ok(unzigzag(bits))
     }
 
     /// The bits of a varint of one or two bytes, as nearly all of a record are: every record of a
@@ -65,36 +67,21 @@ impl<'a> Cursor<'a> {
         Some(value)
     }
 
+    /// The bits of a varint of at most `most` bytes, the last of which is at most `last`.
     #[cold]
-    fn long_varint(&mut self) -> Result<i32, Fault> {
-        let mut value = 0;
-        for shift in [0, 7, 14, 21, 28] {
+    fn long_varint(&mut self, most: usize, last: u8, too_long: Fault) -> Result<u64, Fault> {
+        let mut bits = 0;
+        for at in 0..most {
             let byte = self.u8()?;
-            if shift == 28 && byte > 0x0f {
-                return Err(VARINT_TOO_LONG);
+            if at == most - 1 && byte > last {
+                break;
             }
-            value |= u32::from(byte & 0x7f) << shift;
+            bits |= u64::from(byte & 0x7f) << (7 * at);
             if byte & 0x80 == 0 {
-                return Ok(unzigzag32(value));
+                return Ok(bits);
             }
         }
-        Err(VARINT_TOO_LONG)
-    }
-
-    #[cold]
-    fn long_varlong(&mut self) -> Result<i64, Fault> {
-        let mut value = 0;
-        for shift in [0, 7, 14, 21, 28, 35, 42, 49, 56, 63] {
-            let byte = self.u8()?;
-            if shift == 63 && byte > 0x01 {
-                return Err(VARLONG_TOO_LONG);
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(unzigzag64(value));
-            }
-        }
-        Err(VARLONG_TOO_LONG)
+        Err(too_long)
     }
 
     /// The next `len` bytes.
@@ -120,11 +107,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn unzigzag32(value: u32) -> i32 {
-    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
-}
-
-fn unzigzag64(value: u64) -> i64 {
+/// Of 32 bits it is within an i32.
+fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 

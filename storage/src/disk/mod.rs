@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+#[cfg(test)]
+pub(crate) use fault::Chance;
 pub use fault::{Fault, FaultDisk, FaultRule, Operation};
 pub use files::{FileCache, FileKey};
 pub use real::RealDisk;

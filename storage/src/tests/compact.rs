@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use klamm_records::{Codec, RecordSet, batch_crc_ok};
 
-use super::crash::Chance;
 use super::model::split;
 use super::*;
+use crate::disk::Chance;
 use crate::{Compaction, CompactionError, CompactionRules, ProducerStates, SequenceCheck};
 
 const BUDGET: usize = 1 << 20;

@@ -9,24 +9,9 @@ use super::fill::{SOURCE, bring, filled};
 use super::model::Model;
 use super::*;
 use crate::Vote;
-use crate::disk::{Fault, FaultRule, Operation};
-
-/// SplitMix64.
-pub(super) struct Chance(pub(super) u64);
+use crate::disk::{Chance, Fault, FaultRule, Operation};
 
 impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
     pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

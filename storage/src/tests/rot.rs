@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use super::compact::{compact, rules, seal};
-use super::crash::Chance;
 use super::model::split;
 use super::*;
+use crate::disk::Chance;
 use crate::disk::Disk;
 
 /// A batch as it was written, and where.

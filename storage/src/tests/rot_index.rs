@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::crash::Chance;
 use super::rot::{At, Known, Outcome, files, fill, known, serves_all, tell};
 use super::*;
+use crate::disk::Chance;
 use crate::disk::RealDisk;
 use crate::index::Check;
 use crate::{OpenError, SystemClock};

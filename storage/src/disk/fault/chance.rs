@@ -1,10 +1,11 @@
-//! The dice of a crash: which of the bytes that were not synced are there afterwards. The same seed throws the same.
+//! The dice of a crash: which of the bytes that were not synced are there afterwards. The same seed throws the same. The
+//! store's own tests throw them, too.
 
 /// SplitMix64: enough for coin tosses, and the same on every machine.
-pub(super) struct Chance(pub(super) u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -13,7 +14,7 @@ impl Chance {
     }
 
     /// A number in `0..bound`; `bound` is not zero.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -31,7 +31,7 @@ use super::{
     DirEntry, Disk, DiskFile, DiskLock, LockError, OpenMode, Space, context, is_whole_blocks,
     total_len,
 };
-use chance::Chance;
+pub(crate) use chance::Chance;
 use contents::Contents;
 use tree::{Node, Tree};
 
