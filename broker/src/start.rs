@@ -74,7 +74,7 @@ const FOUNDING_TURN: Duration = Duration::from_secs(2);
 const ALONE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1500));
 /// As a node among others: a failover takes the silence of the peers' pings and about half an election
 /// timeout.
-const AMONG_OTHERS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(700));
+const AMONG_OTHERS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(600));
 
 /// The ports of a node, bound before anything is touched.
 pub struct Ports {

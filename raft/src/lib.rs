@@ -15,6 +15,7 @@ mod pace;
 mod peers;
 mod proposal;
 mod responder;
+mod runtime;
 mod shared;
 mod throttle;
 mod types;

@@ -19,7 +19,7 @@ const SIZES: [usize; 4] = [128 << 10, 256 << 10, 512 << 10, 1 << 20];
 /// Reads up to this size are not worth it.
 const SMALL: usize = 64 << 10;
 /// Bytes of free buffers that are kept.
-const KEPT_BYTES: usize = 64 << 20;
+const KEPT_BYTES: usize = 16 << 20;
 
 /// Free buffers. Cheap handle.
 #[derive(Clone, Debug, Default)]

@@ -8,8 +8,9 @@ use klamm_records::{BatchHeader, EntryId};
 
 use crate::segment::SegmentFile;
 
-/// Written entries kept. An entry is asked for once more when it is applied, soon after.
-const KEEP_WRITTEN: usize = 1024;
+/// Written entries kept. An entry is asked for once more when it is applied, soon after. Each takes an eighth of a
+/// kibibyte, in each of a node's logs.
+const KEEP_WRITTEN: usize = 128;
 
 /// Where a batch is, and its bytes until they are in the segment.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ pub(super) const KEYS: &[Key] = &[
     broker(Int, "klamm.connection.inflight.requests", "128")
         .at_least(1)
         .doc("Requests of one connection that may be in progress; the connection is not read while so many are."),
-    broker(Long, "klamm.connection.inflight.bytes", "134217728")
+    broker(Long, "klamm.connection.inflight.bytes", "8388608")
         .at_least(1)
         .doc("Bytes of requests and answers of one connection that may be in progress; the connection is not read while so many are."),
     broker(Long, "klamm.decompression.memory.bytes", "134217728")
