@@ -1,7 +1,7 @@
-//! Memory that segments are read into, used again.
+//! Memory that large things come into, used again: requests, other nodes' entries, segments that are read.
 //!
-//! A fetch reads up to a megabyte at a time and gives it back once it is written to a socket, on
-//! another thread. Through an allocator that means pages that are faulted in, zeroed and kept by the
+//! They are up to a megabyte each, and are given back on another thread once they are on disk or written to a socket.
+//! Through an allocator that means pages that are faulted in, zeroed and kept by the
 //! thread that asked first; measured, half of a fetch's CPU time or several times its memory,
 //! depending on how soon the allocator returns them.
 //!
@@ -9,21 +9,21 @@
 //! [`KEPT_BYTES`], until [`Buffers::release`].
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Sizes of buffers that are kept. Smaller reads are cheap, larger ones are rare.
-const SIZES: [usize; 4] = [128 << 10, 256 << 10, 512 << 10, 1 << 20];
-/// Reads up to this size are not worth it.
+/// Sizes of buffers that are kept, the last for a megabyte with what goes before it. Less is cheap, more is rare.
+const SIZES: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 1088 << 10];
+/// Up to this size it is not worth it.
 const SMALL: usize = 64 << 10;
 /// Bytes of free buffers that are kept.
 const KEPT_BYTES: usize = 16 << 20;
 
 /// Free buffers. Cheap handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Buffers {
+pub struct Buffers {
     free: Arc<Mutex<Free>>,
 }
 
@@ -34,9 +34,10 @@ struct Free {
     bytes: usize,
 }
 
-/// Bytes in memory that is used again once nobody needs them.
+/// Bytes in memory that is used again once nobody needs them. Becomes [`Bytes`] without a copy, unless most of it would
+/// lie idle.
 #[derive(Debug)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     memory: Box<[u8]>,
     len: usize,
     /// Where the memory goes back to; `None` for sizes that are not kept.
@@ -48,8 +49,14 @@ fn class(len: usize) -> Option<usize> {
 }
 
 impl Buffers {
-    /// `len` bytes, of any content.
-    pub(crate) fn take(&self, len: usize) -> Buffer {
+    /// Those of this process.
+    pub fn of_process() -> &'static Buffers {
+        static BUFFERS: LazyLock<Buffers> = LazyLock::new(Buffers::default);
+        &BUFFERS
+    }
+
+    /// `len` bytes, of any content: what others had there, or zeros.
+    pub fn take(&self, len: usize) -> Buffer {
         let Some((class, size)) = class(len).and_then(|class| Some((class, *SIZES.get(class)?)))
         else {
             return Buffer {
@@ -67,7 +74,7 @@ impl Buffers {
 
     /// Gives free buffers back to the allocator: half of them, so that a store that goes on reading
     /// hardly notices, and one that rests has none left after some calls.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         let mut free = self.free.lock();
         let mut released = Vec::new();
         for kept in &mut free.buffers {
@@ -99,12 +106,13 @@ impl Buffers {
 
 impl Buffer {
     /// Forgets what is behind the first `len` bytes.
-    pub(crate) fn truncate(&mut self, len: usize) {
+    pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
+}
 
-    /// To read into.
-    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
         self.memory.get_mut(..self.len).unwrap_or_default()
     }
 }
@@ -148,7 +156,6 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
 
@@ -181,7 +188,7 @@ mod tests {
     #[test]
     fn small_and_huge_reads_have_memory_of_their_own() {
         let buffers = Buffers::default();
-        for len in [0, 1, SMALL, (1 << 20) + 1] {
+        for len in [0, 1, SMALL, (1088 << 10) + 1] {
             let buffer = buffers.take(len);
             assert_eq!((buffer.len(), buffer.memory.len()), (len, len));
             assert_eq!(Bytes::from(buffer).len(), len);
@@ -205,7 +212,15 @@ mod tests {
         let many: Vec<Buffer> = (0..100).map(|_| buffers.take(1 << 20)).collect();
         drop(many);
         assert_eq!(kept(&buffers), KEPT_BYTES);
-        let count = || buffers.free.lock().buffers.last().unwrap().len();
+        let count = || {
+            buffers
+                .free
+                .lock()
+                .buffers
+                .iter()
+                .map(Vec::len)
+                .sum::<usize>()
+        };
         assert_eq!(count(), KEPT_BYTES >> 20);
         buffers.release();
         assert_eq!(

@@ -21,6 +21,7 @@ mod stats;
 mod store;
 mod threads;
 
+pub use buffers::{Buffer, Buffers};
 pub use clock::{Clock, ManualClock, Steady, SystemClock};
 pub use disk::{Disk, DiskFile, FaultDisk, OpenMode, RealDisk};
 pub use entry::{Batch, Entry, Payload, RaftState, Vote};

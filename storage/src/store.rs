@@ -385,7 +385,7 @@ impl Store {
         self.handle.shared.failure.on_failure(hook);
     }
 
-    /// Gives half of the memory that is kept for reads back. For a caller that comes by now and then.
+    /// Gives half of the memory that is kept for use again back. For a caller that comes by now and then.
     pub fn release_memory(&self) {
         self.handle.shared.buffers.release();
     }
@@ -485,7 +485,7 @@ impl Prepared {
             gate: Gate::default(),
             space,
             rounds: RoundTimes::default(),
-            buffers: Buffers::default(),
+            buffers: Buffers::of_process().clone(),
             counters: Counters::new(),
             fills: AtomicUsize::new(0),
             deleted: Mutex::default(),

@@ -13,24 +13,23 @@
 //! - A frame that does not go on, or an answer that is not taken, at [`SLOWEST_RATE`] ends the
 //!   connection (R24). Time in which we do not read counts for nobody.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
-use klamm_protocol::{FRAME_PREFIX_LEN, Sniffed, sniff, whole_frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use klamm_protocol::{Sniffed, sniff};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::budget::{Charge, MemoryBudget};
 use super::dispatch::{self, Reply, Started};
+use super::input::Input;
 use super::rejection;
 use crate::context::ConnectionInfo;
 use crate::node::{Shared, stopped};
@@ -58,12 +57,6 @@ pub struct Limits {
 const SLOWEST_RATE: usize = 8 * 1024;
 /// In so long a client has to take some of an answer while room for answers is scarce.
 const WRITE_PERIOD: Duration = Duration::from_secs(15);
-/// Read at once, and the most that a small request has.
-const READ_CHUNK: usize = 16 * 1024;
-
-const MIB: usize = 1024 * 1024;
-/// How much a buffer grows while it is small.
-const FIRST_STEPS: usize = 8;
 
 /// Why a connection ended; for the log and for counters.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +94,7 @@ pub struct Connection {
     shared: Arc<Shared>,
     limits: Limits,
     budget: MemoryBudget,
-    input: BytesMut,
+    input: Input,
     charged: Charge,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
@@ -151,7 +144,7 @@ impl Connection {
             shared,
             limits,
             budget,
-            input: BytesMut::new(),
+            input: Input::default(),
             charged: Charge::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -187,7 +180,7 @@ impl Connection {
                     self.charging = None;
                     self.charged.merge(charge);
                 }
-                read = read(&mut self.stream, &mut self.input), if may_read => {
+                read = self.input.read(&mut self.stream), if may_read => {
                     match read {
                         Ok(0) => return self.closed_by_client(),
                         Ok(bytes) => {
@@ -272,7 +265,6 @@ impl Connection {
     async fn start_frames(&mut self) -> Result<(), Ended> {
         while self.may_read() {
             if self.input.is_empty() {
-                self.input = BytesMut::new();
                 self.progress = None;
                 return Ok(());
             }
@@ -284,7 +276,7 @@ impl Connection {
             let due = self.input.len().saturating_sub(self.charged.bytes());
             if due > 0 {
                 // One that will be refused below is not worth waiting for.
-                let request = claimed_len(&self.input).min(self.limits.max_frame);
+                let request = self.input.claimed_len().min(self.limits.max_frame);
                 match self.budget.try_charge(due, request, &self.charged) {
                     Some(charge) => self.charged.merge(charge),
                     None => {
@@ -295,7 +287,7 @@ impl Connection {
                     }
                 }
             }
-            let frame = match whole_frame(&mut self.input, self.limits.max_frame) {
+            let frame = match self.input.take_frame(self.limits.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -338,7 +330,7 @@ impl Connection {
 
     /// Looks at the first bytes for a client that speaks something else. False: more are needed.
     async fn sniff(&mut self) -> Result<bool, Ended> {
-        match sniff(&self.input, self.limits.max_frame) {
+        match sniff(self.input.received(), self.limits.max_frame) {
             None => Ok(false),
             // A bad length is the frame decoder's to refuse.
             Some(Sniffed::Kafka | Sniffed::Other) => {
@@ -444,48 +436,6 @@ impl Connection {
     }
 }
 
-thread_local! {
-    /// Where small requests arrive, before they get memory of their own.
-    static ARRIVALS: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
-}
-
-/// Takes what the socket has, at most up to the end of the frame plus one chunk; 0 at its end.
-/// Nothing is lost if it is dropped.
-///
-/// A small request is copied out of a buffer of this thread: its memory is then as large as itself,
-/// however long it is kept. The rest of a large one goes where it stays.
-async fn read(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<usize> {
-    let len = claimed_len(input) + FRAME_PREFIX_LEN;
-    if input.len() >= READ_CHUNK && len > input.len() {
-        if input.capacity() == input.len() {
-            input.reserve(room(input.len(), len) - input.len());
-        }
-        return stream.read_buf(input).await;
-    }
-    // Polled, not tried: a read that fills less than the buffer has emptied the socket, and the
-    // stream remembers that instead of asking again.
-    std::future::poll_fn(|cx| {
-        ARRIVALS.with_borrow_mut(|buffer| {
-            let mut arriving = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut *stream).poll_read(cx, &mut arriving))?;
-            input.extend_from_slice(arriving.filled());
-            Poll::Ready(Ok(arriving.filled().len()))
-        })
-    })
-    .await
-}
-
-/// Bytes to have memory for, when `received` of a frame of `len` are there: few steps, since each
-/// copies, and the allocator keeps what it left. Never more than [`FIRST_STEPS`] times what was
-/// received up to a mebibyte, and twice beyond.
-fn room(received: usize, len: usize) -> usize {
-    let steps = match received {
-        0..MIB => (received * FIRST_STEPS).min(MIB),
-        _ => received * 2,
-    };
-    steps.min(len).max(received)
-}
-
 /// The first `most_bytes` of `chunks`, in at most `most` slices.
 fn front(chunks: &VecDeque<Bytes>, most: usize, most_bytes: usize) -> Vec<IoSlice<'_>> {
     let mut left = most_bytes;
@@ -511,14 +461,6 @@ fn advance(chunks: &mut VecDeque<Bytes>, mut written: usize) {
         written -= first.len();
         chunks.pop_front();
     }
-}
-
-/// Length of the frame that is coming in, as its first bytes claim; 0 while that is unknown.
-fn claimed_len(input: &[u8]) -> usize {
-    input
-        .first_chunk::<FRAME_PREFIX_LEN>()
-        .and_then(|prefix| usize::try_from(i32::from_be_bytes(*prefix)).ok())
-        .unwrap_or(0)
 }
 
 async fn next_reply(in_flight: &mut VecDeque<InFlight>) -> Reply {
@@ -550,21 +492,7 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::{FIRST_STEPS, MIB, READ_CHUNK, advance, front, room};
-
-    #[test]
-    fn memory_follows_what_was_received() {
-        for (received, len, expect) in [
-            (READ_CHUNK, 20_000, 20_000),
-            (READ_CHUNK, 900_000, FIRST_STEPS * READ_CHUNK),
-            (FIRST_STEPS * READ_CHUNK, 900_000, 900_000),
-            (FIRST_STEPS * READ_CHUNK, 100 * MIB, MIB),
-            (MIB, 100 * MIB, 2 * MIB),
-            (64 * MIB, 100 * MIB, 100 * MIB),
-        ] {
-            assert_eq!(room(received, len), expect, "{received} of {len}");
-        }
-    }
+    use super::{advance, front};
 
     #[test]
     fn the_front_is_bounded() {

@@ -4,6 +4,7 @@ mod bind;
 mod budget;
 mod connection;
 pub mod dispatch;
+mod input;
 mod limits;
 mod listener;
 mod rejection;

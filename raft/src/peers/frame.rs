@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use klamm_storage::Buffers;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -166,14 +167,9 @@ where
             "frame of {length} bytes, between {FIXED_LEN} and {max} are allowed"
         )));
     }
-    let mut buffer = BytesMut::with_capacity(length);
-    let mut limited = reader.take(length as u64);
-    while buffer.len() < length {
-        if limited.read_buf(&mut buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    let mut rest = buffer.freeze();
+    let mut buffer = Buffers::of_process().take(length);
+    reader.read_exact(buffer.as_mut()).await?;
+    let mut rest = Bytes::from(buffer);
     let head_len = usize::try_from(rest.get_u32()).unwrap_or(usize::MAX);
     let crc = rest.get_u32();
     let code = rest.get_u8();

@@ -270,7 +270,10 @@ mod tests {
         let (sender, mut receiver) = Watch::channel(1);
         let other = sender.clone();
         let waiting = tokio::spawn(async move {
-            let first = receiver.changed().await.map(|()| *receiver.borrow_watched());
+            let first = receiver
+                .changed()
+                .await
+                .map(|()| *receiver.borrow_watched());
             (first, receiver.changed().await)
         });
         tokio::task::yield_now().await;
