@@ -19,7 +19,7 @@ const SIZES: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 1088 << 10]
 /// Up to this size it is not worth it.
 const SMALL: usize = 64 << 10;
 /// Bytes of free buffers that are kept.
-const KEPT_BYTES: usize = 16 << 20;
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Free buffers. Cheap handle.
 #[derive(Clone, Debug, Default)]
