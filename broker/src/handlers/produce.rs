@@ -34,7 +34,7 @@ use klamm_protocol::{ErrorCode, decode};
 use klamm_records::{BatchError, BatchHeader, TopicId, Validated, needs_codec, validate};
 use tokio::time::Instant;
 
-use self::waiting::{Failure, Waiting, hand_over};
+use self::waiting::{Failure, Patience, Waiting, hand_over};
 use super::refusals::Lane;
 use super::{endpoints, leaders, validation_rules};
 use crate::context::RequestContext;
@@ -314,9 +314,9 @@ impl Produce {
     /// acks=0 among other nodes: as long as a majority lacks the batches they are held in memory, and so
     /// the request counts as in progress.
     async fn finish_unacknowledged(self, waiting: Vec<Waiting>) -> Reply {
-        let deadline = self.deadline();
+        let mut patience = Patience::until(self.deadline());
         for waiting in waiting {
-            if let (_, Err(failure)) = waiting.settled(deadline).await {
+            if let (_, Err(failure)) = waiting.settled(&mut patience).await {
                 return self.unacknowledged(Some(failure.code));
             }
         }
@@ -324,7 +324,7 @@ impl Produce {
     }
 
     async fn finish(self, waiting: Vec<Waiting>) -> Reply {
-        let deadline = self.deadline();
+        let mut patience = Patience::until(self.deadline());
         let mut waiting = waiting.into_iter();
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut leaders_wanted = false;
@@ -332,7 +332,7 @@ impl Produce {
         for topic in &self.topics {
             let mut parts = Vec::with_capacity(topic.parts.len());
             for (part, waiting) in topic.parts.iter().zip(waiting.by_ref()) {
-                let (partition, result) = waiting.settled(deadline).await;
+                let (partition, result) = waiting.settled(&mut patience).await;
                 if let (Some(_), Err(failure)) = (&partition, &result) {
                     self.note_refused(topic, part, failure.code);
                 }

@@ -15,6 +15,51 @@ use crate::partition::{AppendError, Appended, Handover, Partition};
 /// How often a leader whose followers let it wait is asked whether it is one still.
 const FRESH_LOOK: Duration = Duration::from_millis(200);
 
+/// How long the parts of a request are waited for, which is done one after the other.
+pub(super) struct Patience {
+    deadline: Instant,
+    /// When it is looked next whether the leader is one still: for all parts together, or a node that has lost the others
+    /// would let each of a hundred parts wait for its own look.
+    look_at: Instant,
+}
+
+impl Patience {
+    pub(super) fn until(deadline: Instant) -> Patience {
+        Patience {
+            deadline,
+            look_at: Instant::now() + FRESH_LOOK,
+        }
+    }
+
+    /// Waits as long as something is so; `None` if it is not any more. What is known by then is told all the same.
+    async fn while_so<T>(
+        &mut self,
+        is_so: impl Fn() -> bool,
+        waiting: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(waiting);
+        loop {
+            if let Ok(done) = tokio::time::timeout_at(self.look_at, &mut waiting).await {
+                return Some(done);
+            }
+            if !is_so() {
+                return None;
+            }
+            self.look_at = Instant::now() + FRESH_LOOK;
+        }
+    }
+
+    /// Waits as long as this leader is in touch with a majority; `None` if it is not any more.
+    async fn while_fresh<T>(
+        &mut self,
+        partition: &Partition,
+        waiting: impl Future<Output = T>,
+    ) -> Option<T> {
+        self.while_so(|| partition.check_fresh().is_ok(), waiting)
+            .await
+    }
+}
+
 /// A failure with what the answer says of it.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -89,7 +134,7 @@ impl Waiting {
     /// next leader by its sequence number.
     pub(super) async fn settled(
         self,
-        deadline: Instant,
+        patience: &mut Patience,
     ) -> (Option<Arc<Partition>>, Result<Appended, Failure>) {
         match self {
             Waiting::Failed(failure) => (None, Err(failure)),
@@ -98,14 +143,14 @@ impl Waiting {
                 appended,
                 end_offset,
             } => {
-                let committed = committed(&partition, end_offset, deadline).await;
+                let committed = committed(&partition, end_offset, patience).await;
                 (Some(partition), committed.map(|()| appended))
             }
             Waiting::WrittenBefore {
                 partition,
                 end_offset,
             } => {
-                let code = match committed(&partition, end_offset, deadline).await {
+                let code = match committed(&partition, end_offset, patience).await {
                     // Clients take this for a success without an offset.
                     Ok(()) => ErrorCode::DUPLICATE_SEQUENCE_NUMBER.into(),
                     Err(failure) => failure,
@@ -113,8 +158,8 @@ impl Waiting {
                 (Some(partition), Err(code))
             }
             Waiting::Committing { partition, result } => {
-                let result = tokio::time::timeout_at(deadline, result);
-                let result = match while_fresh(&partition, result).await {
+                let result = tokio::time::timeout_at(patience.deadline, result);
+                let result = match patience.while_fresh(&partition, result).await {
                     Some(Ok(Ok(result))) => result.map_err(Failure::from),
                     Some(Ok(Err(_))) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
                     Some(Err(_)) => Err(ErrorCode::REQUEST_TIMED_OUT.into()),
@@ -129,25 +174,12 @@ impl Waiting {
 async fn committed(
     partition: &Partition,
     end_offset: i64,
-    deadline: Instant,
+    patience: &mut Patience,
 ) -> Result<(), Failure> {
-    let committed = partition.wait_committed(end_offset, deadline);
-    match while_fresh(partition, committed).await {
+    let committed = partition.wait_committed(end_offset, patience.deadline);
+    match patience.while_fresh(partition, committed).await {
         Some(true) => Ok(()),
         Some(false) | None => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
-    }
-}
-
-/// Waits as long as this leader is in touch with a majority; `None` if it is not any more.
-async fn while_fresh<T>(partition: &Partition, waiting: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(waiting);
-    loop {
-        if let Ok(done) = tokio::time::timeout(FRESH_LOOK, &mut waiting).await {
-            return Some(done);
-        }
-        if partition.check_fresh().is_err() {
-            return None;
-        }
     }
 }
 
@@ -198,5 +230,33 @@ pub(super) fn hand_over(
             refusals.note(lane, &header, error.code, Instant::now());
             Waiting::Failed(error.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_leader_that_is_none_any_more_is_found_out_once_for_all_parts() {
+        let began = Instant::now();
+        let mut patience = Patience::until(began + Duration::from_secs(60));
+        for _ in 0..50 {
+            assert_eq!(patience.while_so(|| false, pending::<()>()).await, None);
+        }
+        assert_eq!(patience.while_so(|| false, ready(7)).await, Some(7));
+        assert!(began.elapsed() < FRESH_LOOK * 5, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_one_still_is_waited_for() {
+        let mut patience = Patience::until(Instant::now() + Duration::from_secs(60));
+        let done = async {
+            tokio::time::sleep(FRESH_LOOK * 2).await;
+            7
+        };
+        assert_eq!(patience.while_so(|| true, done).await, Some(7));
     }
 }
