@@ -1,6 +1,6 @@
 //! Memory that large things come into, used again: requests, other nodes' entries, segments that are read.
 //!
-//! They are up to a megabyte each, and are given back on another thread once they are on disk or written to a socket.
+//! They are up to a megabyte each, rarely more, and are given back on another thread once they are on disk or written to a socket.
 //! Through an allocator that means pages that are faulted in, zeroed and kept by the
 //! thread that asked first; measured, half of a fetch's CPU time or several times its memory,
 //! depending on how soon the allocator returns them.
@@ -81,6 +81,8 @@ impl Buffers {
             released.extend(kept.drain(kept.len() / 2..));
         }
         free.bytes -= released.iter().map(|memory| memory.len()).sum::<usize>();
+        // The allocator need not be waited for under the lock.
+        drop(free);
     }
 
     fn reuse(&self, class: usize) -> Option<Box<[u8]>> {

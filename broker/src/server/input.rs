@@ -1,8 +1,8 @@
 //! What of a connection's requests has come in and is not a whole frame yet.
 //!
-//! A small request is copied out of a buffer of the thread that reads: its memory is then as large as itself, however long it
-//! is kept. A large one comes into memory of its own, which is used again ([`Buffers`]) and grows with what was received,
-//! never with what a length field claims (R21).
+//! A small request is copied out of a buffer of the thread that reads: its memory is then as large as itself, and as what came
+//! with it, however long it is kept. A large one comes into memory of its own, which from 64 KiB on is used again
+//! ([`Buffers`]) and grows with what was received, never with what a length field claims (R21).
 
 use std::cell::RefCell;
 use std::future::poll_fn;

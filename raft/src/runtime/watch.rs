@@ -1,7 +1,7 @@
 //! A watch channel for few that wait: the last value sent, under a lock, and a list of who waits for the next.
 //!
-//! A value for which nobody waits costs a lock that nobody holds and two atomic numbers. Who waits is told after the lock is
-//! given back.
+//! A value for which nobody waits costs a lock that nobody holds and three atomic numbers. Who waits is told after the lock is
+//! given back. Who gave up waiting stays on the list, once, until the next value or his end: he is woken for nothing.
 //!
 //! Nobody misses a value: whoever is to wait puts himself on the list, and only then looks whether the version has moved
 //! on; whoever sends moves the version on, and only then looks at the list.
