@@ -1,9 +1,8 @@
 //! Memory that large things come into, used again: requests, other nodes' entries, segments that are read.
 //!
-//! They are up to a megabyte each, rarely more, and are given back on another thread once they are on disk or written to a socket.
-//! Through an allocator that means pages that are faulted in, zeroed and kept by the
-//! thread that asked first; measured, half of a fetch's CPU time or several times its memory,
-//! depending on how soon the allocator returns them.
+//! They are up to a megabyte each, rarely more, and are given back on another thread once they are on disk or written to a
+//! socket. Through an allocator that means pages that are faulted in, zeroed and kept by the thread that asked first;
+//! measured, half of a fetch's CPU time or several times its memory, depending on how soon the allocator returns them.
 //!
 //! A buffer is at most twice as large as what it was asked for. Free ones are kept up to
 //! [`KEPT_BYTES`], until [`Buffers::release`].

@@ -50,8 +50,6 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) space: Space,
     pub(crate) rounds: RoundTimes,
-    /// What segments are read into.
-    pub(crate) buffers: Buffers,
     pub(crate) counters: Counters,
     /// Fills under way: files that no log has yet.
     pub(crate) fills: AtomicUsize,
@@ -387,7 +385,7 @@ impl Store {
 
     /// Gives half of the memory that is kept for use again back. For a caller that comes by now and then.
     pub fn release_memory(&self) {
-        self.handle.shared.buffers.release();
+        Buffers::of_process().release();
     }
 
     /// Logs of which damage is known, and what, ascending: [`GroupLog::known_damage`].
@@ -485,7 +483,6 @@ impl Prepared {
             gate: Gate::default(),
             space,
             rounds: RoundTimes::default(),
-            buffers: Buffers::of_process().clone(),
             counters: Counters::new(),
             fills: AtomicUsize::new(0),
             deleted: Mutex::default(),

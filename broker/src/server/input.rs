@@ -45,10 +45,8 @@ struct Large {
 
 impl Large {
     fn begin(received: &[u8], len: usize) -> Large {
-        let mut memory = Buffers::of_process().take(room(received.len(), len));
-        copy(received, &mut memory);
         Large {
-            memory,
+            memory: memory_for(received, len),
             filled: received.len(),
             len,
         }
@@ -57,9 +55,7 @@ impl Large {
     /// Where the next bytes go.
     fn rest(&mut self) -> &mut [u8] {
         if self.filled == self.memory.len() && self.filled < self.len {
-            let mut memory = Buffers::of_process().take(room(self.filled, self.len));
-            copy(&self.memory, &mut memory);
-            self.memory = memory;
+            self.memory = memory_for(&self.memory, self.len);
         }
         self.memory
             .as_mut()
@@ -82,15 +78,16 @@ impl Input {
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),
     ) -> io::Result<usize> {
-        if self.large.is_none() {
-            let len = self.claimed_len() + FRAME_PREFIX_LEN;
-            if self.small.len() < READ_CHUNK || len <= self.small.len() {
-                return self.read_small(stream).await;
+        let large = match &mut self.large {
+            Some(large) => large,
+            None => {
+                let len = self.claimed_len() + FRAME_PREFIX_LEN;
+                if self.small.len() < READ_CHUNK || len <= self.small.len() {
+                    return self.read_small(stream).await;
+                }
+                let small = std::mem::take(&mut self.small);
+                self.large.insert(Large::begin(&small, len))
             }
-            self.large = Some(Large::begin(&std::mem::take(&mut self.small), len));
-        }
-        let Some(large) = &mut self.large else {
-            return Ok(0);
         };
         let read = stream.read(large.rest()).await?;
         large.filled += read;
@@ -155,15 +152,17 @@ impl Input {
     }
 }
 
-fn copy(from: &[u8], to: &mut Buffer) {
-    if let Some(to) = to.as_mut().get_mut(..from.len()) {
-        to.copy_from_slice(from);
+/// Memory for more of a frame of `len` bytes than was received, which it begins with.
+fn memory_for(received: &[u8], len: usize) -> Buffer {
+    let mut memory = Buffers::of_process().take(room(received.len(), len));
+    if let Some(begin) = memory.as_mut().get_mut(..received.len()) {
+        begin.copy_from_slice(received);
     }
+    memory
 }
 
 /// Bytes to have memory for, when `received` of a frame of `len` are there: few steps, since each
-/// copies. Never more than [`FIRST_STEPS`] times what was
-/// received up to a mebibyte, and twice beyond.
+/// copies. Never more than [`FIRST_STEPS`] times what was received up to a mebibyte, and twice beyond.
 fn room(received: usize, len: usize) -> usize {
     let steps = match received {
         0..MIB => (received * FIRST_STEPS).min(MIB),

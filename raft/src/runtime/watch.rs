@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use openraft::rt::watch::{self, RecvError, SendError};
 use openraft::{OptionalSend, OptionalSync};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// See the module.
 pub(crate) struct Watch;
@@ -45,7 +45,7 @@ pub(crate) struct Receiver<T> {
 
 impl<T> Channel<T> {
     /// Says that the value has changed. Takes the lock that it was changed under, to give it back before anyone is told.
-    fn changed(&self, value: impl Drop) {
+    fn changed(&self, value: RwLockWriteGuard<'_, T>) {
         self.version.fetch_add(1, Ordering::SeqCst);
         drop(value);
         self.tell();

@@ -115,7 +115,6 @@ pub(super) struct SegmentReader {
     /// Bytes of the segment that may be read.
     end: u64,
     window: usize,
-    buffers: Buffers,
     chunk: Bytes,
     chunk_at: u64,
 }
@@ -143,7 +142,6 @@ impl SegmentReader {
             expected: Expected::of(log, segment),
             end,
             window,
-            buffers: shared.buffers.clone(),
             chunk: Bytes::new(),
             chunk_at: 0,
         })
@@ -191,7 +189,7 @@ impl SegmentReader {
         if self.end.saturating_sub(position) < len as u64 {
             return Err(self.damage(position, "a batch reaches past the end of the segment"));
         }
-        let mut buffer = self.buffers.take(len);
+        let mut buffer = Buffers::of_process().take(len);
         let read = self.file.read_at(buffer.as_mut(), position);
         let read = read.map_err(|error| ReadFault::Storage(error.into()))?;
         buffer.truncate(read);
