@@ -89,8 +89,13 @@ impl Lane {
         true
     }
 
+    /// Parks all proposals until [`Lane::resume`].
+    pub(crate) fn hold(&self) {
+        self.state.lock().renewing = true;
+    }
+
     /// Sends all that is parked, in order, and lets new proposals through again.
-    fn resume(&self, send: impl Fn(Arc<Pending>, u64)) {
+    pub(crate) fn resume(&self, send: impl Fn(Arc<Pending>, u64)) {
         let mut state = self.state.lock();
         let generation = self.generation.load(Ordering::Acquire);
         for pending in std::mem::take(&mut state.parked).into_values() {
@@ -144,9 +149,7 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
     if raft.with_raft_state(|_| ()).await.is_err() {
         return shared.lane.close();
     }
-    shared
-        .lane
-        .resume(|pending, generation| shared.send(pending, generation));
+    shared.resume_lane();
 }
 
 #[cfg(test)]
