@@ -115,9 +115,13 @@ impl Group {
         let Some(at) = self.shared.log.entry_id(upto.min(most))? else {
             return Ok(());
         };
-        let Some(raft) = self.raft() else {
-            return self.purge_alone(at).await;
-        };
+        if let Some(solo) = self.shared.solo() {
+            let _one = solo.handover.lock().await;
+            if self.raft().is_none() {
+                return self.purge_alone(at).await;
+            }
+        }
+        let raft = self.raft().ok_or(ProposeError::Stopped)?;
         loop {
             let purged = self.shared.purged.notified();
             tokio::pin!(purged);

@@ -1,8 +1,8 @@
 //! The order of a group's proposals across lost leases.
 //!
-//! Normally a proposal goes straight to openraft's queue, under the lane's lock, so that the order of the calls is the
-//! order of the queue. When openraft refuses one because its quorum lease ran out, the lane starts a new
-//! *generation*: everything still queued belongs to the old one and is parked when it surfaces, new proposals are
+//! Normally a proposal goes straight to openraft's queue (or into the log, `solo.rs`), under the lane's lock, so that the
+//! order of the calls is the order of the queue. When openraft refuses one because its quorum lease ran out, the lane starts
+//! a new *generation*: everything still queued belongs to the old one and is parked when it surfaces, new proposals are
 //! parked at once, and [`renew`] sends all of it again, by sequence, when the lease is back.
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@
 //! - What the journal says is durable is committed, in the order of the log: its completions come in that order.
 //! - A machine that wants data is none for this: its entries would have to be read again when openraft takes over.
 //!
-//! Not here: purging up to an entry (`Group::purge`), the order of proposals (`lane.rs`).
+//! Not here: what may be purged (`Group::purge`), the order of proposals (`lane.rs`).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -51,7 +51,7 @@ pub(crate) struct Solo {
     rested: Notify,
     /// Takes no more proposals: it has failed.
     has_failed: AtomicBool,
-    /// One at a time hands over to openraft, or closes the group.
+    /// One at a time hands over to openraft, purges, or closes the group.
     pub(crate) handover: tokio::sync::Mutex<()>,
     config: Arc<Config>,
     on_fatal: OnFatal,
@@ -270,8 +270,12 @@ impl Solo {
                 }
             }
         });
-        // The completion says so.
-        let _ = shared.log.append(vec![Entry { id, payload }], done);
+        // An error the completion tells. A panic would leave a group that takes nothing any more.
+        let entry = vec![Entry { id, payload }];
+        let append = || shared.log.append(entry, done);
+        if catch_unwind(AssertUnwindSafe(append)).is_err() {
+            self.fail_later(shared, format!("the log panicked at {id:?}"));
+        }
     }
 
     /// An entry is durable, and so committed. On the journal's thread.
