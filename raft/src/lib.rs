@@ -17,7 +17,6 @@ mod proposal;
 mod responder;
 mod runtime;
 mod shared;
-mod solo;
 mod throttle;
 mod types;
 
