@@ -10,7 +10,9 @@ use crate::disk::DIRECT_ALIGN;
 pub(crate) const BLOCK_ALIGN: u64 = DIRECT_ALIGN;
 pub(crate) const BLOCK_HEADER_LEN: usize = 48;
 /// Version of blocks written by this program.
-pub(crate) const BLOCK_VERSION: u16 = 2;
+pub(crate) const BLOCK_VERSION: u16 = 3;
+/// From this version on, frames and table are bound to their block.
+const FIRST_BOUND: u16 = 3;
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"KLMJ");
 pub(super) const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"KLMT");
 
@@ -86,6 +88,14 @@ impl BlockHeader {
         header
     }
 
+    /// What the CRCs of its frame headers and of its table begin with.
+    pub(super) fn binding(&self) -> u32 {
+        match self.version < FIRST_BOUND {
+            true => 0,
+            false => binding(self.salt, self.block_seq),
+        }
+    }
+
     /// Bytes the block takes in the file, padding included.
     pub(crate) fn disk_len(&self) -> u64 {
         let behind = match self.version {
@@ -101,6 +111,14 @@ impl BlockHeader {
         let end = rest.len().checked_sub(BLOCK_HEADER_LEN)?;
         rest.get(end.checked_sub(self.table_len as usize)?..end)
     }
+}
+
+/// Binds the parts of a block to it. No two blocks that could lie in one place of a file have the same.
+pub(super) fn binding(salt: u64, block_seq: u64) -> u32 {
+    crc32c::crc32c_append(
+        crc32c::crc32c(&salt.to_le_bytes()),
+        &block_seq.to_le_bytes(),
+    )
 }
 
 /// A frame as the table knows it.
@@ -123,10 +141,10 @@ impl TableEntry {
     }
 }
 
-/// Reads a block's table; `None` if it is damaged.
-pub(super) fn read_table(table: &[u8]) -> Option<Vec<TableEntry>> {
+/// Reads a block's table; `None` if it is damaged, or that of another block.
+pub(super) fn read_table(binding: u32, table: &[u8]) -> Option<Vec<TableEntry>> {
     let (mut entries, mut crc) = table.split_at_checked(table.len().checked_sub(4)?)?;
-    if crc.try_get_u32_le().ok()? != crc32c::crc32c(entries) {
+    if crc.try_get_u32_le().ok()? != crc32c::crc32c_append(binding, entries) {
         return None;
     }
     let mut number = || -> Option<u64> {

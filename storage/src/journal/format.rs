@@ -20,7 +20,12 @@
 //! those that create a log, for without its folder's name a log cannot be found, and those of the
 //! cluster's metadata, for without that nothing is served.
 //!
-//! Version 1 of a block was header and frames only.
+//! The CRCs of frame headers and table begin with the block's binding, made of its salt and sequence
+//! number. A recycled file holds the frames of earlier blocks, of the same lengths more often than
+//! not: where a block was torn, those lie exactly where its own would, and each is whole. Taken for the
+//! block's own they would be skipped as old, and the operations in their place be lost without a word.
+//!
+//! Version 2 of a block lacked the binding, version 1 was header and frames only.
 
 use std::ops::Range;
 
@@ -29,6 +34,7 @@ use klamm_records::{BATCH_HEADER_LEN, BatchHeader, EntryId, GroupId, STAMP_LEN};
 
 use super::block::{
     BLOCK_ALIGN, BLOCK_HEADER_LEN, BLOCK_VERSION, BlockHeader, MAGIC, TRAILER_MAGIC, TableEntry,
+    binding,
 };
 use crate::entry::Vote;
 use crate::log::fill::Install;
@@ -286,6 +292,8 @@ fn encode_body(body: &FrameBody, by_reference: bool) -> Encoded<'_> {
 /// Builds one block: small things are copied together, large batches are kept where they are.
 #[derive(Default)]
 pub(crate) struct BlockBuilder {
+    salt: u64,
+    block_seq: u64,
     scratch: Vec<u8>,
     /// Bytes that go between `scratch[..at]` and the rest.
     shared: Vec<(usize, Bytes)>,
@@ -300,8 +308,11 @@ pub(crate) struct BlockBuilder {
 }
 
 impl BlockBuilder {
-    pub(crate) fn new() -> BlockBuilder {
+    /// Begins block `block_seq` of the store whose number is `salt`.
+    pub(crate) fn new(salt: u64, block_seq: u64) -> BlockBuilder {
         BlockBuilder {
+            salt,
+            block_seq,
             scratch: vec![0; BLOCK_HEADER_LEN],
             ..BlockBuilder::default()
         }
@@ -339,7 +350,7 @@ impl BlockBuilder {
         self.scratch.put_u64_le(encoded.id.index);
         self.scratch.put_u64_le(encoded.id.term);
         self.scratch.put_u32_le(crc);
-        let header_crc = crc32c::crc32c(&self.scratch[start..]);
+        let header_crc = crc32c::crc32c_append(self.binding(), &self.scratch[start..]);
         self.scratch.put_u32_le(header_crc);
         self.scratch.put_slice(&encoded.copied);
         let mut in_scratch = true;
@@ -366,6 +377,10 @@ impl BlockBuilder {
         entry.encode(&mut self.table);
         self.frames += 1;
         self.payload += (FRAME_HEADER_LEN + payload_len) as u64;
+    }
+
+    fn binding(&self) -> u32 {
+        binding(self.salt, self.block_seq)
     }
 
     /// Bytes of all that has to be in the block.
@@ -401,15 +416,15 @@ impl BlockBuilder {
     }
 
     /// Writes header, repeats, padding, table and trailer; returns the block's length in the file.
-    pub(crate) fn finish(&mut self, salt: u64, file_seq: u64, block_seq: u64) -> u64 {
+    pub(crate) fn finish(&mut self, file_seq: u64) -> u64 {
         self.repeat_frames();
-        let crc = crc32c::crc32c(&self.table);
+        let crc = crc32c::crc32c_append(self.binding(), &self.table);
         self.table.put_u32_le(crc);
         let header = BlockHeader {
             version: BLOCK_VERSION,
-            salt,
+            salt: self.salt,
             file_seq,
-            block_seq,
+            block_seq: self.block_seq,
             payload_len: u32::try_from(self.payload).expect("a round is bounded below 4 GiB"),
             frame_count: self.frames,
             table_len: u32::try_from(self.table.len()).expect("shorter than its frames"),

@@ -143,12 +143,16 @@ fn any_frame() -> impl Strategy<Value = Frame> {
 
 /// The block's bytes as they are written.
 fn written(frames: &[Frame], by_reference: bool) -> Vec<u8> {
-    let mut block = BlockBuilder::new();
+    block(33, frames, by_reference)
+}
+
+fn block(block_seq: u64, frames: &[Frame], by_reference: bool) -> Vec<u8> {
+    let mut block = BlockBuilder::new(11, block_seq);
     frames
         .iter()
         .for_each(|frame| block.push(frame, by_reference));
     let announced = block.disk_len();
-    assert_eq!(block.finish(11, 22, 33), announced);
+    assert_eq!(block.finish(22), announced);
     let bytes: Vec<u8> = block
         .slices()
         .iter()
@@ -179,14 +183,25 @@ fn whole(found: Found) -> Frame {
     }
 }
 
+/// Gives `frames`, one behind the other, the CRCs they have in a block of this binding. The length of all.
+fn bind(frames: &mut [u8], count: u32, binding: u32) -> usize {
+    let mut at = 0;
+    for _ in 0..count {
+        let (header, rest) = frames[at..].split_at_mut(FRAME_HEADER_LEN - 4);
+        let crc = crc32c::crc32c_append(binding, header);
+        rest[..4].copy_from_slice(&crc.to_le_bytes());
+        let len = u32::from_le_bytes(header[4..8].try_into().unwrap());
+        at += FRAME_HEADER_LEN + len as usize;
+    }
+    at
+}
+
 /// The same frames in a block of version 1: no repeats, no table, no trailer.
 fn as_version_1(bytes: &[u8]) -> Vec<u8> {
     let header = BlockHeader::parse(bytes).unwrap();
-    let mut end = BLOCK_HEADER_LEN;
-    for _ in 0..header.frame_count {
-        let len = u32::from_le_bytes(bytes[end + 4..end + 8].try_into().unwrap());
-        end += FRAME_HEADER_LEN + len as usize;
-    }
+    let mut bytes = bytes.to_vec();
+    let frames = &mut bytes[BLOCK_HEADER_LEN..];
+    let end = BLOCK_HEADER_LEN + bind(frames, header.frame_count, 0);
     let header = BlockHeader {
         version: 1,
         payload_len: (end - BLOCK_HEADER_LEN) as u32,
@@ -263,11 +278,11 @@ proptest! {
     #[test]
     fn reading_anything_does_not_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
-        (version, payload_len, frame_count, table_len) in (0..3_u16, 0..250_u32, 0..9_u32, 0..250_u32),
+        (version, payload_len, frame_count, table_len) in (0..4_u16, 0..250_u32, 0..9_u32, 0..250_u32),
     ) {
         let _ = BlockHeader::parse(&bytes);
         let _ = BlockHeader::parse_trailer(&bytes);
-        let _ = read_table(&bytes);
+        let _ = read_table(0, &bytes);
         let header = BlockHeader {
             version, payload_len, frame_count, table_len, salt: 1, file_seq: 2, block_seq: 3,
         };
@@ -361,19 +376,13 @@ fn version_1_is_fixed() {
     assert_eq!(crc32c::crc32c(&bytes), 4_191_255_484);
 }
 
-/// What version 2 puts around the same frame.
-#[test]
-fn version_2_is_fixed() {
-    let frame = Frame {
-        group: GroupId(300),
-        op: 4,
-        body: FrameBody::DeleteGroup,
-    };
-    let bytes = written(std::slice::from_ref(&frame), false);
+/// A block as versions 2 and 3 wrote it: its bytes but the CRCs of its frames and its table, which are told.
+fn fixed(version: u8, binding: u32, frame: &Frame, bytes: &[u8]) {
+    assert_eq!(whole(read(bytes)[0].clone()), *frame);
     let ends = |magic: &[u8]| {
         [
             magic,
-            &[2, 0, 0, 0],
+            &[version, 0, 0, 0],
             &11_u64.to_le_bytes(),
             &22_u64.to_le_bytes(),
             &33_u64.to_le_bytes(),
@@ -385,11 +394,67 @@ fn version_2_is_fixed() {
     };
     assert_eq!(&bytes[..44], &ends(b"KLMJ")[..]);
     assert_eq!(&bytes[4048..4092], &ends(b"KLMT")[..]);
+    let crc = crc32c::crc32c_append(binding, &bytes[48..92]);
+    assert_eq!(&bytes[92..96], &crc.to_le_bytes());
     assert_eq!(&bytes[48..96], &bytes[96..144]);
     assert_eq!(&bytes[4040..4044], &[0xac, 2, 4, 0]);
-    let crc = crc32c::crc32c(&[0xac, 2, 4, 0]);
+    let crc = crc32c::crc32c_append(binding, &[0xac, 2, 4, 0]);
     assert_eq!(&bytes[4044..4048], &crc.to_le_bytes());
     assert!(bytes[144..4040].iter().all(|byte| *byte == 0));
+}
+
+/// What version 2 puts around the same frame, and version 3 binds to the block.
+#[test]
+fn versions_2_and_3_are_fixed() {
+    let frame = Frame {
+        group: GroupId(300),
+        op: 4,
+        body: FrameBody::DeleteGroup,
+    };
+    let mut bytes = written(std::slice::from_ref(&frame), false);
+    let numbers = [11_u64.to_le_bytes(), 33_u64.to_le_bytes()].concat();
+    fixed(3, crc32c::crc32c(&numbers), &frame, &bytes);
+
+    let header = BlockHeader {
+        version: 2,
+        ..BlockHeader::parse(&bytes).unwrap()
+    };
+    bind(&mut bytes[48..144], 2, 0);
+    bytes[..48].copy_from_slice(&header.encode(MAGIC));
+    bytes[4048..].copy_from_slice(&header.encode(TRAILER_MAGIC));
+    let crc = crc32c::crc32c(&bytes[4040..4044]);
+    bytes[4044..4048].copy_from_slice(&crc.to_le_bytes());
+    fixed(2, 0, &frame, &bytes);
+}
+
+/// What a recycled file holds behind the torn end of a block fits it to the byte, as often as not.
+#[test]
+fn frames_of_another_block_are_not_taken_for_its_own() {
+    const SECTOR: usize = 512;
+    let frames = |first: u64| -> Vec<Frame> {
+        let frame = |op| Frame {
+            group: GroupId(1),
+            op,
+            body: FrameBody::Command(EntryId { term: 1, index: op }, vec![7; 300].into()),
+        };
+        (first..first + 20).map(frame).collect()
+    };
+    let (old, new) = (block(32, &frames(1), false), written(&frames(21), false));
+    assert_eq!(old.len(), new.len());
+    for kept in 1..new.len() / SECTOR {
+        let torn = [&new[..kept * SECTOR], &old[kept * SECTOR..]].concat();
+        let header = BlockHeader::parse(&torn).unwrap();
+        let found = read_frames(&header, Bytes::copy_from_slice(&torn[BLOCK_HEADER_LEN..]));
+        for (frame, found) in frames(21).into_iter().zip(&found) {
+            match found {
+                Found::Whole(whole) | Found::Repeated(whole, _) => assert_eq!(*whole, frame),
+                Found::Lost(_) => {}
+            }
+        }
+        let ends_at = BLOCK_HEADER_LEN + 20 * (FRAME_HEADER_LEN + 300);
+        let is_whole = found.iter().all(|found| matches!(found, Found::Whole(_)));
+        assert_eq!(is_whole, kept * SECTOR >= ends_at, "{kept} sectors");
+    }
 }
 
 #[test]
@@ -402,8 +467,8 @@ fn a_later_kind_or_version_is_not_taken_for_damage() {
         };
         let mut bytes = written(&[frame], false);
         bytes[at] = value;
-        let crc = crc32c::crc32c(&bytes[48..92]);
-        bytes[92..96].copy_from_slice(&crc.to_le_bytes());
+        let binding = BlockHeader::parse(&bytes).unwrap().binding();
+        bind(&mut bytes[48..96], 1, binding);
         let back = read(&bytes);
         assert!(
             matches!(back[0], Found::Lost(FrameError::Unknown { .. })),

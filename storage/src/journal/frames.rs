@@ -40,17 +40,18 @@ pub(crate) enum Found {
 
 /// Reads the frames of a block. `rest` is all of it behind its header.
 pub(crate) fn read_frames(header: &BlockHeader, rest: Bytes) -> Vec<Found> {
+    let binding = header.binding();
     let table = header.table(&rest).map(<[u8]>::to_vec);
     let mut payload = rest;
     payload.truncate(header.payload_len as usize);
     let mut found = Vec::new();
     let mut known = None;
     for number in 0..header.frame_count as usize {
-        let (mut parsed, frame_header) = (None, FrameHeader::parse(&payload));
+        let (mut parsed, frame_header) = (None, FrameHeader::parse(binding, &payload));
         let len = match &frame_header {
             Some(frame_header) => u64::from(frame_header.payload_len),
             None => {
-                let known = known.get_or_insert_with(|| table.as_deref().and_then(read_table));
+                let known = known.get_or_insert_with(|| read_table(binding, table.as_deref()?));
                 let entry = known.as_ref().and_then(|table| table.get(number)).copied();
                 parsed = entry.map(|entry| FrameError::Named {
                     group: entry.group,
@@ -77,12 +78,12 @@ pub(crate) fn read_frames(header: &BlockHeader, rest: Bytes) -> Vec<Found> {
     if header.version == 1 && !payload.is_empty() {
         found.push(Found::Lost(FrameError::Header));
     }
-    put_repeats(&mut found, payload);
+    put_repeats(&mut found, binding, payload);
     found
 }
 
 /// Puts frames that were repeated in the place of damaged ones.
-fn put_repeats(found: &mut [Found], mut repeats: Bytes) {
+fn put_repeats(found: &mut [Found], binding: u32, mut repeats: Bytes) {
     let lost = |found: &Found| match found {
         Found::Lost(FrameError::Named { group, op } | FrameError::Payload { group, op }) => {
             Some((*group, *op))
@@ -92,7 +93,7 @@ fn put_repeats(found: &mut [Found], mut repeats: Bytes) {
     if !found.iter().any(|found| lost(found).is_some()) {
         return;
     }
-    while let Some(header) = FrameHeader::parse(&repeats) {
+    while let Some(header) = FrameHeader::parse(binding, &repeats) {
         let end = FRAME_HEADER_LEN.saturating_add(header.payload_len as usize);
         if end > repeats.len() {
             return;
@@ -121,11 +122,12 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
-    fn parse(bytes: &[u8]) -> Option<FrameHeader> {
+    /// The header in `bytes` if it is one of the block with this binding.
+    fn parse(binding: u32, bytes: &[u8]) -> Option<FrameHeader> {
         let (covered, mut crc) = bytes
             .get(..FRAME_HEADER_LEN)?
             .split_at(FRAME_HEADER_LEN - 4);
-        if crc.try_get_u32_le().ok()? != crc32c::crc32c(covered) {
+        if crc.try_get_u32_le().ok()? != crc32c::crc32c_append(binding, covered) {
             return None;
         }
         let mut b = covered;

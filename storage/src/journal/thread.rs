@@ -23,7 +23,7 @@ use klamm_records::plant::{self, Bug};
 use parking_lot::Mutex;
 
 use super::files::JournalFiles;
-use super::format::{BlockBuilder, Frame, FrameBody};
+use super::format::{Frame, FrameBody};
 use super::segments::{SegmentWriter, SmallRounds, WAITING_ROUNDS, Write, write_bulk};
 use super::{Done, JournalPlace, Message, Op};
 use crate::checkpoint::Request;
@@ -265,7 +265,7 @@ impl Rounds {
             write_bulk(&self.context.shared, ops, bulk)?;
         }
         let shared = &self.context.shared;
-        let mut block = BlockBuilder::new();
+        let mut block = self.context.files.block();
         for op in ops {
             for frame in &op.frames {
                 let is_bulk = bulk.contains_key(&frame.group);
