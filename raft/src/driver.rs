@@ -25,6 +25,7 @@ use crate::group::Group;
 use crate::groups::{GroupsOptions, Inner};
 use crate::leadership::Leadership;
 use crate::network::{Hearing, PeerTransport};
+use crate::types::Raft;
 
 /// Heartbeats after the last change before a group is at rest.
 const LAST_HEARTBEATS: u32 = 3;
@@ -174,7 +175,8 @@ impl Driver {
     }
 
     async fn lead(&mut self, group: &Group, watched: &mut Watched, now: Instant) {
-        let (place, settled, returned) = self.look(group);
+        let Some(raft) = group.raft() else { return };
+        let (place, settled, returned) = self.look(group, raft);
         if watched.seen == Some(place) && settled && returned.is_empty() {
             watched.unchanged = watched.unchanged.saturating_add(1);
         } else {
@@ -204,18 +206,18 @@ impl Driver {
             let _ = group.transfer_leader(next).await;
         }
         if !returned.is_empty() {
-            let _ = group.raft.trigger().reset_backoff(returned).await;
+            let _ = raft.trigger().reset_backoff(returned).await;
         }
         if watched.unchanged <= LAST_HEARTBEATS || now >= watched.heartbeat_at {
             watched.heartbeat_at = now + REST + spread(REST);
-            let _ = group.raft.trigger().heartbeat().await;
+            let _ = raft.trigger().heartbeat().await;
         }
     }
 
     /// Last and committed index of a group led here; whether everyone who is there has all of it;
     /// which members have just come back.
-    fn look(&mut self, group: &Group) -> ((u64, u64), bool, Vec<u64>) {
-        let metrics = group.raft.data_metrics();
+    fn look(&mut self, group: &Group, raft: &Raft) -> ((u64, u64), bool, Vec<u64>) {
+        let metrics = raft.data_metrics();
         let (last, committed, members) = {
             let metrics = metrics.borrow_watched();
             let matched = metrics.replication.iter().flatten();
@@ -289,7 +291,9 @@ impl Driver {
             return;
         }
         // Refused without effect while the leader's lease holds, here or at the others.
-        let _ = group.raft.trigger().elect(true).await;
+        if let Some(raft) = group.raft() {
+            let _ = raft.trigger().elect(true).await;
+        }
     }
 
     /// Whether a follower would rather see another leader: there is none; its node is not heard; it

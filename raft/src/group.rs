@@ -18,9 +18,11 @@ use crate::NodeId;
 use crate::fill::{self, FillProgress};
 use crate::lane;
 use crate::leadership::Leadership;
+use crate::log_store::durable;
 use crate::network::{PeerRequest, PeerResponse, Request, Response};
 use crate::proposal::{Proposal, ProposeError, Proposed};
 use crate::shared::Shared;
+use crate::solo::{self, Solo};
 use crate::throttle::Throttle;
 use crate::types::{Raft, TypeConfig, log_id, raft_vote};
 
@@ -32,7 +34,6 @@ const PURGE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Group {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) raft: Raft,
 }
 
 /// How far a group has come on this node.
@@ -103,18 +104,24 @@ impl Group {
     /// [`ProposeError::Stopped`] when the group is closed or has failed; [`ProposeError::Storage`]
     /// when the entry cannot be looked up.
     pub async fn purge(&self, upto: u64) -> Result<(), ProposeError> {
-        let applied = self.raft.data_metrics().borrow_watched().last_applied;
-        let Some(applied) = applied else {
+        let Some(applied) = self.applied() else {
             return Ok(());
         };
         let end = self.held_by_all().unwrap_or(u64::MAX);
         let Some(held) = end.checked_sub(1) else {
             return Ok(());
         };
-        let most = applied.index.min(held);
+        let most = applied.min(held);
         let Some(at) = self.shared.log.entry_id(upto.min(most))? else {
             return Ok(());
         };
+        if let Some(solo) = self.shared.solo() {
+            let _one = solo.handover.lock().await;
+            if self.raft().is_none() {
+                return self.purge_alone(at).await;
+            }
+        }
+        let raft = self.raft().ok_or(ProposeError::Stopped)?;
         loop {
             let purged = self.shared.purged.notified();
             tokio::pin!(purged);
@@ -129,14 +136,33 @@ impl Group {
                 return Ok(());
             }
             self.want_snapshot(at);
-            self.raft
-                .trigger()
+            raft.trigger()
                 .snapshot()
                 .await
                 .map_err(|_| ProposeError::Stopped)?;
             // Elapsed: look again, and ask again.
             let _ = tokio::time::timeout(PURGE_RETRY, purged).await;
         }
+    }
+
+    /// Index of the last applied entry.
+    fn applied(&self) -> Option<u64> {
+        match self.raft() {
+            Some(raft) => {
+                let metrics = raft.data_metrics();
+                let applied = metrics.borrow_watched().last_applied;
+                applied.map(|applied| applied.index)
+            }
+            None => self.shared.solo().map(Solo::applied),
+        }
+    }
+
+    async fn purge_alone(&self, at: EntryId) -> Result<(), ProposeError> {
+        if self.shared.closing.load(Ordering::Acquire) {
+            return Err(ProposeError::Stopped);
+        }
+        let purged = durable(|done| self.shared.log.purge(at, done)).await;
+        purged.map_err(|_| ProposeError::Stopped)
     }
 
     /// Index below which no entry is kept for any member's sake, as this leader knows. `None` on a node that does
@@ -146,9 +172,12 @@ impl Group {
     /// and what a learner lacks that is there and has a beginning. A learner without a
     /// log, or on a node that is gone, is filled from the segments instead; what follows those is kept meanwhile.
     pub fn held_by_all(&self) -> Option<u64> {
-        let newest = self.newest_membership();
+        let Some(raft) = self.raft() else {
+            return Some(u64::MAX);
+        };
+        let newest = newest_membership(raft);
         let voters: BTreeSet<u64> = newest.membership().voter_ids().collect();
-        let metrics = self.raft.data_metrics();
+        let metrics = raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let is_there = |node: u64| {
             let hearing = self.shared.transport.hears(NodeId(node));
@@ -221,7 +250,9 @@ impl Group {
             return Err(ProposeError::Stopped);
         }
         let from = request.from;
-        let raft = &self.raft;
+        let Some(raft) = self.raft() else {
+            return self.answer_alone(&request.request);
+        };
         let answer = match request.request {
             // What has been written stays; more of it comes when there is space (R11). The leader goes on with the others.
             Request::Append(request) if !request.entries.is_empty() && !self.takes_entries() => {
@@ -257,6 +288,16 @@ impl Group {
             }
         };
         answer.map(PeerResponse).map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Answers who takes himself for a member: one of old, to whom nobody has said that he is none any more.
+    fn answer_alone(&self, request: &Request) -> Result<PeerResponse, ProposeError> {
+        match request {
+            Request::Vote(_) | Request::PreVote(_) => Ok(PeerResponse(self.refusal())),
+            Request::Append(_) | Request::TransferLeader(_) | Request::Fill(_) => {
+                Err(ProposeError::Stopped)
+            }
+        }
     }
 
     /// Whether there is room for entries of the group. There always is for those of the metadata: a node that knows of
@@ -324,7 +365,10 @@ impl Group {
 
     /// Whether something is so for a majority of the voters, of each set of them while they change.
     fn majority(&self, is_so: impl Fn(u64) -> bool) -> bool {
-        let newest = self.newest_membership();
+        let Some(raft) = self.raft() else {
+            return is_so(self.shared.node.0);
+        };
+        let newest = newest_membership(raft);
         let mut sets = newest.membership().get_joint_config().iter();
         sets.all(|voters| voters.iter().filter(|node| is_so(**node)).count() * 2 > voters.len())
     }
@@ -336,7 +380,10 @@ impl Group {
         if plant::is(Bug::LeaseUnbounded) {
             return self.leads() && self.hears_quorum();
         }
-        let metrics = self.raft.data_metrics();
+        let Some(raft) = self.raft() else {
+            return self.leads();
+        };
+        let metrics = raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let accepted = metrics.heartbeat.as_ref();
         let here = self.shared.node.0;
@@ -360,11 +407,15 @@ impl Group {
     /// # Errors
     /// [`ProposeError::Stopped`] when the group is closed or has failed.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        let Some(raft) = self.raft() else {
+            // There is nobody else.
+            return Ok(());
+        };
         let leadership = self.leadership();
         if leadership.leader == Some(self.shared.node) {
             self.shared.hands_over(leadership.term);
         }
-        let begun = self.raft.trigger().transfer_leader(to.0).await;
+        let begun = raft.trigger().transfer_leader(to.0).await;
         begun.map_err(|_| ProposeError::Stopped)
     }
 
@@ -425,33 +476,46 @@ impl Group {
         members: ChangeMembers<u64, ()>,
         retain: bool,
     ) -> Result<(), MembershipError> {
-        let first = self.raft.change_membership(members.clone(), retain).await;
+        let shared = Arc::clone(&self.shared);
+        // Goes on if nobody waits for it any more: proposals wait.
+        let handed = self
+            .shared
+            .runtime
+            .spawn(async move { solo::share(&shared).await });
+        let handed = handed.await.map_err(MembershipError::of)?;
+        handed.map_err(MembershipError::of)?;
+        let raft = self
+            .raft()
+            .ok_or_else(|| MembershipError::of("it has stopped"))?;
+        let first = raft.change_membership(members.clone(), retain).await;
         let leaseless = matches!(&first, Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
             if forward.reason == ForwardReason::LeaseExpired);
         if !leaseless {
             return first.map(drop).map_err(MembershipError::of);
         }
         // No answer within that: the majority is away, which the second refusal says.
-        let leased = lane::lease(&self.shared, &self.raft);
+        let leased = lane::lease(&self.shared, raft);
         let _ = tokio::time::timeout(self.shared.lease * 2, leased).await;
-        let second = self.raft.change_membership(members, retain).await;
+        let second = raft.change_membership(members, retain).await;
         second.map(drop).map_err(MembershipError::of)
     }
 
     /// Whether a change of members is under way: the newest membership is a joint one, or is not committed.
     /// A joint one that its leader left behind is ended by [`Group::change_voters`].
     pub fn is_changing(&self) -> bool {
-        let metrics = self.raft.server_metrics();
+        let Some(raft) = self.raft() else {
+            return false;
+        };
+        let metrics = raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let committed = &metrics.committed_membership_config;
         metrics.membership_config.log_id() != committed.log_id()
             || committed.membership().get_joint_config().len() > 1
     }
 
-    /// The last membership in the log, committed or not: the one that elections and commits go by.
-    fn newest_membership(&self) -> Arc<StoredMembershipOf<TypeConfig>> {
-        let metrics = self.raft.server_metrics();
-        Arc::clone(&metrics.borrow_watched().membership_config)
+    /// What runs the group, but for one that has no other member: that is `None`.
+    pub(crate) fn raft(&self) -> Option<&Raft> {
+        self.shared.raft()
     }
 
     /// Whether this replica has a vote, by the newest membership that it knows.
@@ -461,7 +525,10 @@ impl Group {
 
     /// Voters and learners of the committed membership.
     pub fn members(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
-        let metrics = self.raft.server_metrics();
+        let Some(raft) = self.raft() else {
+            return (BTreeSet::from([self.shared.node]), BTreeSet::new());
+        };
+        let metrics = raft.server_metrics();
         let stored = Arc::clone(&metrics.borrow_watched().committed_membership_config);
         let membership = stored.membership();
         (
@@ -481,7 +548,10 @@ impl Group {
 
     /// How far the log is here and, on the leader, on each member (for DescribeQuorum).
     pub fn progress(&self) -> Progress {
-        let metrics = self.raft.data_metrics();
+        let Some(raft) = self.raft() else {
+            return self.progress_alone();
+        };
+        let metrics = raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.iter().flatten();
         Progress {
@@ -492,6 +562,22 @@ impl Group {
                 .collect(),
         }
     }
+
+    fn progress_alone(&self) -> Progress {
+        let last = self.shared.log.raft_state().last;
+        let committed_index = self.shared.solo().map_or(0, Solo::committed);
+        Progress {
+            last_index: last.map_or(0, |id| id.index),
+            committed_index,
+            matched: vec![(self.shared.node, committed_index)],
+        }
+    }
+}
+
+/// The last membership in the log, committed or not: the one that elections and commits go by.
+fn newest_membership(raft: &Raft) -> Arc<StoredMembershipOf<TypeConfig>> {
+    let metrics = raft.server_metrics();
+    Arc::clone(&metrics.borrow_watched().membership_config)
 }
 
 impl std::fmt::Debug for Group {

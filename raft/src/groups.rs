@@ -21,6 +21,7 @@ use crate::log_store::LogStore;
 use crate::machine::{Machine, StateMachine, membership_at};
 use crate::network::{Network, NoPeers, PeerTransport};
 use crate::shared::{Shared, Timing};
+use crate::solo;
 use crate::types::Raft;
 
 /// Slots of openraft's queue of proposals. It allocates in blocks as needed, so this only says
@@ -161,12 +162,14 @@ impl Groups {
             .await
             .map_err(|error| failed(error.to_string()))?;
         let group = started.map_err(failed)?;
-        let watch = leadership::watch(
-            Arc::clone(&group.shared),
-            group.raft.clone(),
-            Arc::clone(&self.inner.on_fatal),
-        );
-        self.inner.runtime.spawn(watch);
+        if let Some(raft) = group.raft() {
+            let watch = leadership::watch(
+                Arc::clone(&group.shared),
+                raft.clone(),
+                Arc::clone(&self.inner.on_fatal),
+            );
+            self.inner.runtime.spawn(watch);
+        }
         self.inner.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -252,10 +255,18 @@ impl Drop for Inner {
 }
 
 async fn stop(group: &Group) {
-    group.shared.closing.store(true, Ordering::Release);
-    group.shared.lane.close();
-    group.shared.fills.give_up().await;
-    if let Err(error) = group.raft.shutdown().await {
+    let shared = &group.shared;
+    shared.closing.store(true, Ordering::Release);
+    // What hands it over to openraft at this moment comes to its end first.
+    let _one = match shared.solo() {
+        Some(solo) => Some(solo.handover.lock().await),
+        None => None,
+    };
+    shared.lane.close();
+    shared.fills.give_up().await;
+    if let Some(raft) = group.raft()
+        && let Err(error) = raft.shutdown().await
+    {
         tracing::warn!(group = group.id().0, %error, "raft group did not stop cleanly");
     }
 }
@@ -276,19 +287,16 @@ async fn start(
         Arc::clone(&inner.transport),
         &inner.timing,
     ));
-    let network = Network {
-        shared: Arc::clone(&shared),
-        lazy_commit: !shared.machine.is_read_on_followers(),
-    };
-    let store = LogStore::new(Arc::clone(&shared));
+    let text = |error: io::Error| error.to_string();
+    let config = Arc::clone(&inner.config);
+    let is_alone = solo::is_alone(&shared.log, node, voters.as_ref()).map_err(text)?;
+    if is_alone && !shared.wants_data {
+        solo::begin(&shared, config, Arc::clone(&inner.on_fatal)).map_err(text)?;
+        return Ok(Group { shared });
+    }
     restore(&shared).await?;
-    let machine = Machine::resume(Arc::clone(&shared)).map_err(|error| error.to_string())?;
-    let raft = Raft::new(node.0, Arc::clone(&inner.config), network, store, machine)
-        .await
-        .map_err(|fatal| fatal.to_string())?;
-    shared.set_raft(raft.clone());
-
-    let group = Group { shared, raft };
+    run(&shared, config).await.map_err(text)?;
+    let group = Group { shared };
     let founded = match voters {
         Some(voters) if unwritten => found(&group, &voters).await,
         _ => elect_if_alone(&group)
@@ -300,6 +308,20 @@ async fn start(
         return Err(cause);
     }
     Ok(group)
+}
+
+/// Has openraft run a group.
+pub(crate) async fn run(shared: &Arc<Shared>, config: Arc<Config>) -> io::Result<Raft> {
+    let network = Network {
+        shared: Arc::clone(shared),
+        lazy_commit: !shared.machine.is_read_on_followers(),
+    };
+    let store = LogStore::new(Arc::clone(shared));
+    let machine = Machine::resume(Arc::clone(shared))?;
+    let raft = Raft::new(shared.node.0, config, network, store, machine).await;
+    let raft = raft.map_err(io::Error::other)?;
+    shared.set_raft(raft.clone());
+    Ok(raft)
 }
 
 /// Has a machine that keeps data read what comes as no entry any more.
@@ -315,11 +337,11 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), String> {
 /// Writes the first entry, the membership; openraft then calls the first election.
 pub(crate) async fn found(group: &Group, voters: &BTreeSet<NodeId>) -> Result<(), String> {
     let members: BTreeMap<u64, ()> = voters.iter().map(|voter| (voter.0, ())).collect();
-    group
-        .raft
-        .initialize(members)
-        .await
-        .map_err(|error| error.to_string())
+    match group.raft() {
+        Some(raft) => raft.initialize(members).await.map_err(|e| e.to_string()),
+        // It is, by its only voter.
+        None => Ok(()),
+    }
 }
 
 /// A voter without peers need not wait for anyone's silence.
@@ -329,15 +351,12 @@ async fn elect_if_alone(group: &Group) -> io::Result<()> {
         .membership()
         .voter_ids()
         .collect();
-    if voters == [group.shared.node.0] {
-        group
-            .raft
-            .trigger()
-            .elect(false)
-            .await
-            .map_err(io::Error::other)?;
+    match group.raft() {
+        Some(raft) if voters == [group.shared.node.0] => {
+            raft.trigger().elect(false).await.map_err(io::Error::other)
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn config(options: &GroupsOptions) -> Config {

@@ -1,8 +1,8 @@
 //! The order of a group's proposals across lost leases.
 //!
-//! Normally a proposal goes straight to openraft's queue, under the lane's lock, so that the order of the calls is the
-//! order of the queue. When openraft refuses one because its quorum lease ran out, the lane starts a new
-//! *generation*: everything still queued belongs to the old one and is parked when it surfaces, new proposals are
+//! Normally a proposal goes straight to openraft's queue (or into the log, `solo.rs`), under the lane's lock, so that the
+//! order of the calls is the order of the queue. When openraft refuses one because its quorum lease ran out, the lane starts
+//! a new *generation*: everything still queued belongs to the old one and is parked when it surfaces, new proposals are
 //! parked at once, and [`renew`] sends all of it again, by sequence, when the lease is back.
 
 use std::collections::BTreeMap;
@@ -89,8 +89,13 @@ impl Lane {
         true
     }
 
+    /// Parks all proposals until [`Lane::resume`].
+    pub(crate) fn hold(&self) {
+        self.state.lock().renewing = true;
+    }
+
     /// Sends all that is parked, in order, and lets new proposals through again.
-    fn resume(&self, send: impl Fn(Arc<Pending>, u64)) {
+    pub(crate) fn resume(&self, send: impl Fn(Arc<Pending>, u64)) {
         let mut state = self.state.lock();
         let generation = self.generation.load(Ordering::Acquire);
         for pending in std::mem::take(&mut state.parked).into_values() {
@@ -144,9 +149,7 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
     if raft.with_raft_state(|_| ()).await.is_err() {
         return shared.lane.close();
     }
-    shared
-        .lane
-        .resume(|pending, generation| shared.send(pending, generation));
+    shared.resume_lane();
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod proposal;
 mod responder;
 mod runtime;
 mod shared;
+mod solo;
 mod throttle;
 mod types;
 

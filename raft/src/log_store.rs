@@ -31,9 +31,9 @@ use crate::types::{
 /// Bytes of payload in one replication request. openraft itself only counts entries.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Bytes of payload read at a time for apply.
-const MAX_APPLY_BYTES: usize = 4 << 20;
+pub(crate) const MAX_APPLY_BYTES: usize = 4 << 20;
 /// Entries read at a time for apply; without data their bytes do not bound them.
-const MAX_APPLY_ENTRIES: u64 = 1024;
+pub(crate) const MAX_APPLY_ENTRIES: u64 = 1024;
 
 /// The log of one group, as openraft writes it.
 pub(crate) struct LogStore {

@@ -20,7 +20,8 @@ use crate::membership;
 use crate::shared::Shared;
 use crate::types::{LogId, Payload, TypeConfig, entry_id, io_error, log_id};
 
-/// What a group's entries do on this node. Called from the group's tasks: must not block.
+/// What a group's entries do on this node. Called from the group's tasks, or the journal's thread: must not block, and not
+/// wait for the store.
 pub trait StateMachine: Send + Sync + 'static {
     /// Whether `apply` wants the bytes of batches (metadata, coordinators) or only their headers.
     /// Also decides what comes again after a restart: with data, all that is left in the log and
@@ -88,6 +89,15 @@ pub(crate) type Brought = Option<Box<Fill>>;
 
 type StoredMembership = StoredMembershipOf<TypeConfig>;
 
+impl Applied {
+    /// The entry.
+    pub fn id(&self) -> EntryId {
+        match self {
+            Applied::Batch { id, .. } | Applied::Command { id, .. } | Applied::Other { id } => *id,
+        }
+    }
+}
+
 /// openraft's state machine over a [`StateMachine`].
 pub(crate) struct Machine {
     shared: Arc<Shared>,
@@ -101,22 +111,8 @@ impl Machine {
     /// # Errors
     /// When the log cannot be read.
     pub(crate) fn resume(shared: Arc<Shared>) -> io::Result<Machine> {
-        let log = &shared.log;
-        let state = log.raft_state();
-        // `committed` is durable lazily: it may be behind what was purged, never beyond the end.
-        let committed = state
-            .committed
-            .max_by_index(state.purged)
-            .min_by_index(state.last);
-        let applied = if shared.wants_data {
-            state.purged
-        } else {
-            committed
-        };
-        let membership = membership_at(log, applied)?;
-        if !plant::is(Bug::HighWatermarkForgotten) {
-            shared.committed(committed_end(log, applied)?);
-        }
+        let applied = applied_at_open(&shared)?;
+        let membership = membership_at(&shared.log, applied)?;
         Ok(Machine {
             shared,
             applied: applied.map(log_id),
@@ -168,6 +164,28 @@ impl Machine {
         self.shared.applied(id.leader_id.term);
         Ok(())
     }
+}
+
+/// Where a group's machine resumes, which is told what is committed there. Reads the log's index, not its data.
+///
+/// # Errors
+/// When the log cannot be read.
+pub(crate) fn applied_at_open(shared: &Shared) -> io::Result<Option<EntryId>> {
+    let log = &shared.log;
+    let state = log.raft_state();
+    // `committed` is durable lazily: it may be behind what was purged, never beyond the end.
+    let committed = state
+        .committed
+        .max_by_index(state.purged)
+        .min_by_index(state.last);
+    let applied = match shared.wants_data {
+        true => state.purged,
+        false => committed,
+    };
+    if !plant::is(Bug::HighWatermarkForgotten) {
+        shared.committed(committed_end(log, applied)?);
+    }
+    Ok(applied)
 }
 
 /// Has the machine read what comes as no entry.

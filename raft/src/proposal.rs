@@ -60,8 +60,8 @@ pub enum ProposeError {
     Storage(#[from] StorageError),
 }
 
-/// Called once, from one of the group's tasks, as soon as the entry is committed (before apply) or
-/// has failed. Must not block.
+/// Called once, from one of the group's tasks or the journal's thread, as soon as the entry is committed (before apply) or
+/// has failed. Must not block, nor take a lock that is held across [`crate::Group::propose`]: that may wait for the journal.
 pub type Proposed = Box<dyn FnOnce(Result<EntryId, ProposeError>) + Send>;
 
 /// `Pending::sent_in` of a proposal that is not on openraft's queue.

@@ -20,6 +20,7 @@ use crate::machine::StateMachine;
 use crate::network::PeerTransport;
 use crate::proposal::Pending;
 use crate::responder::responder;
+use crate::solo::Solo;
 use crate::throttle::{Brake, Rates};
 use crate::types::Raft;
 
@@ -71,6 +72,7 @@ pub(crate) struct Shared {
     /// What the state machine was told to be committed.
     committed_end: AtomicI64,
     raft: OnceLock<Raft>,
+    solo: OnceLock<Solo>,
 }
 
 /// The settings of a node that its groups need.
@@ -125,10 +127,11 @@ impl Shared {
             }),
             committed_end: AtomicI64::new(0),
             raft: OnceLock::new(),
+            solo: OnceLock::new(),
         }
     }
 
-    /// The group's openraft, once built.
+    /// The group's openraft, once built. `None` while [`Solo`] leads it.
     pub(crate) fn raft(&self) -> Option<&Raft> {
         self.raft.get()
     }
@@ -142,6 +145,22 @@ impl Shared {
         self.opening.store(false, Ordering::Release);
     }
 
+    /// What leads a group without openraft, or did until there was one.
+    pub(crate) fn solo(&self) -> Option<&Solo> {
+        self.solo.get()
+    }
+
+    pub(crate) fn set_solo(&self, solo: Solo) {
+        let is_first = self.solo.set(solo).is_ok();
+        assert!(is_first, "group {} was started twice", self.group);
+    }
+
+    /// Lets proposals through again, those that waited first.
+    pub(crate) fn resume_lane(self: &Arc<Self>) {
+        self.lane
+            .resume(|pending, generation| self.send(pending, generation));
+    }
+
     /// Waits until `bytes` of entries may go to a replica. A voter does not wait.
     pub(crate) async fn hold_back_entries(&self, node: NodeId, bytes: usize) {
         let broker = node.broker();
@@ -152,10 +171,13 @@ impl Shared {
 
     /// Whether a replica has a vote, by the newest membership that this one knows.
     pub(crate) fn is_voter(&self, node: NodeId) -> bool {
-        self.raft().is_some_and(|raft| {
-            let newest = Arc::clone(&raft.server_metrics().borrow_watched().membership_config);
-            newest.voter_ids().any(|voter| voter == node.0)
-        })
+        match self.raft() {
+            Some(raft) => {
+                let newest = Arc::clone(&raft.server_metrics().borrow_watched().membership_config);
+                newest.voter_ids().any(|voter| voter == node.0)
+            }
+            None => self.solo().is_some() && node == self.node,
+        }
     }
 
     /// This node, which leads in `term`, asks another to lead.
@@ -244,12 +266,15 @@ impl Shared {
         }
     }
 
-    /// Puts a proposal on openraft's queue without waiting.
+    /// Puts a proposal into the log, or on openraft's queue without waiting.
     ///
     /// openraft offers this only as a future. Its queue is configured never to be full, so the
     /// first poll completes it, unless the group has stopped: then it finds out why, which must
     /// not be cut short (openraft cannot stand it) and so goes on in a task.
     pub(crate) fn send(self: &Arc<Self>, pending: Arc<Pending>, generation: u64) {
+        if let (None, Some(solo)) = (self.raft(), self.solo()) {
+            return solo.append(self, pending);
+        }
         let shared = Arc::clone(self);
         let mut sending = Box::pin(tokio::task::unconstrained(async move {
             let Some(raft) = shared.raft() else { return };

@@ -230,7 +230,8 @@ async fn install(group: &Group, vote: RaftVote, fill: Fill) -> Result<FillAnswer
         meta,
         snapshot: Some(Box::new(fill)),
     };
-    let answer = group.raft.install_full_snapshot(vote, snapshot).await;
+    let raft = group.raft().ok_or(ProposeError::Stopped)?;
+    let answer = raft.install_full_snapshot(vote, snapshot).await;
     let answer = answer.map_err(|_| ProposeError::Stopped)?;
     let group = group.id();
     tracing::info!(

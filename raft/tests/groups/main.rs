@@ -1,6 +1,7 @@
 //! Groups over the store, through the public interface only.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod alone;
 mod cluster;
 mod cost;
 mod crash;
