@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use klamm_records::{BATCH_HEADER_LEN, BatchHeader, GroupId, batch_crc_ok};
 use parking_lot::Mutex;
 
-use crate::checkpoint::Marker;
+use crate::checkpoint::{Marker, Request};
 use crate::error::OpenError;
 use crate::index::IndexBatch;
 use crate::journal::{
@@ -27,6 +27,9 @@ use crate::layout::{DELETED, journal_dir, missing_index};
 use crate::log::{FileAction, Log, LogState, row};
 use crate::segment::{Segment, SegmentFile};
 use crate::store::{Shared, decode_producers};
+
+/// A start that has replayed so many journal files asks for a checkpoint at once: as many are full when one is due by size.
+const MANY_FILES: u64 = 4;
 
 /// What a start found and did.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +52,8 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
     pub(crate) files: JournalFiles,
     pub(crate) spares: Arc<Mutex<Spares>>,
-    /// The journal holds frames that no checkpoint covers.
-    pub(crate) dirty: bool,
+    /// The checkpoint that is to cover what the journal holds.
+    pub(crate) wanted: Option<Request>,
 }
 
 /// Fills `shared.groups` from the index and the journal.
@@ -115,13 +118,23 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
     let (files, spares) = begin_journal(shared, &journal, salt, marker.place, found.resume)
         .map_err(|e| OpenError::failed("beginning a journal file", e))?;
     report.took = began.elapsed();
-    let dirty = report.frames_replayed > 0;
+    let files_replayed = found.resume.file_seq - marker.place.file_seq;
+    let wanted = wanted_checkpoint(files_replayed, report.frames_replayed);
     Ok(Recovered {
         report,
         files,
         spares,
-        dirty,
+        wanted,
     })
+}
+
+/// What a start asks of the checkpoint thread. Each start that finds something begins a file of its own: one that is
+/// ended again and again before a checkpoint is due by time would fill the disk with them, and read them all.
+fn wanted_checkpoint(files_replayed: u64, frames_replayed: u64) -> Option<Request> {
+    if files_replayed >= MANY_FILES {
+        return Some(Request::Due);
+    }
+    (frames_replayed > 0).then_some(Request::Within)
 }
 
 /// Damage whose victim is not known might have hit any group: nothing is served then.

@@ -452,7 +452,7 @@ struct Prepared {
     shared: Arc<Shared>,
     files: JournalFiles,
     spares: Arc<Mutex<Spares>>,
-    dirty: bool,
+    wanted: Option<Request>,
 }
 
 impl Prepared {
@@ -499,7 +499,7 @@ impl Prepared {
             mut report,
             files,
             spares,
-            dirty,
+            wanted,
         } = recovered;
         let damages = findings.len() as u64;
         let counter = &shared.counters.corruptions;
@@ -509,7 +509,7 @@ impl Prepared {
             shared,
             files,
             spares,
-            dirty,
+            wanted,
         };
         Ok((prepared, report))
     }
@@ -526,7 +526,7 @@ impl Prepared {
             files: self.files,
             queue,
             checkpoints,
-            dirty: self.dirty,
+            wanted: self.wanted,
         };
         let checkpointer = Checkpointer::new(Arc::clone(&shared), journal, requests, self.spares);
         (shared, context, checkpointer)

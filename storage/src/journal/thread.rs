@@ -46,8 +46,8 @@ pub(crate) struct RoundsContext {
     pub(crate) files: JournalFiles,
     pub(crate) queue: Mailbox<Message>,
     pub(crate) checkpoints: Sender<Request>,
-    /// Whether a replay left frames that no checkpoint covers.
-    pub(crate) dirty: bool,
+    /// The checkpoint that is to cover what a replay found.
+    pub(crate) wanted: Option<Request>,
 }
 
 /// The journal thread's state.
@@ -95,10 +95,10 @@ impl Rounds {
         (rounds, writer)
     }
 
-    fn with(context: RoundsContext, writes: Post<Write>, writer: Writer) -> Rounds {
-        if context.dirty {
+    fn with(mut context: RoundsContext, writes: Post<Write>, writer: Writer) -> Rounds {
+        if let Some(wanted) = context.wanted.take() {
             // The checkpoint thread is idle at start: there is room for this.
-            let _ = context.checkpoints.try_send(Request::Within);
+            let _ = context.checkpoints.try_send(wanted);
         }
         Rounds {
             context,

@@ -1,5 +1,7 @@
 //! What a store promises when nothing fails.
 
+use std::time::Instant;
+
 use super::*;
 use crate::Vote;
 
@@ -459,6 +461,33 @@ fn a_checkpoint_comes_by_bytes_and_bounds_the_next_start() {
     let (store, report) = machine.open();
     assert!(report.frames_replayed < 100, "{report:?}");
     assert!(read_all(&store.group(GroupId(1)).unwrap()) == expected);
+}
+
+/// None of them lasts until a checkpoint is due by time, and each begins a file.
+#[test]
+fn starts_that_end_early_do_not_fill_the_disk_with_journal() {
+    let mut machine = Machine::new();
+    let files = |machine: &Machine| {
+        let journal = machine.path("journal");
+        crate::Disk::list(&machine.disk, &journal).unwrap().len()
+    };
+    for start in 1..=20 {
+        let (store, _) = machine.open();
+        let log = store.group(GroupId(1)).unwrap_or_else(|| group(&store, 1));
+        append(&log, vec![batch_entry(id(1, start), batch_of(1, 100, 1))]);
+        let (many, until) = (files(&machine) > 5, Instant::now() + Duration::from_secs(5));
+        while many && store.stats().checkpoints == 0 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        drop((store, log));
+        machine = machine.killed();
+    }
+    let left = files(&machine);
+    // Those that are replayed, and those that are kept to be used again.
+    assert!(left <= 10, "{left} files");
+    let (store, report) = machine.open();
+    assert!(report.corrupt.is_empty(), "{report:?}");
+    assert_eq!(store.group(GroupId(1)).unwrap().end_offset(), 20);
 }
 
 #[test]
