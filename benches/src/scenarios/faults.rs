@@ -195,9 +195,15 @@ impl Faults {
         let mut found = Found::default();
         let ids: Vec<i32> = home.ids().collect();
         for (strike, victim) in (0..self.times).zip(ids.iter().cycle()) {
-            self.strike(home, &mut peer, &client, &beats, *victim, &mut found)
+            let (partition, silence) = self
+                .strike(home, &mut peer, &client, &beats, *victim, &mut found)
                 .await
                 .with_context(|| format!("strike {strike}, node {victim}"))?;
+            eprintln!(
+                "{} strike {strike}, node {victim}: partition {partition} waited longest, {:.1} s",
+                home.kind().name(),
+                silence.as_secs_f64(),
+            );
         }
         let fate = beats.end(&address).await?;
         for (words, times) in fate.words.iter().take(WORDS) {
@@ -217,6 +223,7 @@ impl Faults {
         Ok(measured)
     }
 
+    /// Strikes a node and mends it. The partition that waited longest, and how long.
     async fn strike(
         &self,
         home: &Home,
@@ -225,7 +232,7 @@ impl Faults {
         beats: &Beats,
         victim: i32,
         found: &mut Found,
-    ) -> Result<()> {
+    ) -> Result<(usize, Duration)> {
         let led = match self.fault {
             Fault::Power => vec![true; usize::try_from(self.partitions)?],
             _ => led_by(client, victim, home).await?,
@@ -271,7 +278,10 @@ impl Faults {
             sleep(lasts.saturating_sub(began.elapsed())).await;
         }
         let until = beats.now();
-        for (silence, led) in beats.silences(from, until).into_iter().zip(led) {
+        let silences = beats.silences(from, until);
+        let waited = silences.iter().map(|silence| silence.waited).enumerate();
+        let longest = waited.max_by_key(|(_, waited)| *waited);
+        for (silence, led) in silences.into_iter().zip(led) {
             let group = if led {
                 &mut found.led
             } else {
@@ -288,7 +298,7 @@ impl Faults {
         for silence in beats.silences(until, beats.now()) {
             found.back.record(silence.waited);
         }
-        Ok(())
+        longest.context("no partitions")
     }
 
     async fn mend(&self, home: &Home, peer: &mut Peer<'_>, victim: i32) -> Result<()> {
