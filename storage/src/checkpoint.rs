@@ -35,6 +35,9 @@ use crate::store::{Shared, encode_producers};
 /// Written entries kept in memory of a log at a checkpoint: idle logs shall cost little.
 const KEEP_DESCRIPTORS: usize = 16;
 
+/// A start that has replayed so many journal files asks for a checkpoint at once: so many are full when one is due by size.
+const MANY_FILES: u64 = 4;
+
 /// Between two pieces of the index that are checked: not to be in anyone's way.
 const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -51,6 +54,17 @@ pub(crate) enum Request {
     },
     /// End the thread.
     Stop,
+}
+
+impl Request {
+    /// What a start asks for. Each start that finds something begins a journal file of its own: a node that is ended again
+    /// and again before a checkpoint is due by time would fill the disk with them, and read them all.
+    pub(crate) fn after_replay(files: u64, frames: u64) -> Option<Request> {
+        if files >= MANY_FILES {
+            return Some(Request::Due);
+        }
+        (frames > 0).then_some(Request::Within)
+    }
 }
 
 /// Why the checkpoint thread goes on.

@@ -28,9 +28,6 @@ use crate::log::{FileAction, Log, LogState, row};
 use crate::segment::{Segment, SegmentFile};
 use crate::store::{Shared, decode_producers};
 
-/// A start that has replayed so many journal files asks for a checkpoint at once: as many are full when one is due by size.
-const MANY_FILES: u64 = 4;
-
 /// What a start found and did.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveryReport {
@@ -119,22 +116,13 @@ pub(crate) fn recover(shared: &Arc<Shared>, salt: u64) -> Result<Recovered, Open
         .map_err(|e| OpenError::failed("beginning a journal file", e))?;
     report.took = began.elapsed();
     let files_replayed = found.resume.file_seq - marker.place.file_seq;
-    let wanted = wanted_checkpoint(files_replayed, report.frames_replayed);
+    let wanted = Request::after_replay(files_replayed, report.frames_replayed);
     Ok(Recovered {
         report,
         files,
         spares,
         wanted,
     })
-}
-
-/// What a start asks of the checkpoint thread. Each start that finds something begins a file of its own: one that is
-/// ended again and again before a checkpoint is due by time would fill the disk with them, and read them all.
-fn wanted_checkpoint(files_replayed: u64, frames_replayed: u64) -> Option<Request> {
-    if files_replayed >= MANY_FILES {
-        return Some(Request::Due);
-    }
-    (frames_replayed > 0).then_some(Request::Within)
 }
 
 /// Damage whose victim is not known might have hit any group: nothing is served then.
